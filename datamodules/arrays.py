@@ -1,0 +1,113 @@
+"""Antenna arrays: element positions, orientation and patterns."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Pattern = Literal["isotropic", "dipole", "tr38901"]
+
+
+@dataclass(frozen=True)
+class Array:
+    """A uniform rectangular array in its local y-z plane, boresight +x.
+
+    Element (row z, column y) has index `row * cols + col`, as in DeepMIMO 4; the corner element 0 lies at the device
+    position and is the phase reference.
+
+    Args:
+        rows: Number of elements along local z.
+        cols: Number of elements along local y; `rows=1` is a horizontal linear array.
+        spacing: Distance of neighbouring (rows, columns) [wavelengths].
+        pattern: `isotropic`; `dipole`, a half-wave dipole along local z; or `tr38901`, the element of 3GPP TR 38.901
+            Table 7.3-1 with a gain of 8 dBi.
+        orientation: (alpha, beta, gamma) [rad]: bearing about z, downtilt about y, slant about x, applied in the order
+            x, y, z (3GPP TR 38.901 clause 7.1.3).
+
+    Raises:
+        ValueError: Fewer than one row or column, or an unknown pattern.
+    """
+
+    rows: int = 1
+    cols: int = 1
+    spacing: tuple[float, float] = (0.5, 0.5)
+    pattern: Pattern = "isotropic"
+    orientation: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.cols < 1:
+            raise ValueError(f"an array needs at least one row and one column, got {self.rows} x {self.cols}")
+        if self.pattern not in _GAINS:
+            raise ValueError(f"unknown antenna pattern {self.pattern!r}: choose one of {', '.join(_GAINS)}")
+
+    @property
+    def num_elements(self) -> int:
+        """Number of elements."""
+        return self.rows * self.cols
+
+    @property
+    def isotropic(self) -> bool:
+        """Whether the response needs no element gain."""
+        return self.pattern == "isotropic"
+
+
+def rotation_matrix(orientation: tuple[float, float, float] | Tensor) -> Tensor:
+    """Return R = Rz(alpha) Ry(beta) Rx(gamma), local to global, shape (..., 3, 3), float64 (TR 38.901 eq 7.1-4).
+
+    Args:
+        orientation: (alpha, beta, gamma) [rad], shape (..., 3).
+    """
+    angles = torch.as_tensor(orientation, dtype=torch.float64)
+    (ca, cb, cg), (sa, sb, sg) = angles.cos().unbind(-1), angles.sin().unbind(-1)
+    rows = (
+        torch.stack((ca * cb, ca * sb * sg - sa * cg, ca * sb * cg + sa * sg), -1),
+        torch.stack((sa * cb, sa * sb * sg + ca * cg, sa * sb * cg - ca * sg), -1),
+        torch.stack((-sb, cb * sg, cb * cg), -1),
+    )
+    return torch.stack(rows, -2)
+
+
+def unit_vector(angles: Tensor) -> Tensor:
+    """Return unit vectors (..., 3) of directions (azimuth, zenith) [rad] of shape (..., 2)."""
+    azimuth, zenith = angles.unbind(-1)
+    sine = zenith.sin()
+    return torch.stack((sine * azimuth.cos(), sine * azimuth.sin(), zenith.cos()), -1)
+
+
+def element_gain(direction: Tensor, pattern: Pattern) -> Tensor:
+    """Return the field gain (amplitude) of one element.
+
+    Args:
+        direction: Unit vectors in the array's local frame, shape (..., 3).
+        pattern: Which element.
+
+    Returns:
+        Linear amplitude relative to an isotropic element, shape (...).
+    """
+    return _GAINS[pattern](direction)
+
+
+def _isotropic(direction: Tensor) -> Tensor:
+    return torch.ones_like(direction[..., 0])
+
+
+def _dipole(direction: Tensor) -> Tensor:
+    cosine = direction[..., 2].clamp(-1, 1)
+    # the limit at the poles is zero; the clamp keeps the division, and its gradient, finite there
+    sine = (1 - cosine.square()).clamp_min(1e-12).sqrt()
+    return math.sqrt(1.643) * torch.cos(math.pi / 2 * cosine) / sine
+
+
+def _tr38901(direction: Tensor) -> Tensor:
+    x, y, z = direction.unbind(-1)
+    azimuth, zenith = torch.rad2deg(torch.atan2(y, x)), torch.rad2deg(torch.acos(z.clamp(-1, 1)))
+    vertical = (12 * ((zenith - 90) / 65).square()).clamp_max(30)
+    horizontal = (12 * (azimuth / 65).square()).clamp_max(30)
+    return torch.pow(10.0, (8 - (vertical + horizontal).clamp_max(30)) / 20)
+
+
+_GAINS = {"isotropic": _isotropic, "dipole": _dipole, "tr38901": _tr38901}

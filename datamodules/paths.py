@@ -1,0 +1,183 @@
+"""`Paths`: the multipath components of many links, the one contract between sources and synthesis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from datamodules.errors import InputError
+
+#: trailing shape (U and P are filled in when checked) and dtype of every field
+_LAYOUT: dict[str, tuple[tuple[str | int, ...], torch.dtype]] = {
+    "gain": (("U", "P"), torch.complex64),
+    "delay": (("U", "P"), torch.float32),
+    "aod": (("U", "P", 2), torch.float32),
+    "aoa": (("U", "P", 2), torch.float32),
+    "mask": (("U", "P"), torch.bool),
+    "position": (("U", 3), torch.float32),
+    "los": (("U",), torch.int8),
+    "bounces": (("U", "P"), torch.uint8),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Padded multipath components of `U` links with up to `P` paths each, strongest path first.
+
+    SI units and radians. Shapes and dtypes are checked when built; `Paths.build` also cleans, sorts and cuts, and is
+    what a source calls.
+
+    Attributes:
+        gain: Linear amplitude times e^{j phase} at the carrier, the propagation phase e^{-j 2 pi f_c delay} included,
+            shape (U, P), complex64. |gain|^2 is the power [W] received for 1 W sent between isotropic elements.
+        delay: Absolute propagation delay [s], shape (U, P).
+        aod: Direction of departure at the base station, (azimuth, zenith) [rad], global frame, shape (U, P, 2).
+        aoa: Direction the wave arrives from at the user, (azimuth, zenith) [rad], global frame, shape (U, P, 2).
+        mask: True on paths that exist, False on padding, shape (U, P), bool.
+        position: User position [m], shape (U, 3).
+        los: 1 line of sight, 0 none, -1 no path at all, shape (U,), int8.
+        bounces: Number of interactions of each path, shape (U, P), uint8.
+
+    Raises:
+        InputError: A field has the wrong shape or dtype.
+    """
+
+    gain: Tensor
+    delay: Tensor
+    aod: Tensor
+    aoa: Tensor
+    mask: Tensor
+    position: Tensor
+    los: Tensor
+    bounces: Tensor
+
+    def __post_init__(self) -> None:
+        if self.gain.ndim != 2:
+            raise InputError(f"Paths.gain must have shape (U, P), got {tuple(self.gain.shape)}")
+        sizes = {"U": self.gain.shape[0], "P": self.gain.shape[1]}
+        for name, (axes, dtype) in _LAYOUT.items():
+            value: Tensor = getattr(self, name)
+            shape = tuple(sizes.get(axis, axis) for axis in axes)
+            if value.shape != shape or value.dtype != dtype:
+                raise InputError(
+                    f"Paths.{name} must be {dtype} of shape {shape}, got {value.dtype} of shape {tuple(value.shape)}"
+                )
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        gain: Tensor,
+        delay: Tensor,
+        aod: Tensor,
+        aoa: Tensor,
+        position: Tensor,
+        bounces: Tensor,
+        los: Tensor | None = None,
+        max_paths: int = 20,
+    ) -> Paths:
+        """Clean raw rays: drop what is not finite or has no power, sort strongest first, keep the strongest.
+
+        Args:
+            gain: Complex path gains, shape (U, P); zero or NaN marks a path that does not exist.
+            delay: Delays [s], shape (U, P).
+            aod: Departure (azimuth, zenith) [rad], shape (U, P, 2).
+            aoa: Arrival (azimuth, zenith) [rad], shape (U, P, 2).
+            position: User positions [m], shape (U, 3).
+            bounces: Number of interactions, shape (U, P).
+            los: Line-of-sight flag of every user, shape (U,); by default a user has line of sight when one of its
+                paths, before any is cut, has no interaction.
+            max_paths: How many paths to keep.
+
+        Raises:
+            InputError: A user position is not finite, or the shapes disagree.
+        """
+        if not torch.isfinite(position).all():
+            raise InputError("user positions must be finite")
+        mask = torch.isfinite(gain.abs()) & (gain.abs() > 0) & torch.isfinite(delay)
+        mask &= torch.isfinite(aod).all(-1) & torch.isfinite(aoa).all(-1)
+        if los is None:
+            los = (mask & (bounces == 0)).any(1)
+        los = torch.where(mask.any(1), los.to(torch.int8), torch.tensor(-1, dtype=torch.int8))
+
+        def clean(value: Tensor) -> Tensor:
+            keep = mask if value.ndim == 2 else mask.unsqueeze(-1)
+            return torch.where(keep, value, torch.zeros((), dtype=value.dtype))
+
+        gain = clean(gain)
+        # the strongest first; the earlier first where two are equally strong, so that a repeat gives the same bytes
+        order = torch.sort(gain.abs(), dim=1, descending=True, stable=True).indices[:, :max_paths]
+
+        def pick(value: Tensor, dtype: torch.dtype) -> Tensor:
+            index = order if value.ndim == 2 else order.unsqueeze(-1).expand(*order.shape, value.shape[-1])
+            return clean(value).gather(1, index).to(dtype).contiguous()
+
+        return cls(
+            gain=pick(gain, torch.complex64),
+            delay=pick(delay, torch.float32),
+            aod=pick(aod, torch.float32),
+            aoa=pick(aoa, torch.float32),
+            mask=mask.gather(1, order),
+            position=position.to(torch.float32).contiguous(),
+            los=los,
+            bounces=pick(bounces, torch.uint8),
+        )
+
+    @classmethod
+    def cat(cls, parts: Sequence[Paths]) -> Paths:
+        """Join links along `U`, padding to the largest `P`."""
+        num_paths = max(part.num_paths for part in parts)
+        padded = [part.pad(num_paths) for part in parts]
+        return cls(**{name: torch.cat([getattr(part, name) for part in padded]) for name in _LAYOUT})
+
+    @classmethod
+    def from_dict(cls, tensors: dict[str, Tensor]) -> Paths:
+        """Take the fields out of a dict that may hold more."""
+        return cls(**{name: tensors[name] for name in _LAYOUT})
+
+    def as_dict(self) -> dict[str, Tensor]:
+        """Return the fields by name, without copying."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def pad(self, num_paths: int) -> Paths:
+        """Return the same links with `P` grown to `num_paths`."""
+        extra = num_paths - self.num_paths
+        if extra <= 0:
+            return self
+
+        def grow(value: Tensor, per_path: bool) -> Tensor:
+            if not per_path:
+                return value
+            return torch.cat([value, value.new_zeros(value.shape[0], extra, *value.shape[2:])], dim=1)
+
+        return Paths(**{name: grow(getattr(self, name), "P" in axes) for name, (axes, _) in _LAYOUT.items()})
+
+    def __len__(self) -> int:
+        """Return the number of links `U`."""
+        return self.gain.shape[0]
+
+    def __getitem__(self, index: Tensor | slice) -> Paths:
+        """Select links."""
+        return Paths(**{name: getattr(self, name)[index] for name in _LAYOUT})
+
+    @property
+    def num_paths(self) -> int:
+        """Size of the padded path axis `P`."""
+        return self.gain.shape[1]
+
+    @property
+    def has_path(self) -> Tensor:
+        """Links with at least one path, shape (U,), bool."""
+        return self.los >= 0
+
+    @property
+    def power(self) -> Tensor:
+        """Sum of the path powers [W for 1 W sent], shape (U,)."""
+        return self.gain.abs().square().sum(1)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Paths:
+        """Move every field to a device."""
+        return Paths(**{name: getattr(self, name).to(device, non_blocking=non_blocking) for name in _LAYOUT})

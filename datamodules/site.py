@@ -1,0 +1,136 @@
+"""`Site`: one base station and its users, in memory and on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from datamodules.environment import Environment
+from datamodules.errors import DatasetNotFoundError, InputError
+from datamodules.paths import Paths
+
+#: grows when a change makes older folders unreadable
+FORMAT = 1
+_TENSORS = "paths.safetensors"
+
+
+@dataclass(frozen=True)
+class Site:
+    """One base station and its users.
+
+    Attributes:
+        name: Unique name of the site.
+        paths: The rays of every link.
+        bs_position: Base-station position [m], shape (3,).
+        carrier_frequency: Carrier [Hz].
+        area: Sites with the same area share users, and never straddle a split.
+        place: City or scenario the area lies in; held out as a whole by the `city` split.
+        bs_orientation: Base-station array orientation (alpha, beta, gamma) about z, y, x [rad], shape (3,).
+        environment: Buildings around the site.
+        domain: Fixed domain labels, say scenario and frequency.
+        provenance: Source, parameters, seed and library versions that made the site.
+    """
+
+    name: str
+    paths: Paths
+    bs_position: Tensor
+    carrier_frequency: float
+    area: str
+    place: str
+    environment: Environment
+    bs_orientation: Tensor = field(default_factory=lambda: torch.zeros(3))
+    domain: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Return the number of users."""
+        return len(self.paths)
+
+    def save(self, folder: Path) -> None:
+        """Write the site into `folder`, whole or not at all.
+
+        Raises:
+            InputError: The disk is full or cannot be written; nothing is left behind.
+        """
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            temporary.mkdir()
+            save_file(self.paths.as_dict(), temporary / _TENSORS)
+            facts = {
+                "format": FORMAT,
+                "name": self.name,
+                "area": self.area,
+                "place": self.place,
+                "bs_position": self.bs_position.tolist(),
+                "bs_orientation": self.bs_orientation.tolist(),
+                "carrier_frequency": self.carrier_frequency,
+                "num_users": len(self),
+                "domain": self.domain,
+                "provenance": self.provenance,
+                "environment": self.environment.to_json(),
+                "sha256": {_TENSORS: sha256(temporary / _TENSORS)},
+            }
+            (temporary / "site.json").write_text(json.dumps(facts))
+            os.replace(temporary, folder)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"cannot write site {self.name!r} to {folder}: {error}") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    @classmethod
+    def load(cls, folder: Path, verify: bool = True) -> Site:
+        """Open a site; its tensors stay memory-mapped.
+
+        Args:
+            folder: The site's folder.
+            verify: Whether to hold the tensor file against its checksum.
+
+        Raises:
+            DatasetNotFoundError: There is no site in the folder.
+            InputError: A file is damaged, or of another format; the message names it.
+        """
+        facts_file, tensor_file = folder / "site.json", folder / _TENSORS
+        if not facts_file.is_file():
+            raise DatasetNotFoundError(f"no site in {folder}: make it with its source (site.json is missing)")
+        try:
+            facts = json.loads(facts_file.read_text())
+            if facts["format"] != FORMAT:
+                raise InputError(
+                    f"{facts_file} has format {facts['format']}, not {FORMAT}: delete {folder} to remake it"
+                )
+            if not tensor_file.is_file() or (verify and sha256(tensor_file) != facts["sha256"][_TENSORS]):
+                raise InputError(f"{tensor_file} is damaged (its checksum is wrong): delete {folder} to remake it")
+            return cls(
+                name=facts["name"],
+                paths=Paths.from_dict(load_file(tensor_file)),
+                bs_position=torch.tensor(facts["bs_position"]),
+                carrier_frequency=facts["carrier_frequency"],
+                area=facts["area"],
+                place=facts["place"],
+                environment=Environment.from_json(facts["environment"]),
+                bs_orientation=torch.tensor(facts["bs_orientation"]),
+                domain=facts["domain"],
+                provenance=facts["provenance"],
+            )
+        except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise InputError(f"{facts_file} is damaged ({error!r}): delete {folder} to remake it") from error
+        except SafetensorError as error:
+            raise InputError(f"{tensor_file} is damaged ({error}): delete {folder} to remake it") from error
+
+
+def sha256(file: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,93 @@
+"""The contract of a source, and the cache between sources and everything else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from datamodules.site import FORMAT, Site
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to make one or more sites, as a unit of work.
+
+    Attributes:
+        names: Names of the sites it makes, in order.
+        parameters: Everything that the result depends on, as plain data; its hash is part of the folder names.
+        make: Called with a folder of its own for unfinished work, which survives a killed run and is removed after
+            success; yields the sites in the order of `names`.
+    """
+
+    names: tuple[str, ...]
+    parameters: dict[str, Any]
+    make: Callable[[Path], Iterable[Site]]
+
+    @property
+    def digest(self) -> str:
+        """Ten hexadecimal digits that change with any parameter."""
+        text = json.dumps({"format": FORMAT, **self.parameters}, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+    def folders(self, cache: Path) -> list[Path]:
+        """Where the sites lie, in the order of `names`."""
+        return [cache / f"{name}-{self.digest}" for name in self.names]
+
+
+class Source(ABC):
+    """Where channels come from: makes sites once, then reads them from the cache.
+
+    A source's constructor arguments are its YAML. It implements `recipes`; `sites` does the rest.
+
+    Args:
+        cache: Folder of finished sites; by default `$CSI_CACHE`, or `data/sites` under the working folder.
+    """
+
+    def __init__(self, cache: str | None = None) -> None:
+        self.cache = Path(cache or os.environ.get("CSI_CACHE", "data/sites"))
+
+    @abstractmethod
+    def recipes(self) -> list[Recipe]:
+        """List what is to be made. Cheap: reads no more than the names and parameters need."""
+
+    def sites(self, verify: bool = True) -> list[Site]:
+        """Make the sites that are missing and open all of them.
+
+        Args:
+            verify: Whether to hold every file against its checksum.
+
+        Raises:
+            InputError: The source cannot make a site, or a cached one is damaged.
+        """
+        folders: list[Path] = []
+        for recipe in self.recipes():
+            make(recipe, self.cache)
+            folders += recipe.folders(self.cache)
+        return [Site.load(folder, verify) for folder in folders]
+
+
+def make(recipe: Recipe, cache: Path) -> None:
+    """Make the sites of one recipe unless they are there; a second process waits and finds them made."""
+    folders = recipe.folders(cache)
+    if all(folder.is_dir() for folder in folders):
+        return
+    cache.mkdir(parents=True, exist_ok=True)
+    work = cache / f".{recipe.names[0]}-{recipe.digest}.partial"
+    with FileLock(work.with_suffix(".lock")):
+        if all(folder.is_dir() for folder in folders):
+            return
+        work.mkdir(exist_ok=True)
+        for folder, site in zip(folders, recipe.make(work), strict=True):
+            if not folder.is_dir():
+                site.save(folder)
+        for leftover in work.iterdir():
+            leftover.unlink()
+        work.rmdir()

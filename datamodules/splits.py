@@ -1,0 +1,151 @@
+"""Named, leak-free splits of links into train, validation and test."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from datamodules.errors import InputError
+from datamodules.site import Site
+
+Rule = Literal["random", "spatial", "site", "city"]
+Fractions = tuple[float, float, float]
+
+#: one boolean mask a side, over all links in order of the sites
+Masks = tuple[np.ndarray, np.ndarray, np.ndarray]
+SIDES = ("train", "validation", "test")
+
+
+def split_links(
+    sites: Sequence[Site],
+    rule: Rule,
+    fractions: Fractions = (0.7, 0.1, 0.2),
+    block: float = 20.0,
+    holdout: Sequence[str] = (),
+    seed: int = 0,
+) -> Masks:
+    """Split the links of all sites.
+
+    Args:
+        sites: The sites; links are numbered through them in order.
+        rule: `random` shuffles the links, so that a test user may stand beside a training user (the papers' rule, for
+            comparison only); `spatial` shuffles square blocks of the map, the same for all base stations of an area;
+            `site` holds out whole areas, `city` whole places. Areas that overlap on the ground stay together.
+        fractions: Shares of train, validation and test; with `site` and `city` of what they shuffle.
+        block: Side of a block [m].
+        holdout: For `site` the areas, for `city` the places of the test side; drawn by seed when empty.
+        seed: Draws the split.
+
+    Returns:
+        Masks over all links, one a side. They do not overlap.
+
+    Raises:
+        InputError: A side is empty, a held-out name is unknown, or the fractions are no shares of one.
+    """
+    if min(fractions) < 0 or not math.isclose(sum(fractions), 1.0, abs_tol=1e-6):
+        raise InputError(f"split fractions must be three shares of 1, got {tuple(fractions)}")
+    if holdout and rule not in ("site", "city"):
+        raise InputError(f"holdout is for the splits `site` and `city`, not `{rule}`")
+    site_of = np.repeat(np.arange(len(sites)), [len(site) for site in sites])
+    rng = np.random.default_rng(seed)
+    if rule == "random":
+        side = _deal(np.arange(len(site_of)), fractions, rng)
+    elif rule == "spatial":
+        side = _deal(_blocks(sites, site_of, block), fractions, rng)
+    else:
+        group = np.array(_groups(sites) if rule == "site" else _number([site.place for site in sites]))
+        names = [site.area if rule == "site" else site.place for site in sites]
+        side = _deal_groups(sites, site_of, group, names, fractions, block, holdout, rng)
+    masks = (side == 0, side == 1, side == 2)
+    for name, mask, share in zip(SIDES, masks, fractions, strict=True):
+        if not mask.any() and (share > 0 or name == "train"):
+            raise InputError(
+                f"the {name} side of the `{rule}` split is empty ({len(site_of)} links, {len(sites)} sites): "
+                "change data.split, data.fractions, data.block or data.holdout"
+            )
+    return masks
+
+
+def _deal(unit: np.ndarray, fractions: Fractions, rng: np.random.Generator) -> np.ndarray:
+    """Deal shuffled units (a number a link) to the sides until each holds its share of links; returns the sides."""
+    units, inverse, counts = np.unique(unit, return_inverse=True, return_counts=True)
+    order = rng.permutation(len(units))
+    # a unit goes where its middle falls, so that large units do not all spill over to one side
+    middle = np.cumsum(counts[order]) - counts[order] / 2
+    edges = np.cumsum(fractions)[:2] * counts.sum()
+    side = np.empty(len(units), dtype=np.int8)
+    side[order] = np.searchsorted(edges, middle, side="right")
+    return side[inverse]
+
+
+def _blocks(sites: Sequence[Site], site_of: np.ndarray, block: float) -> np.ndarray:
+    """Number the map blocks: links of one area in one square share a number."""
+    if block <= 0:
+        raise InputError(f"data.block must be positive [m], got {block}")
+    position = np.concatenate([site.paths.position.numpy()[:, :2] for site in sites])
+    cell = np.floor(position / block).astype(np.int64)
+    group = np.array(_groups(sites))[site_of]
+    return np.unique(np.column_stack([group, cell]), axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def _number(names: Sequence[str]) -> list[int]:
+    """Number names in order of appearance."""
+    first = {name: i for i, name in reversed(list(enumerate(names)))}
+    return [first[name] for name in names]
+
+
+def _groups(sites: Sequence[Site]) -> list[int]:
+    """Number the sites so that those of one area, or of areas of a place that overlap, share a number."""
+    parent = _number([site.area for site in sites])
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            i = parent[i]
+        return i
+
+    boxes: dict[int, np.ndarray] = {}
+    for i, site in enumerate(sites):
+        if len(site):
+            position = site.paths.position.numpy()[:, :2]
+            box = np.concatenate([position.min(0), -position.max(0)])
+            boxes[root(i)] = np.minimum(boxes.get(root(i), box), box)
+    areas = list(boxes)
+    corners = np.array([boxes[i] for i in areas]).reshape(-1, 4)
+    for n, i in enumerate(areas):
+        # two boxes overlap when each begins before the other ends; compared with all later ones at once
+        later = corners[n + 1 :]
+        overlap = (later[:, :2] <= -corners[n, 2:]).all(1) & (corners[n, :2] <= -later[:, 2:]).all(1)
+        for j in (areas[n + 1 + k] for k in np.flatnonzero(overlap)):
+            if sites[i].place == sites[j].place:
+                parent[root(j)] = root(i)
+    return [root(i) for i in range(len(sites))]
+
+
+def _deal_groups(
+    sites: Sequence[Site],
+    site_of: np.ndarray,
+    group: np.ndarray,
+    names: list[str],
+    fractions: Fractions,
+    block: float,
+    holdout: Sequence[str],
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Hold out whole groups of sites for test, and part of the rest for validation."""
+    unknown = sorted(set(holdout) - set(names))
+    if unknown:
+        raise InputError(f"data.holdout names {', '.join(unknown)}, but the data hold {', '.join(sorted(set(names)))}")
+    if holdout:
+        test = np.isin(group, group[[name in set(holdout) for name in names]])[site_of]
+    else:
+        test = _deal(group[site_of], (1 - fractions[2], 0.0, fractions[2]), rng) == 2
+    share = fractions[1] / (fractions[0] + fractions[1]) if fractions[0] + fractions[1] else 0.0
+    # whole areas validate where there are enough of them, else blocks of the training areas
+    area = np.array(_groups(sites))[site_of]
+    unit = area if len(np.unique(area[~test])) >= 8 else _blocks(sites, site_of, block)
+    side = np.full(len(site_of), 2, dtype=np.int8)
+    side[~test] = _deal(unit[~test], (1 - share, share, 0.0), rng)
+    return side

@@ -1,0 +1,111 @@
+"""Views: what a receiver could have observed of the same channel.
+
+Each is a callable on complex CSI of shape (B, ..., R, T, K) and a generator, named for what it simulates. None changes
+the user's position, its line of sight or its best beam beyond what the noise hides.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Generator, Tensor
+
+Range = tuple[float, float]
+
+
+class View(ABC):
+    """A random observation of a channel."""
+
+    @abstractmethod
+    def __call__(self, csi: Tensor, generator: Generator) -> Tensor:
+        """Return an observation of `csi`, same shape (B, ..., R, T, K), complex64."""
+
+
+class Noise(View):
+    """Thermal noise: white and complex normal, at one SNR for each link.
+
+    Args:
+        snr_db: Range (lowest, highest) the SNR [dB] is drawn from, relative to the link's mean power.
+    """
+
+    def __init__(self, snr_db: Range = (0.0, 30.0)) -> None:
+        self.snr_db = _ordered("snr_db", snr_db)
+
+    def __call__(self, csi: Tensor, generator: Generator) -> Tensor:
+        """Add noise."""
+        snr_db = _uniform(csi, self.snr_db, generator)
+        power = csi.abs().square().mean(tuple(range(1, csi.ndim)), keepdim=True)
+        noise = torch.randn(csi.shape, dtype=csi.dtype, device=csi.device, generator=generator)
+        return csi + noise * (power * torch.pow(10.0, -snr_db / 10)).sqrt()
+
+
+class CommonPhase(View):
+    """An unknown oscillator phase, common to all antennas and subcarriers of a link."""
+
+    def __call__(self, csi: Tensor, generator: Generator) -> Tensor:
+        """Rotate every link by one uniform phase."""
+        phase = _uniform(csi, (0.0, 2 * math.pi), generator)
+        return csi * torch.polar(torch.ones_like(phase), phase)
+
+
+class PartialSubcarriers(View):
+    """Pilots on a random part of the subcarriers; the others read zero.
+
+    Args:
+        keep: Range (lowest, highest) of the share that is kept, in (0, 1]; kept amplitudes grow by its inverse root so
+            that the power stays.
+    """
+
+    def __init__(self, keep: Range = (0.5, 1.0)) -> None:
+        self.keep = _ordered("keep", keep)
+        if not 0 < keep[0] <= keep[1] <= 1:
+            raise ValueError(f"keep must lie in (0, 1], got {keep}")
+
+    def __call__(self, csi: Tensor, generator: Generator) -> Tensor:
+        """Zero a random set of subcarriers of each link."""
+        share = _uniform(csi, self.keep, generator)
+        order = torch.rand(csi.shape[0], csi.shape[-1], device=csi.device, generator=generator).argsort(1).argsort(1)
+        kept = (share * csi.shape[-1]).round().clamp_min(1)
+        order = order.reshape(csi.shape[0], *[1] * (csi.ndim - 2), csi.shape[-1])
+        return csi * ((order < kept) * (csi.shape[-1] / kept).sqrt())
+
+
+class TimingOffset(View):
+    """An unknown sampling instant: a delay common to all paths of a link.
+
+    Args:
+        cycles: Range of the offset in periods of the whole band, that is delay taps.
+    """
+
+    def __init__(self, cycles: Range = (0.0, 2.0)) -> None:
+        self.cycles = _ordered("cycles", cycles)
+
+    def __call__(self, csi: Tensor, generator: Generator) -> Tensor:
+        """Turn every subcarrier by its share of the offset."""
+        offset = _uniform(csi, self.cycles, generator)
+        tones = torch.arange(csi.shape[-1], device=csi.device) / csi.shape[-1]
+        phase = -2 * math.pi * offset * tones
+        return csi * torch.polar(torch.ones_like(phase), phase)
+
+
+def observe(csi: Tensor, views: list[View], generator: Generator) -> Tensor:
+    """Apply views in order."""
+    for view in views:
+        csi = view(csi, generator)
+    return csi
+
+
+def _ordered(name: str, values: Range) -> Range:
+    low, high = values
+    if not low <= high:
+        raise ValueError(f"{name} must be (lowest, highest), got {values}")
+    return low, high
+
+
+def _uniform(csi: Tensor, span: Range, generator: Generator) -> Tensor:
+    """Draw one number a link, shape (B, 1, ..., 1)."""
+    low, high = span
+    draw = torch.rand(csi.shape[0], *[1] * (csi.ndim - 1), device=csi.device, generator=generator)
+    return low + (high - low) * draw
