@@ -1,0 +1,45 @@
+"""Models of the wireless channel, their pre-training and their adaptation."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from foundation.checkpoint import load_encoder
+    from foundation.csiclip import CSICLIP
+    from foundation.encoder import Encoder
+    from foundation.finetune import FineTune
+    from foundation.nets.hand import HandFeatures
+    from foundation.nets.resnet import ResNet
+    from foundation.probe import CollapseAlarm, OnlineProbe
+    from foundation.task import FoundationTask
+
+__all__ = [
+    "CSICLIP",
+    "CollapseAlarm",
+    "Encoder",
+    "FineTune",
+    "FoundationTask",
+    "HandFeatures",
+    "OnlineProbe",
+    "ResNet",
+    "load_encoder",
+]
+
+# imported on first use: `lightning --help` must not wait for torch
+_HOME = {
+    "CSICLIP": "csiclip",
+    "CollapseAlarm": "probe",
+    "Encoder": "encoder",
+    "FineTune": "finetune",
+    "FoundationTask": "task",
+    "HandFeatures": "nets.hand",
+    "OnlineProbe": "probe",
+    "ResNet": "nets.resnet",
+    "load_encoder": "checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

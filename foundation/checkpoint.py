@@ -1,0 +1,88 @@
+"""Encoders out of checkpoints: weights only, strictly."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datamodules.errors import DatasetNotFoundError, InputError
+from foundation.encoder import Encoder
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint without running anything that it may hold.
+
+    Raises:
+        DatasetNotFoundError: There is no such file.
+        InputError: It is damaged, or holds more than weights and plain data.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DatasetNotFoundError(f"no checkpoint at {path}: give the path of a .ckpt file, or pre-train first")
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{path} is no checkpoint that can be read safely: {reason}") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise InputError(f"{path} is no checkpoint of this suite: it has no state_dict")
+    return checkpoint
+
+
+def load_encoder(checkpoint: str | Path, encoder: Encoder | None = None) -> Encoder:
+    """Return the encoder of a checkpoint, with its weights and input statistics.
+
+    Args:
+        checkpoint: Path of a checkpoint written by any model of the suite.
+        encoder: Built encoder to load the weights into; by default one is built as the checkpoint says.
+
+    Raises:
+        DatasetNotFoundError: There is no such file.
+        InputError: The file is no checkpoint of this suite, or its weights do not fit; the message names the keys.
+    """
+    content = read_checkpoint(checkpoint)
+    encoder = encoder or rebuild(content, checkpoint)
+    prefix = content["encoder"]["prefix"] if "encoder" in content else "encoder."
+    weights = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
+    problem = mismatch(encoder.state_dict(), weights)
+    if problem:
+        raise InputError(f"the encoder in {checkpoint} does not fit this {type(encoder).__name__}: {problem}")
+    encoder.load_state_dict(weights)
+    return encoder
+
+
+def rebuild(content: dict[str, Any], source: str | Path) -> Encoder:
+    """Build the encoder that a checkpoint describes, with new weights.
+
+    Raises:
+        InputError: The checkpoint describes none, or one that is not installed.
+    """
+    try:
+        module, _, name = content["encoder"]["class"].rpartition(".")
+        kind = getattr(importlib.import_module(module), name)
+        if not (isinstance(kind, type) and issubclass(kind, Encoder)):
+            raise TypeError(f"{name} is no encoder")
+        return kind(**content["encoder"]["init_args"])
+    except (KeyError, ImportError, AttributeError, TypeError) as error:
+        raise InputError(f"{source} does not say which encoder it holds ({error}): give the encoder as well") from error
+
+
+def mismatch(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | None:
+    """Say in one line how two sets of weights differ, or return None when they fit."""
+    missing = [key for key in wanted if key not in given]
+    unexpected = [key for key in given if key not in wanted]
+    shapes = [key for key in wanted if key in given and wanted[key].shape != given[key].shape]
+    parts = [f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' * (len(keys) > 3)})"
+             for what, keys in (("missing", missing), ("unexpected", unexpected)) if keys]  # fmt: skip
+    if shapes:
+        first = shapes[0]
+        parts.append(
+            f"{len(shapes)} of another shape ({first} is {tuple(given[first].shape)}, not {tuple(wanted[first].shape)})"
+        )
+    return "; ".join(parts) or None

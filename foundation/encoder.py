@@ -1,0 +1,36 @@
+"""The `Encoder` contract."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from lightning.pytorch.core.mixins import HyperparametersMixin
+from torch import Tensor, nn
+
+
+class Encoder(nn.Module, HyperparametersMixin, ABC):
+    """Turns the inputs named by `input_keys` into features.
+
+    A subclass takes flat, plain constructor arguments and calls `self.save_hyperparameters()`, so that a checkpoint can
+    rebuild it (`load_encoder`).
+
+    Attributes:
+        input_keys: Batch keys that `forward` takes, in order.
+        num_features: Width D of the features.
+    """
+
+    input_keys: ClassVar[tuple[str, ...]] = ("csi",)
+    num_features: int
+
+    @abstractmethod
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return features (B, D)."""
+
+    def prepare(self, batch: Mapping[str, Any]) -> None:
+        """Fill buffers with statistics of the input, once, from a sample of the train side; a checkpoint holds them."""
+
+    def encode(self, batch: Mapping[str, Any]) -> Tensor:
+        """Return features (B, D) of a batch."""
+        return self(*(batch[key] for key in self.input_keys))  # type: ignore[no-any-return]

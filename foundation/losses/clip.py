@@ -1,0 +1,92 @@
+"""The symmetric contrastive loss of two towers."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.distributed.nn.functional as differentiable
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class CLIPLoss(nn.Module):
+    """Symmetric InfoNCE between paired embeddings (CSI-CLIP section III-A; the loss of CLIP).
+
+    With unit vectors a_i, b_i and temperature t, the mean of the cross-entropies of a_i . b_j / t over j and of
+    b_i . a_j / t over j, the pair i = j being right. Negatives are gathered from all processes, with gradients, so the
+    mean over processes equals one process with the whole batch.
+
+    Args:
+        temperature: Where the learnable temperature starts.
+        max_scale: Largest inverse temperature; CLIP clamps at 100.
+
+    Raises:
+        ValueError: The temperature is not positive.
+    """
+
+    def __init__(self, temperature: float = 0.07, max_scale: float = 100.0) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
+        self.max_log_scale = math.log(max_scale)
+
+    @property
+    def scale(self) -> Tensor:
+        """The inverse temperature."""
+        return self.log_scale.exp()
+
+    @torch.no_grad()
+    def clamp(self) -> None:
+        """Keep the temperature in its range; called after every optimizer step, as CLIP does."""
+        self.log_scale.clamp_(0.0, self.max_log_scale)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return the loss of embeddings of shape (B, D), normalised here, against those of all processes."""
+        a, b = F.normalize(a.float(), dim=-1), F.normalize(b.float(), dim=-1)
+        return self._loss(a, b, gather(a), gather(b), rank() * len(a))
+
+    def local(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return the loss within this process's batch alone, whose size may differ from that of others."""
+        a, b = F.normalize(a.float(), dim=-1), F.normalize(b.float(), dim=-1)
+        return self._loss(a, b, a, b, 0)
+
+    def _loss(self, a: Tensor, b: Tensor, all_a: Tensor, all_b: Tensor, first: int) -> Tensor:
+        target = torch.arange(first, first + len(a), device=a.device)
+        return (F.cross_entropy(self.scale * a @ all_b.T, target) + F.cross_entropy(self.scale * b @ all_a.T, target)) / 2
+
+
+def gather(value: Tensor) -> Tensor:
+    """Concatenate a tensor over processes, keeping gradients; batches must be equal in size."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return value
+    return torch.cat(differentiable.all_gather(value))
+
+
+def rank() -> int:
+    """Return the number of this process."""
+    return torch.distributed.get_rank() if torch.distributed.is_available() and torch.distributed.is_initialized() else 0
+
+
+def retrieval(a: Tensor, b: Tensor, top: int, batch: int = 128) -> Tensor:
+    """Return how often the partner of a row of `a` is among its `top` nearest rows of `b`, within batches.
+
+    Args:
+        a: Embeddings, shape (M, D).
+        b: Their partners, shape (M, D).
+        top: How many may be named.
+        batch: Size of the batches searched; an incomplete last one is left out unless it is the only one.
+
+    Returns:
+        Share of hits, a scalar; chance is top / batch.
+    """
+    a, b = F.normalize(a.float(), dim=-1), F.normalize(b.float(), dim=-1)
+    batch = min(batch, len(a))
+    count = len(a) // batch
+    a, b = (x[: count * batch].reshape(count, batch, -1) for x in (a, b))
+    similarity = a @ b.mT
+    own = similarity.diagonal(dim1=1, dim2=2).unsqueeze(-1)
+    # equal similarities count against the model: a collapsed one must not score
+    better = (similarity >= own).sum(-1) - 1
+    return (better < top).float().mean()

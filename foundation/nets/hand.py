@@ -1,0 +1,58 @@
+"""Features made by hand: the control that costs nothing."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from foundation.encoder import Encoder
+from foundation.representations import power_db, to_angle, to_delay, unit_power
+
+
+class HandFeatures(Encoder):
+    """Angle and delay profiles of the channel with its power, or less; nothing is learned.
+
+    Args:
+        num_antennas: Number of transmit antennas T of the data.
+        num_subcarriers: Number of subcarriers K of the data.
+        kind: `profiles` sums the magnitudes of the unit-power channel in the angle-delay domain over each axis, T + K
+            numbers, beside the power in dB; `power` is the power alone; `raw` the channel's own real and imaginary
+            parts (of the mean over receive antennas).
+    """
+
+    def __init__(
+        self, num_antennas: int, num_subcarriers: int, kind: Literal["profiles", "power", "raw"] = "profiles"
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.kind = kind
+        sizes = {
+            "profiles": num_antennas + num_subcarriers + 1,
+            "power": 1,
+            "raw": 2 * num_antennas * num_subcarriers,
+        }
+        self.num_features = sizes[kind]
+        self.register_buffer("mean", torch.zeros(self.num_features))
+        self.register_buffer("std", torch.ones(self.num_features))
+
+    def prepare(self, batch: dict[str, Any]) -> None:
+        """Take the mean and standard deviation of every feature over a sample of the train side."""
+        values = self._features(batch["csi"])
+        self.mean.copy_(values.mean(0))
+        self.std.copy_(values.std(0).clamp_min(1e-12))
+
+    def forward(self, csi: Tensor) -> Tensor:
+        """Return features (B, D) of CSI (B, R, T, K)."""
+        return (self._features(csi) - self.mean) / self.std
+
+    def _features(self, csi: Tensor) -> Tensor:
+        level = power_db(csi).unsqueeze(1)
+        if self.kind == "power":
+            return level
+        channel = unit_power(csi)
+        if self.kind == "raw":
+            return torch.view_as_real(channel.mean(1)).flatten(1)
+        spectrum = to_delay(to_angle(channel)).abs().mean(1)
+        return torch.cat([spectrum.sum(1), spectrum.sum(2), level], dim=1)

@@ -1,0 +1,90 @@
+"""Convolutional encoders of channel images."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from foundation.encoder import Encoder
+from foundation.representations import image, power_db, to_angle, to_delay, unit_power
+
+Domain = Literal["csi", "cir", "angle_delay"]
+
+
+class ResNet(Encoder):
+    """A timm ResNet over the channel as an image (CSI-CLIP section IV-B).
+
+    The image has real and imaginary part as channels, antenna pairs as rows, and subcarriers (`csi`) or delay taps
+    (`cir`) as columns.
+
+    Args:
+        backbone: timm's name of a ResNet.
+        domain: `csi`, `cir` (the inverse DFT over subcarriers), or `angle_delay` (then also a DFT over transmit
+            antennas).
+        normalize: `global` is the paper's min-max scaling followed by standardisation, both from the train side; as one
+            affine map follows another, it is (x - mean) / std. `link` brings every link to unit power and gives its
+            power in dB, standardised over the train side, as a third channel: path loss spans 60 dB and more, of which
+            a global scale leaves the far users nearly nothing.
+        width: Scales the number of channels of every stage.
+        norm: `batch`, or `group` of 16 channels: the same on one process and on many, and no leak between the samples of
+            a contrastive batch.
+        stem_stride: 4, or 2 leaving out the stem's pooling, for images of 32 rows or less.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "resnet50",
+        domain: Domain = "csi",
+        normalize: Literal["global", "link"] = "global",
+        width: float = 1.0,
+        norm: Literal["batch", "group"] = "batch",
+        stem_stride: Literal[2, 4] = 4,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        import timm  # not at import: it is slow to load, and the command line must not pay for it
+        from timm.layers import GroupNorm
+
+        layers = {
+            "in_chans": 2 if normalize == "global" else 3,
+            "num_classes": 0,
+            "channels": tuple(max(16, round(width * n / 16) * 16) for n in (64, 128, 256, 512)),
+        }
+        if norm == "group":
+            layers["norm_layer"] = lambda n, **kwargs: GroupNorm(n, num_groups=n // 16, **kwargs)
+        self.net = timm.create_model(backbone, **layers)
+        if stem_stride == 2:
+            self.net.maxpool = nn.Identity()
+        self.domain, self.normalize = domain, normalize
+        self.num_features = self.net.num_features
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("std", torch.ones(()))
+
+    def prepare(self, batch: dict[str, Tensor]) -> None:
+        """Take the statistics of the input from a sample of the train side."""
+        if self.normalize == "global":
+            values = image(self._transform(batch["csi"]))
+        else:
+            values = power_db(batch["csi"])
+        self.mean.copy_(values.mean())
+        self.std.copy_(values.std().clamp_min(torch.finfo(values.dtype).tiny))
+
+    def forward(self, csi: Tensor) -> Tensor:
+        """Return features (B, D) of CSI (B, R, T, K)."""
+        # channels-last: 1.1 to 1.4 times as fast as contiguous on a CPU, seven times with group norm and narrow towers
+        pixels = self._image(csi).contiguous(memory_format=torch.channels_last)
+        return self.net(pixels)  # type: ignore[no-any-return]
+
+    def _transform(self, csi: Tensor) -> Tensor:
+        if self.domain == "angle_delay":
+            csi = to_angle(csi)
+        return csi if self.domain == "csi" else to_delay(csi)
+
+    def _image(self, csi: Tensor) -> Tensor:
+        if self.normalize == "global":
+            return (image(self._transform(csi)) - self.mean) / self.std
+        pixels = image(self._transform(unit_power(csi)))
+        level = ((power_db(csi) - self.mean) / self.std).reshape(-1, 1, 1, 1)
+        return torch.cat([pixels, level.expand_as(pixels[:, :1])], dim=1)

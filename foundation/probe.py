@@ -1,0 +1,108 @@
+"""What watches every pre-training: an online probe and an alarm for collapse."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from heads import LOS, Head
+
+
+class OnlineProbe(Callback):
+    """Trains a linear head on detached features beside the pre-training, and logs how well it does.
+
+    The steps of the model must return `features`. Nothing flows back into the model.
+
+    Args:
+        in_features: Width D of the features.
+        head: The head, by default linear LOS.
+        lr: Learning rate of its own optimizer.
+    """
+
+    def __init__(self, in_features: int, head: Head | None = None, lr: float = 1e-3) -> None:
+        self.head = head or LOS(in_features, hidden=None)
+        self.name = type(self.head).__name__.lower()
+        # features of any scale are as good: what is probed is their content
+        self.net = nn.Sequential(nn.BatchNorm1d(in_features, affine=False), self.head)
+        self.optimizer = AdamW(self.head.parameters(), lr=lr)
+        self.metrics = self.head.metrics()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs."""
+        return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up an earlier run."""
+        self.net.load_state_dict(state_dict["net"])
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Learn the label statistics."""
+        if stage == "fit" and trainer.datamodule is not None:  # type: ignore[attr-defined]
+            self.head.prepare(trainer.datamodule.statistics())  # type: ignore[attr-defined]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Follow the model to its device."""
+        self.net.to(pl_module.device)
+        self.metrics.to(pl_module.device)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
+    ) -> None:
+        """Take one step of the probe."""
+        features: Tensor = outputs["features"]
+        with torch.enable_grad():
+            self.net.train()
+            loss = self.head.loss(self.net(features.detach().float()), batch)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Score the probe."""
+        self.net.eval()
+        self.metrics.update(self.net(outputs["features"].float()), batch)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the scores."""
+        for name, value in self.metrics.compute().items():
+            pl_module.log(f"val/probe/{self.name}/{name}", value)
+        self.metrics.reset()
+
+
+class CollapseAlarm(Callback):
+    """Warns, once, when the embeddings of different links have become nearly one.
+
+    Args:
+        monitor: Logged name of the spread of the embeddings: their standard deviation times the root of their width,
+            1 when they fill the sphere.
+        threshold: Spread below which to warn.
+    """
+
+    def __init__(self, monitor: str, threshold: float = 0.1) -> None:
+        self.monitor, self.threshold, self.warned = monitor, threshold, False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the spread."""
+        spread = trainer.callback_metrics.get(self.monitor)
+        if spread is None or trainer.sanity_checking or self.warned or spread >= self.threshold:
+            return
+        self.warned = True
+        warnings.warn(
+            f"the embeddings have collapsed: {self.monitor} is {spread:.3f} (below {self.threshold}); "
+            "lower the learning rate, enlarge the batch, or look at the views",
+            stacklevel=2,
+        )

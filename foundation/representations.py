@@ -1,0 +1,46 @@
+"""From complex CSI to what a network reads: the only place where complex becomes real."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+
+def to_delay(csi: Tensor) -> Tensor:
+    """Return the channel impulse response: the unitary inverse DFT over subcarriers, (..., K) to (..., L = K)."""
+    return torch.fft.ifft(csi, dim=-1, norm="ortho")
+
+
+def to_angle(csi: Tensor) -> Tensor:
+    """Return the unitary DFT over transmit antennas, (..., T, K) to (..., T, K)."""
+    return torch.fft.fft(csi, dim=-2, norm="ortho")
+
+
+def image(channel: Tensor) -> Tensor:
+    """Return real and imaginary part as an image of antenna pairs by subcarriers (or taps).
+
+    Args:
+        channel: Complex, shape (B, R, T, K).
+
+    Returns:
+        Shape (B, 2, R*T, K).
+    """
+    return rearrange(torch.view_as_real(channel), "b r t k c -> b c (r t) k")
+
+
+def power_db(csi: Tensor) -> Tensor:
+    """Return the mean power of each link over antennas and subcarriers [dB], shape (B,).
+
+    Args:
+        csi: Complex, shape (B, ...).
+    """
+    power = csi.abs().square().flatten(1).mean(1)
+    return 10 * torch.log10(power.clamp_min(1e-30))
+
+
+def unit_power(csi: Tensor) -> Tensor:
+    """Scale every link to a mean power of one; a link of zeros stays zero."""
+    power = csi.abs().square().flatten(1).mean(1)
+    scale = torch.where(power > 0, power, torch.ones_like(power)).rsqrt()
+    return csi * scale.reshape(-1, *[1] * (csi.ndim - 1))

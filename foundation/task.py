@@ -1,0 +1,123 @@
+"""`FoundationTask`: what every LightningModule of the suite shares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, ClassVar, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+
+from datamodules.errors import InputError
+from foundation.checkpoint import mismatch
+from foundation.encoder import Encoder
+
+Schedule = Literal["constant", "cosine", "plateau"]
+
+
+class FoundationTask(LightningModule):
+    """Base of all models: optimizer, schedule, input statistics, and checkpoints that `load_encoder` reads.
+
+    Attributes:
+        monitor: Logged name of the value that picks the best checkpoint.
+        monitor_mode: Whether a small (`min`) or a large (`max`) value is good.
+    """
+
+    monitor: str = "val/loss"
+    monitor_mode: Literal["min", "max"] = "min"
+    #: attribute that holds the encoder for downstream use
+    encoder_attribute: ClassVar[str] = "encoder"
+
+    def describe(self) -> dict[str, Any]:
+        """Return the model's, head's and mode's name for the run's summary."""
+        return {"model": type(self).__name__, "head": None, "mode": "pretrain"}
+
+    def prepare_from(self, datamodule: Any) -> None:  # noqa: ANN401 (any datamodule with the two methods)
+        """Take statistics of inputs and labels from the train side; a checkpoint loaded later overrides them."""
+
+    def setup(self, stage: str) -> None:
+        """Take the statistics before training; all other stages find them in the checkpoint."""
+        if stage == "fit" and self.trainer.datamodule is not None:  # type: ignore[attr-defined]
+            self.prepare_from(self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say which encoder the checkpoint holds, and keep live objects out of it."""
+        encoder: Encoder = getattr(self, self.encoder_attribute)
+        checkpoint["encoder"] = {
+            "class": f"{type(encoder).__module__}.{type(encoder).__qualname__}",
+            "init_args": dict(encoder.hparams),
+            "prefix": f"{self.encoder_attribute}.",
+            "model": self.describe()["model"],
+        }
+        # under the command line these are plain settings; a model built in Python carries modules, which are no settings
+        settings = checkpoint.get("hyper_parameters", {})
+        checkpoint["hyper_parameters"] = {k: v for k, v in settings.items() if not _is_live(v)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the weights of another model in one line."""
+        problem = mismatch(self.state_dict(), checkpoint.get("state_dict", {}))
+        if problem:
+            made = checkpoint.get("encoder", {}).get("model", "another program")
+            raise InputError(f"the checkpoint, of {made}, does not fit this {self.describe()['model']}: {problem}")
+
+    def optimizers_with(
+        self, groups: Iterable[tuple[nn.Module | Iterable[nn.Parameter], float]], weight_decay: float, schedule: Schedule
+    ) -> Any:  # noqa: ANN401 (Lightning's own union)
+        """Return AdamW with a schedule.
+
+        Args:
+            groups: Modules with their learning rates; parameters without gradient are left out.
+            weight_decay: Not applied to biases, norms and scalars.
+            schedule: `constant`; `cosine` with 5 % warm-up, by step; `plateau`, times 0.8 after 10 epochs without a
+                better `monitor` (CSI-CLIP section IV-B).
+        """
+        settings = []
+        for module, lr in groups:
+            parameters = [p for p in (module.parameters() if isinstance(module, nn.Module) else module)]
+            parameters = [p for p in parameters if p.requires_grad]
+            for decay, chosen in (
+                (weight_decay, [p for p in parameters if p.ndim > 1]),
+                (0.0, [p for p in parameters if p.ndim <= 1]),
+            ):
+                if chosen:
+                    settings.append({"params": chosen, "lr": lr, "weight_decay": decay})
+        optimizer = AdamW(settings)
+        if schedule == "constant":
+            return optimizer
+        if schedule == "plateau":
+            plateau = ReduceLROnPlateau(optimizer, mode=self.monitor_mode, factor=0.8, patience=10)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": self.monitor}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self._cosine(optimizer), "interval": "step"},
+        }
+
+    def _cosine(self, optimizer: Optimizer) -> LambdaLR:
+        total = self.trainer.estimated_stepping_batches
+        if not math.isfinite(total):
+            raise InputError("the cosine schedule needs an end: set trainer.max_epochs or trainer.max_steps")
+        warmup = max(1, round(0.05 * total))
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / (warmup + 1)
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
+
+        return LambdaLR(optimizer, factor)
+
+    def log_value(self, name: str, value: Tensor | float, batch_size: int, **options: Any) -> None:  # noqa: ANN401
+        """Log a value by epoch, averaged over processes outside training."""
+        self.log(name, value, batch_size=batch_size, sync_dist=not self.training, add_dataloader_idx=False, **options)
+
+
+def _is_live(value: object) -> bool:
+    """Whether a hyperparameter is an object rather than plain data that `weights_only` loading admits."""
+    if isinstance(value, dict):
+        return any(_is_live(v) for v in value.values())
+    if isinstance(value, list | tuple):
+        return any(_is_live(v) for v in value)
+    return not isinstance(value, str | int | float | bool | type(None) | torch.Tensor)
