@@ -1,0 +1,12 @@
+"""Task heads: small networks from encoder features to positions, beams and classes, with their losses and metrics.
+
+Axis letters as in `datamodules`: `B` batch, `D` features, `Q` beams; here also `C` classes and `n` the labelled samples
+of a batch. A new head is a file here with one `Head` subclass, and an export line below.
+"""
+
+from heads.base import Head, keep_labelled
+from heads.beam import Beam
+from heads.los import LOS
+from heads.positioning import Positioning
+
+__all__ = ["LOS", "Beam", "Head", "Positioning", "keep_labelled"]

@@ -1,0 +1,140 @@
+"""The `Head` contract and the few pieces that every head shares."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Head(nn.Module, ABC):
+    """A small network from the features of an encoder to the answer of one task.
+
+    A head owns all that is particular to its task: the label it reads, the loss, the metrics, the pictures. Samples
+    without a label count in none of them (see `keep_labelled`). The batch is the dict of DESIGN.md section 2.
+
+    Attributes:
+        target_key: Batch key of the label.
+        requires: Every batch key that `loss`, `metrics` and `figures` read.
+        monitor: Name of the metric that picks the best checkpoint.
+        monitor_mode: Whether a small (`min`) or a large (`max`) value of `monitor` is good.
+    """
+
+    target_key: ClassVar[str]
+    requires: ClassVar[tuple[str, ...]]
+    monitor: ClassVar[str]
+    monitor_mode: ClassVar[Literal["min", "max"]]
+
+    def __init__(self, in_features: int) -> None:
+        """Keep the width of the features.
+
+        Args:
+            in_features: Number D of features of a sample.
+
+        Raises:
+            ValueError: If `in_features` is below 1.
+        """
+        super().__init__()
+        check_at_least("in_features", in_features, 1)
+        self.in_features = in_features
+
+    def prepare(self, statistics: dict[str, Tensor]) -> None:
+        """Fill buffers from statistics of the train split, once, before training; a checkpoint then holds them.
+
+        Args:
+            statistics: By name: `position_mean`, `position_std` (3,) of the position relative to the base station [m],
+                `los_counts` (2,) of NLOS and LOS samples, `beam_counts` (Q,) when the data have beams.
+        """
+
+    @abstractmethod
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features (B, D) to raw predictions (B, ...)."""
+
+    @abstractmethod
+    def loss(self, prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Return the mean loss over the labelled samples, a scalar; zero, with a graph, when there is none."""
+
+    @abstractmethod
+    def metrics(self) -> MetricCollection:
+        """Return new, empty metrics, updated as `metrics.update(prediction, batch)` with the output of `forward`.
+
+        Collections are built with `compute_groups=False`: torchmetrics otherwise merges, for good, metrics whose states
+        happen to agree after the first batch, as those of top-1 and top-3 do on an easy one.
+        """
+
+    def predict(self, prediction: Tensor) -> Tensor:
+        """Turn the output of `forward` into what a user wants to read: a class index, metres."""
+        return prediction
+
+    def figures(self, prediction: Tensor, batch: dict[str, Tensor]) -> dict[str, Figure]:
+        """Draw the results of a whole test set, concatenated on the CPU; empty when no sample has a label."""
+        return {}
+
+
+def keep_labelled(target: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """Drop the samples that have no label.
+
+    Args:
+        target: Labels (B, ...). An integer label is missing when negative (los -1, beam -1), a real one when any of its
+            entries is NaN or infinite.
+        *others: Tensors (B, ...) to restrict to the same samples.
+
+    Returns:
+        `target` and `others`, without the unlabelled samples.
+    """
+    labelled = torch.isfinite(target).flatten(1).all(1) if target.is_floating_point() else target >= 0
+    return target[labelled], *(other[labelled] for other in others)
+
+
+def mlp(in_features: int, hidden: int, out_features: int, dropout: float = 0.0) -> nn.Sequential:
+    """Build two fully connected layers with a ReLU between, the head of CSI-CLIP III-B.
+
+    Args:
+        in_features: Width of the input.
+        hidden: Width between the layers.
+        out_features: Width of the output.
+        dropout: Probability with which a hidden unit is dropped in training.
+
+    Returns:
+        The network, (B, in_features) to (B, out_features).
+
+    Raises:
+        ValueError: If `hidden` is below 1 or `dropout` outside [0, 1).
+    """
+    check_at_least("hidden", hidden, 1)
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+    return nn.Sequential(
+        nn.Linear(in_features, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, out_features)
+    )
+
+
+def check_at_least(name: str, value: float, minimum: float) -> None:
+    """Raise a ValueError that names the argument when its value is below the minimum, or NaN."""
+    if not value >= minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}")
+
+
+def statistic(statistics: dict[str, Tensor], name: str, size: int) -> Tensor:
+    """Return one train-split statistic, checked.
+
+    Args:
+        statistics: What `Head.prepare` received.
+        name: Key of the statistic.
+        size: Number of entries it must have.
+
+    Raises:
+        ValueError: If it is missing or has another shape than (size,).
+    """
+    if name not in statistics:
+        raise ValueError(f"the statistics of the train split lack {name!r}; they hold {sorted(statistics)}")
+    value = statistics[name]
+    if value.shape != (size,):
+        raise ValueError(f"statistic {name!r} must have shape ({size},), got {tuple(value.shape)}")
+    return value

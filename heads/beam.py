@@ -1,0 +1,194 @@
+"""Beam selection: which beam of a codebook carries the most power?"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import MetricCollection
+
+from heads.base import Head, check_at_least, keep_labelled, mlp, statistic
+from heads.figures import cdf_figure, confusion_figure
+from heads.metrics import RatioOfSums, TopK, confusion_matrix
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: relative power below which a beam counts as lost, -100 dB: less is rounding of float32, and zero has no logarithm
+_FLOOR = 1e-10
+
+
+class Beam(Head):
+    """Selects the best of Q codebook beams (CSI-CLIP III-B 3, environment-channel eq 16).
+
+    Besides hits, the metrics weigh what a wrong beam costs: a neighbour of the best is nearly as good.
+    """
+
+    target_key: ClassVar[str] = "beam"
+    requires: ClassVar[tuple[str, ...]] = ("beam", "beam_power")
+    monitor: ClassVar[str] = "top1"
+    monitor_mode: ClassVar[Literal["min", "max"]] = "max"
+
+    def __init__(
+        self,
+        in_features: int,
+        num_beams: int = 64,
+        hidden: int = 256,
+        loss: Literal["cross_entropy", "focal"] = "cross_entropy",
+        gamma: float = 2.0,
+        snr_db: float = 10.0,
+    ) -> None:
+        """Build two fully connected layers; the pluggable network of environment-channel Table III is hidden = 64.
+
+        Args:
+            in_features: Number D of features of a sample.
+            num_beams: Number Q of beams of the codebook.
+            hidden: Width between the layers.
+            loss: `cross_entropy`, or `focal` to give hard links more weight.
+            gamma: Focusing parameter of the focal loss; 0 makes it the cross-entropy.
+            snr_db: SNR at which `se_ratio` is taken, that of each link on its own best beam [dB].
+
+        Raises:
+            ValueError: If an argument is out of range.
+        """
+        super().__init__(in_features)
+        check_at_least("num_beams", num_beams, 2)
+        check_at_least("gamma", gamma, 0)
+        if loss not in ("cross_entropy", "focal"):
+            raise ValueError(f"loss must be 'cross_entropy' or 'focal', got {loss!r}")
+        if not math.isfinite(snr_db):
+            raise ValueError(f"snr_db must be finite, got {snr_db}")
+        self.num_beams = num_beams
+        self.gamma = gamma if loss == "focal" else 0.0
+        self.snr_db = snr_db
+        self.layers = mlp(in_features, hidden, num_beams)
+
+    def prepare(self, statistics: dict[str, Tensor]) -> None:
+        """Fail before training, not in it, when the data have another number of beams than the head."""
+        if "beam_counts" in statistics:
+            statistic(statistics, "beam_counts", self.num_beams)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features (B, D) to logits (B, Q)."""
+        logits: Tensor = self.layers(features)
+        return logits
+
+    def loss(self, prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Return the mean cross-entropy or focal loss of logits (B, Q), in nat."""
+        check_codebook(prediction, batch["beam_power"])
+        target, logits = keep_labelled(batch["beam"], prediction)
+        return focal_loss(logits, target, self.gamma).sum() / max(len(target), 1)
+
+    def metrics(self) -> MetricCollection:
+        """Return `top1`, `top3`, `top5` (fractions), `gain_db` [dB] and `se_ratio` (fraction)."""
+        hits = {f"top{k}": TopK(k, "beam") for k in (1, 3, 5)}
+        return MetricCollection(
+            {**hits, "gain_db": BeamGain(), "se_ratio": SpectralEfficiencyRatio(self.snr_db)}, compute_groups=False
+        )
+
+    def predict(self, prediction: Tensor) -> Tensor:
+        """Return the index (B,) int64 of the most likely beam, from logits (B, Q)."""
+        return prediction.argmax(-1)
+
+    def figures(self, prediction: Tensor, batch: dict[str, Tensor]) -> dict[str, Figure]:
+        """Draw the confusion of logits (B, Q) and the distribution of the gain they lose."""
+        gain = relative_power(prediction, batch)
+        target, logits = keep_labelled(batch["beam"], prediction)
+        if len(gain) == 0:
+            return {}
+        confusion = confusion_matrix(self.predict(logits), target, self.num_beams)
+        loss_db = -decibels(gain)
+        return {
+            "confusion": confusion_figure(confusion, "Beam selection"),
+            "gain_loss_cdf": cdf_figure(loss_db, "Gain lost by the selected beam", "below the best beam", "dB"),
+        }
+
+
+def focal_loss(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
+    """Return the focal loss of each sample, -(1 - q)^gamma log q with q the probability of the true class.
+
+    Environment-channel eq 16, before its mean over samples; gamma = 0 is the cross-entropy.
+
+    Args:
+        logits: Logits (n, C).
+        target: True class (n,) int64.
+        gamma: Focusing parameter, 0 or more.
+
+    Returns:
+        The losses (n,), in nat.
+    """
+    cross_entropy = F.cross_entropy(logits, target, reduction="none")
+    if gamma == 0:
+        return cross_entropy
+    # 1 - q by expm1 keeps its digits as q -> 1; above zero, where gamma < 1 has no slope
+    miss = -torch.expm1(-cross_entropy)
+    return miss.clamp_min(torch.finfo(miss.dtype).tiny) ** gamma * cross_entropy
+
+
+def check_codebook(logits: Tensor, beam_power: Tensor) -> None:
+    """Raise a ValueError when logits (B, Q) and beam powers (B, Q) are of different codebooks."""
+    if logits.shape[-1] != beam_power.shape[-1]:
+        raise ValueError(
+            f"the beam head has num_beams={logits.shape[-1]} but the data have {beam_power.shape[-1]} beams: "
+            "set num_beams to the size of the codebook"
+        )
+
+
+def relative_power(prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """Return the received power of the predicted beam over that of the best one, in [0, 1].
+
+    Args:
+        prediction: Logits (B, Q).
+        batch: Holds `beam` (B,) and `beam_power` (B, Q) [W].
+
+    Returns:
+        The ratio (n,) of the n labelled links that receive any power at all.
+    """
+    check_codebook(prediction, batch["beam_power"])
+    _, logits, power = keep_labelled(batch["beam"], prediction, batch["beam_power"])
+    best = power.amax(-1)
+    chosen = power.gather(-1, logits.argmax(-1, keepdim=True)).squeeze(-1)
+    received = best > 0
+    return chosen[received] / best[received]
+
+
+def decibels(ratio: Tensor) -> Tensor:
+    """Return a power ratio in [dB], not below -100 dB."""
+    return 10 * ratio.clamp_min(_FLOOR).log10()
+
+
+class BeamGain(RatioOfSums):
+    """Achieved gain: power of the predicted beam over that of the best, mean over links of the ratio in [dB].
+
+    0 dB is perfect. A link whose predicted beam receives nothing counts as -100 dB.
+    """
+
+    higher_is_better = True
+
+    def update(self, prediction: Tensor, batch: dict[str, Tensor]) -> None:
+        """Add logits (B, Q) and their batch."""
+        self.add(decibels(relative_power(prediction, batch)))
+
+
+class SpectralEfficiencyRatio(RatioOfSums):
+    """Spectral efficiency of the predicted beams over that of the best ones, a ratio of sums over links; 1 is perfect.
+
+    sum log2(1 + snr p / p_best) / sum log2(1 + snr). Every link has the same SNR on its best beam, as under power
+    control: the ratio then tells of beams, not of the path loss between users.
+    """
+
+    higher_is_better = True
+
+    def __init__(self, snr_db: float) -> None:
+        """Set the SNR of each link on its own best beam [dB]."""
+        super().__init__()
+        self.snr = 10 ** (snr_db / 10)
+
+    def update(self, prediction: Tensor, batch: dict[str, Tensor]) -> None:
+        """Add logits (B, Q) and their batch."""
+        ratio = relative_power(prediction, batch)
+        self.numerator += torch.log1p(self.snr * ratio).sum()  # the base of the logarithm cancels
+        self.denominator += ratio.numel() * math.log1p(self.snr)

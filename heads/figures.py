@@ -1,0 +1,78 @@
+"""Pictures that heads share.
+
+matplotlib is imported when a figure is drawn: it is slow to import, and few commands draw. `Figure` is used without
+pyplot, so there is no global state and no display.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def new_figure(title: str) -> tuple[Figure, Any]:
+    """Return an empty figure and its axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.0, 4.0), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title)
+    return figure, axes
+
+
+def cdf_figure(values: Tensor, title: str, label: str, unit: str, marks: Sequence[float] = (0.5, 0.9)) -> Figure:
+    """Draw the empirical distribution function of values (n,), with some of its quantiles marked.
+
+    Args:
+        values: The values (n,) with n >= 1, in `unit`.
+        title: Title of the figure.
+        label: Name of the value.
+        unit: Its unit, without brackets.
+        marks: Probabilities whose quantile is marked.
+
+    Returns:
+        The figure.
+    """
+    figure, axes = new_figure(title)
+    probability = np.linspace(0, 1, 1001)  # a curve of bounded size, whatever the number of samples
+    axes.plot(np.quantile(values.numpy(), probability), probability)
+    for mark, quantile in zip(marks, np.quantile(values.numpy(), marks), strict=True):
+        axes.plot(quantile, mark, "o", color="black", markersize=4)
+        axes.axhline(mark, color="0.8", linewidth=0.8, zorder=0)
+        axes.annotate(f"{mark:.0%}: {quantile:.2f} {unit}", (quantile, mark), (6, -10), textcoords="offset points")
+    axes.set(xlabel=f"{label} [{unit}]", ylabel="fraction of samples", ylim=(0, 1.01))
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def confusion_figure(confusion: Tensor, title: str, classes: Sequence[str] | None = None) -> Figure:
+    """Draw a confusion matrix, each row as fractions of its true class.
+
+    Args:
+        confusion: Counts (C, C), true class by row.
+        title: Title of the figure.
+        classes: Names of the classes; given, they label the axes and each cell shows its fraction and count.
+
+    Returns:
+        The figure.
+    """
+    figure, axes = new_figure(title)
+    counts = confusion.numpy()
+    fraction = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    picture = axes.imshow(fraction, vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
+    figure.colorbar(picture, label="fraction of the true class")
+    axes.set(xlabel="predicted", ylabel="true")
+    if classes is not None:
+        axes.set_xticks(range(len(classes)), classes)
+        axes.set_yticks(range(len(classes)), classes)
+        for row, column in np.ndindex(*counts.shape):
+            text = f"{fraction[row, column]:.1%}\n({counts[row, column]})"
+            color = "white" if fraction[row, column] > 0.5 else "black"
+            axes.text(column, row, text, ha="center", va="center", color=color)
+    return figure

@@ -1,0 +1,140 @@
+"""Metrics that heads share: ratios of sums, and scores from a confusion matrix.
+
+All of them hold sums, so uneven batches and ranks accumulate to the value of the whole set. A metric that saw no
+labelled sample is NaN: nothing was scored, which is neither a good nor a bad score.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from heads.base import check_at_least, keep_labelled
+
+
+class RatioOfSums(Metric):
+    """Base of the metrics of the form sum(a) / sum(b) over all labelled samples; a mean when b is 1."""
+
+    full_state_update = False
+    numerator: Tensor
+    denominator: Tensor
+
+    def __init__(self) -> None:
+        """Start both sums at zero."""
+        super().__init__()
+        self.add_state("numerator", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("denominator", torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def add(self, values: Tensor) -> None:
+        """Add one value a sample (n,), each with weight 1."""
+        self.numerator += values.sum(dtype=self.numerator.dtype)
+        self.denominator += values.numel()
+
+    def compute(self) -> Tensor:
+        """Return the ratio, a scalar; NaN when nothing was added."""
+        return self.numerator / self.denominator
+
+
+class TopK(RatioOfSums):
+    """Fraction of labelled samples whose class is among the k largest logits."""
+
+    higher_is_better = True
+
+    def __init__(self, k: int, target_key: str) -> None:
+        """Choose how many guesses a sample has.
+
+        Args:
+            k: Number of guesses; 1 is the plain accuracy. With k classes or fewer every sample counts as right.
+            target_key: Batch key of the class index (B,), negative where unlabelled.
+
+        Raises:
+            ValueError: If `k` is below 1.
+        """
+        super().__init__()
+        check_at_least("k", k, 1)
+        self.k = k
+        self.target_key = target_key
+
+    def update(self, prediction: Tensor, batch: dict[str, Tensor]) -> None:
+        """Add logits (B, C) and the labels of their batch."""
+        target, logits = keep_labelled(batch[self.target_key], prediction)
+        guesses = logits.topk(min(self.k, logits.shape[-1])).indices
+        self.add((guesses == target.unsqueeze(-1)).any(-1))
+
+
+class ConfusionMetric(Metric):
+    """Base of the metrics that follow from the confusion matrix; the state is the matrix of counts.
+
+    torchmetrics' own macro averages count a class that is absent from the labels as recall 0 once it is predicted: on a
+    split with a single class that is not the balanced accuracy anybody means. Hence the few lines here.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    confusion: Tensor
+
+    def __init__(self, num_classes: int, target_key: str) -> None:
+        """Start from an empty matrix.
+
+        Args:
+            num_classes: Number C of classes.
+            target_key: Batch key of the class index (B,), negative where unlabelled.
+
+        Raises:
+            ValueError: If `num_classes` is below 2.
+        """
+        super().__init__()
+        check_at_least("num_classes", num_classes, 2)
+        self.num_classes = num_classes
+        self.target_key = target_key
+        self.add_state("confusion", torch.zeros(num_classes, num_classes, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, prediction: Tensor, batch: dict[str, Tensor]) -> None:
+        """Add logits (B, C) and the labels of their batch."""
+        target, logits = keep_labelled(batch[self.target_key], prediction)
+        self.confusion += confusion_matrix(logits.argmax(-1), target, self.num_classes)
+
+
+class Accuracy(ConfusionMetric):
+    """Fraction of labelled samples whose predicted class is right."""
+
+    def compute(self) -> Tensor:
+        """Return the fraction, a scalar in [0, 1]."""
+        return self.confusion.trace() / self.confusion.sum()
+
+
+class BalancedAccuracy(ConfusionMetric):
+    """Mean over the classes that occur among the labels of the fraction of their samples found."""
+
+    def compute(self) -> Tensor:
+        """Return the mean recall, a scalar in [0, 1]."""
+        recall = self.confusion.diagonal() / self.confusion.sum(1)
+        return recall.nanmean()  # 0 / 0 = NaN marks a class with no sample
+
+
+class MacroF1(ConfusionMetric):
+    """Unweighted mean over classes of F1 = 2 TP / (2 TP + FP + FN), in the binary case over both classes.
+
+    A class that is predicted but never true has F1 = 0; one that is neither is left out of the mean.
+    """
+
+    def compute(self) -> Tensor:
+        """Return the mean F1, a scalar in [0, 1]."""
+        f1 = 2 * self.confusion.diagonal() / (self.confusion.sum(0) + self.confusion.sum(1))
+        return f1.nanmean()
+
+
+def confusion_matrix(predicted: Tensor, target: Tensor, num_classes: int) -> Tensor:
+    """Count pairs of true and predicted class.
+
+    Args:
+        predicted: Predicted class (n,), any integer type.
+        target: True class (n,), any integer type.
+        num_classes: Number C of classes.
+
+    Returns:
+        Counts (C, C) int64; the row is the true class, the column the predicted one.
+    """
+    pair = target.long() * num_classes + predicted.long()
+    return torch.bincount(pair, minlength=num_classes**2).reshape(num_classes, num_classes)

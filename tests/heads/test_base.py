@@ -1,0 +1,193 @@
+"""What holds for every head."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+import heads
+from heads import LOS, Beam, Head, Positioning, keep_labelled
+from heads.base import statistic
+from tests.heads.conftest import D, Q
+
+Batch = dict[str, Tensor]
+Factory = Callable[[int], Head]
+
+FACTORIES = {
+    "positioning2": lambda d: Positioning(d),
+    "positioning3": lambda d: Positioning(d, dims=3, dropout=0.1),
+    "beam": lambda d: Beam(d, num_beams=Q),
+    "focal": lambda d: Beam(d, num_beams=Q, loss="focal"),
+    "los": lambda d: LOS(d),
+    "los_linear": lambda d: LOS(d, hidden=None, balanced=True),
+}
+OUTPUTS = {"positioning2": 2, "positioning3": 3, "beam": Q, "focal": Q, "los": 2, "los_linear": 2}
+every_head = pytest.mark.parametrize("factory", FACTORIES.values(), ids=FACTORIES)
+
+
+def without_labels(batch: Batch) -> Batch:
+    return {
+        **batch,
+        "position": torch.full_like(batch["position"], torch.nan),
+        "los": torch.full_like(batch["los"], -1),
+        "beam": torch.full_like(batch["beam"], -1),
+    }
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_forward_shape(name: str, features: Tensor) -> None:
+    assert FACTORIES[name](D)(features).shape == (len(features), OUTPUTS[name])
+
+
+@every_head
+def test_declares_the_contract(factory: Factory) -> None:
+    head = factory(D)
+    assert head.in_features == D
+    assert head.target_key in head.requires
+    assert head.monitor in head.metrics()
+    assert head.monitor_mode in ("min", "max")
+
+
+@every_head
+def test_loss_falls_on_one_batch(factory: Factory, features: Tensor, batch: Batch, statistics: Batch) -> None:
+    torch.manual_seed(0)
+    head = factory(D)
+    head.prepare(statistics)
+    optimizer = torch.optim.Adam(head.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(150):
+        loss = head.loss(head(features), batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    # one linear layer cannot remember random labels, it can only get nearer
+    assert losses[-1] < (0.9 if factory is FACTORIES["los_linear"] else 0.3) * losses[0]
+
+
+@every_head
+def test_an_unlabelled_sample_changes_nothing(factory: Factory, features: Tensor, batch: Batch) -> None:
+    head = factory(D).eval()
+    prediction = head(features)
+    keep = batch["los"] >= 0
+    assert not keep.all()
+    kept = {key: value[keep] for key, value in batch.items()}
+    torch.testing.assert_close(head.loss(prediction, batch), head.loss(prediction[keep], kept))
+    whole, reduced = head.metrics(), head.metrics()
+    whole.update(prediction, batch)
+    reduced.update(prediction[keep], kept)
+    torch.testing.assert_close(whole.compute(), reduced.compute())
+
+
+@every_head
+def test_unlabelled_batch_gives_zero_loss_with_zero_gradient(factory: Factory, features: Tensor, batch: Batch) -> None:
+    head = factory(D)
+    prediction = head(features)
+    unlabelled = without_labels(batch)
+    loss = head.loss(prediction, unlabelled)
+    loss.backward()
+    assert loss.item() == 0
+    assert all(p.grad is not None and p.grad.abs().max() == 0 for p in head.parameters())
+    metrics = head.metrics()
+    metrics.update(prediction.detach(), unlabelled)
+    assert all(value.isnan() for value in metrics.compute().values())
+    assert head.figures(prediction.detach(), unlabelled) == {}
+
+
+@every_head
+def test_an_unlabelled_batch_does_not_move_the_metrics(factory: Factory, features: Tensor, batch: Batch) -> None:
+    head = factory(D).eval()
+    prediction = head(features)
+    one, both = head.metrics(), head.metrics().clone(prefix="test/")
+    one.update(prediction, batch)
+    both.update(prediction, without_labels(batch))
+    both.update(prediction, batch)
+    torch.testing.assert_close({f"test/{name}": value for name, value in one.compute().items()}, both.compute())
+
+
+@every_head
+def test_metrics_are_fresh(factory: Factory, features: Tensor, batch: Batch) -> None:
+    head = factory(D)
+    used = head.metrics()
+    used.update(head(features), batch)
+    assert all(metric.update_count == 0 for metric in head.metrics().values())
+
+
+@every_head
+def test_figures_can_be_saved(factory: Factory, features: Tensor, batch: Batch, tmp_path: Path) -> None:
+    head = factory(D)
+    figures = head.figures(head(features).detach(), batch)
+    assert figures
+    for name, figure in figures.items():
+        assert isinstance(figure, Figure)
+        figure.savefig(tmp_path / f"{name}.png", dpi=40)
+
+
+@every_head
+def test_state_survives_a_checkpoint(factory: Factory, features: Tensor, statistics: Batch, tmp_path: Path) -> None:
+    trained, loaded = factory(D).eval(), factory(D).eval()
+    trained.prepare(statistics)
+    torch.save(trained.state_dict(), tmp_path / "head.pt")
+    loaded.load_state_dict(torch.load(tmp_path / "head.pt", weights_only=True))
+    assert torch.equal(trained(features), loaded(features))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: LOS(0), "in_features must be at least 1, got 0"),
+        (lambda: LOS(8, hidden=0), "hidden must be at least 1, got 0"),
+        (lambda: Positioning(8, dims=1), "dims must be 2 or 3, got 1"),
+        (lambda: Positioning(8, dropout=1.0), r"dropout must be in \[0, 1\), got 1.0"),
+        (lambda: Beam(8, num_beams=1), "num_beams must be at least 2, got 1"),
+        (lambda: Beam(8, gamma=-1.0), "gamma must be at least 0, got -1.0"),
+        (lambda: Beam(8, gamma=float("nan")), "gamma must be at least 0, got nan"),
+        (lambda: Beam(8, loss="hinge"), "loss must be 'cross_entropy' or 'focal', got 'hinge'"),
+        (lambda: Beam(8, snr_db=float("inf")), "snr_db must be finite, got inf"),
+    ],
+)
+def test_bad_arguments(build: Callable[[], Head], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        build()
+
+
+def test_statistic_names_what_is_wrong() -> None:
+    statistics = {"los_counts": torch.ones(2)}
+    with pytest.raises(ValueError, match=r"lack 'position_std'; they hold \['los_counts'\]"):
+        Positioning(D).prepare(statistics)
+    with pytest.raises(ValueError, match=r"'los_counts' must have shape \(3,\), got \(2,\)"):
+        statistic(statistics, "los_counts", 3)
+
+
+def test_keep_labelled() -> None:
+    other = torch.arange(4)
+    label, kept = keep_labelled(torch.tensor([1, -1, 0, -7], dtype=torch.int8), other)
+    assert label.tolist() == [1, 0]
+    assert kept.tolist() == [0, 2]
+    position = torch.tensor([[0.0, 1.0], [torch.nan, 1.0], [2.0, torch.inf], [3.0, 3.0]])
+    assert keep_labelled(position, other)[1].tolist() == [0, 3]
+
+
+def imported(nodes: Iterable[ast.AST]) -> set[str]:
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", sorted(Path(heads.__file__).parent.glob("*.py")), ids=lambda path: path.stem)
+def test_imports(path: Path) -> None:
+    module = ast.parse(path.read_text())
+    # read, not run: torchmetrics imports matplotlib on its own account
+    assert imported(module.body) <= {*sys.stdlib_module_names, "heads", "numpy", "torch", "torchmetrics"}
+    assert not imported(ast.walk(module)) & {"datamodules", "foundation"}
