@@ -98,7 +98,7 @@ def _isotropic(direction: Tensor) -> Tensor:
 def _dipole(direction: Tensor) -> Tensor:
     cosine = direction[..., 2].clamp(-1, 1)
     # the limit at the poles is zero; the clamp keeps the division, and its gradient, finite there
-    sine = (1 - cosine.square()).clamp_min(1e-12).sqrt()
+    sine = (1 - cosine.square()).clamp_min(1e-6).sqrt()
     return math.sqrt(1.643) * torch.cos(math.pi / 2 * cosine) / sine
 
 

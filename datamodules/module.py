@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -188,7 +189,9 @@ class ChannelDataModule(LightningDataModule):
         csi = synthesize(to_paths(batch), self.bs, self.ue, self.ofdm, mount=self._mount(batch))
         result = self._labels(batch)
         if self.views is not None or self.observation:
-            generator = torch.Generator(csi.device).manual_seed(((self.seed * 1009 + epoch) % 2**31) << 32 | batch["key"])
+            # 32 bits: all that the generator of the CPU takes in
+            seed = zlib.crc32(f"{self.seed} {epoch} {batch['key']}".encode())
+            generator = torch.Generator(csi.device).manual_seed(seed)
             if self.views is not None:
                 result["views"] = [observe(csi, self.views, generator) for _ in range(2)]
             csi = observe(csi, self.observation, generator)

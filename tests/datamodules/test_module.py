@@ -1,0 +1,165 @@
+import numpy as np
+import pytest
+import torch
+
+from datamodules.arrays import Array
+from datamodules.channel import OFDM
+from datamodules.codebook import beam_power, dft_codebook
+from datamodules.dataset import ChannelDataset, ShardedSampler
+from datamodules.errors import InputError
+from datamodules.module import ChannelDataModule
+from datamodules.paths import Paths
+from datamodules.sources.base import Recipe, Source
+from datamodules.views import CommonPhase, Noise, PartialSubcarriers, TimingOffset
+from tests.datamodules.rays import random_site
+
+
+class Given(Source):
+    def __init__(self, sites, cache):
+        super().__init__(str(cache))
+        self.given = sites
+
+    def recipes(self):
+        return [Recipe((site.name,), {"name": site.name}, lambda _, site=site: [site]) for site in self.given]
+
+
+def build(tmp_path, sites=None, **settings):
+    sites = sites or [random_site("a", 150), random_site("b", 100, seed=1)]
+    settings = {"bs": Array(1, 4), "ofdm": OFDM(8), "batch_size": 32, "split": "random", **settings}
+    module = ChannelDataModule(Given(sites, tmp_path), **settings)
+    module.prepare_data()
+    module.setup("fit")
+    return module
+
+
+def first(module, loader="train_dataloader"):
+    return module.finish(next(iter(getattr(module, loader)())))
+
+
+def test_rows_come_in_the_order_asked_for_across_sites():
+    sites = [random_site("a", 30), random_site("b", 20, seed=1), random_site("c", 10, seed=2)]
+    dataset = ChannelDataset(sites)
+    rows = [55, 3, 31, 59, 0, 30, 29]
+    batch = dataset.__getitems__(rows)
+    every = Paths.cat([site.paths for site in sites])
+    for name, value in every.as_dict().items():
+        assert torch.equal(batch["paths"][name], value[rows]), name
+    assert batch["site"].tolist() == [2, 0, 1, 2, 0, 1, 0]
+    assert batch["user"].tolist() == [5, 3, 1, 9, 0, 0, 29]
+    assert dataset[31]["user"].tolist() == [1]
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_see_together_what_one_process_sees(world):
+    dataset = ChannelDataset([random_site("a", 101)])
+    one = list(ShardedSampler(dataset, 4 * world, True, rank=0, num_replicas=1))
+    ranks = [list(ShardedSampler(dataset, 4, True, rank=r, num_replicas=world)) for r in range(world)]
+    steps = min(len(one) // (4 * world), len(ranks[0]) // 4)
+    for step in range(steps):
+        together = sum((rank[4 * step : 4 * step + 4] for rank in ranks), [])
+        assert together == one[4 * world * step : 4 * world * (step + 1)]
+    evaluated = sorted(sum((list(ShardedSampler(dataset, 4, False, rank=r, num_replicas=world)) for r in range(world)), []))
+    assert evaluated == list(range(101)), "a link is repeated or left out"
+
+
+def test_epochs_differ_and_repeat_by_seed():
+    sampler = ShardedSampler(ChannelDataset([random_site("a", 100)]), 10, True, seed=3)
+    orders = []
+    for epoch in (0, 1, 0):
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+    assert orders[0] == orders[2] != orders[1]
+
+
+def test_batch_holds_what_it_says(tmp_path):
+    module = build(tmp_path, num_beams=8, views=[Noise()])
+    batch = first(module)
+    assert set(batch) == set(module.batch_keys)
+    assert batch["csi"].shape == (32, 1, 4, 8)
+    assert (batch["los"] >= 0).all(), "a link without path is served"
+    power = beam_power(batch["csi"], dft_codebook(Array(1, 4), 8))
+    assert torch.equal(batch["beam"], power.argmax(1))
+    assert module.describe()["dropped_no_path"] == 2
+
+
+def test_labels_come_from_the_clean_channel(tmp_path):
+    clean = first(build(tmp_path, num_beams=8))
+    noisy = first(build(tmp_path, num_beams=8, observation=[Noise((-20.0, -20.0))]))
+    assert torch.equal(clean["beam_power"], noisy["beam_power"])
+    ratio = (noisy["csi"] - clean["csi"]).abs().square().mean() / clean["csi"].abs().square().mean()
+    assert 10 * torch.log10(ratio) == pytest.approx(20, abs=0.5)
+
+
+def test_views_are_independent_and_drawn_by_epoch_and_rows(tmp_path):
+    module = build(tmp_path, views=[Noise(), CommonPhase()])
+    rows = next(iter(module.train_dataloader()))
+    again, other = module.finish(rows), module.finish(rows, epoch=1)
+    batch = module.finish(rows)
+    assert not torch.equal(batch["views"][0], batch["views"][1])
+    assert torch.equal(batch["views"][0], again["views"][0])
+    assert not torch.equal(batch["views"][0], other["views"][0])
+
+
+def test_num_labels_keeps_validation_and_test(tmp_path):
+    whole, few = build(tmp_path), build(tmp_path, num_labels=13)
+    assert len(few.sides["train"]) == 13
+    assert set(few.sides["train"].links) <= set(whole.sides["train"].links)
+    for side in ("validation", "test"):
+        assert np.array_equal(few.sides[side].links, whole.sides[side].links)
+    assert len(first(few)["los"]) == 13, "a set smaller than a batch is served whole"
+    other = build(tmp_path, num_labels=13, seed=1)
+    assert set(other.sides["train"].links) != set(few.sides["train"].links)
+
+
+def test_areas_are_capped(tmp_path):
+    module = build(tmp_path, max_per_area=50)
+    assert sum(len(module.sides[side]) for side in ("train", "validation", "test")) == 50
+
+
+def test_statistics_see_the_train_side_only(tmp_path):
+    module = build(tmp_path, num_beams=4)
+    statistics = module.statistics()
+    links = module.sides["train"].links
+    position = torch.cat([site.paths.position for site in module.sides["train"].sites])[links]
+    assert torch.allclose(statistics["position_mean"], position.mean(0) - torch.tensor([0, 0, 10.0]), atol=1e-3)
+    assert statistics["beam_counts"].sum() == len(links) == statistics["los_counts"].sum()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_labels": 10_000}, "num_labels is 10000, but the train side holds"),
+        ({"split": "city"}, "side of the `city` split is empty"),
+    ],
+)
+def test_impossible_data_say_why(tmp_path, settings, message):
+    with pytest.raises(InputError, match=message):
+        build(tmp_path, **settings)
+
+
+def test_noise_has_the_snr_it_says():
+    csi = torch.randn(200, 2, 4, 32, dtype=torch.complex64) * 1e-6
+    noisy = Noise((10.0, 10.0))(csi, torch.Generator().manual_seed(0))
+    snr = csi.abs().square().mean() / (noisy - csi).abs().square().mean()
+    assert 10 * torch.log10(snr) == pytest.approx(10, abs=0.1)
+
+
+def test_phase_and_timing_leave_magnitudes():
+    csi = torch.randn(8, 1, 4, 16, dtype=torch.complex64)
+    for view in (CommonPhase(), TimingOffset((0.0, 3.0))):
+        seen = view(csi, torch.Generator().manual_seed(0))
+        assert torch.allclose(seen.abs(), csi.abs(), atol=1e-5)
+        assert not torch.allclose(seen, csi)
+
+
+def test_partial_subcarriers_keep_their_share_and_the_power():
+    csi = torch.ones(64, 2, 4, 32, dtype=torch.complex64)
+    seen = PartialSubcarriers((0.25, 0.25))(csi, torch.Generator().manual_seed(0))
+    assert ((seen != 0).sum(-1) == 8).all()
+    assert seen.abs().square().mean() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("make", [lambda: Noise((3.0, 1.0)), lambda: PartialSubcarriers((0.0, 0.5))])
+def test_bad_views_are_refused(make):
+    with pytest.raises(ValueError, match="lowest, highest|must lie in"):
+        make()
