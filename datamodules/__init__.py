@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from datamodules.site import Site
     from datamodules.sources.base import Source
     from datamodules.sources.deepmimo import DeepMIMO
+    from datamodules.recording import Recording
+    from datamodules.sources.deepmimo_v3 import DeepMIMOv3
     from datamodules.sources.sionna_rt import SionnaRT
+    from datamodules.sources.waird import WAIRD
     from datamodules.views import CommonPhase, Noise, PartialSubcarriers, TimingOffset, View
 
 __all__ = [
@@ -28,16 +31,19 @@ __all__ = [
     "CommonPhase",
     "DatasetNotFoundError",
     "DeepMIMO",
+    "DeepMIMOv3",
     "Environment",
     "InputError",
     "Noise",
     "PartialSubcarriers",
     "Paths",
+    "Recording",
     "SionnaRT",
     "Site",
     "Source",
     "TimingOffset",
     "View",
+    "WAIRD",
     "synthesize",
 ]
 
@@ -49,16 +55,19 @@ _HOME = {
     "CommonPhase": "views",
     "DatasetNotFoundError": "errors",
     "DeepMIMO": "sources.deepmimo",
+    "DeepMIMOv3": "sources.deepmimo_v3",
     "Environment": "environment",
     "InputError": "errors",
     "Noise": "views",
     "PartialSubcarriers": "views",
     "Paths": "paths",
+    "Recording": "recording",
     "SionnaRT": "sources.sionna_rt",
     "Site": "site",
     "Source": "sources.base",
     "TimingOffset": "views",
     "View": "views",
+    "WAIRD": "sources.waird",
     "synthesize": "channel",
 }
 

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
+from datamodules.errors import InputError
 from datamodules.paths import Paths
+from datamodules.recording import Recording
 from datamodules.site import Site
 
 Batch = dict[str, Any]
@@ -20,19 +22,27 @@ Batch = dict[str, Any]
 class ChannelDataset(Dataset[Batch]):
     """Links of one or more sites, fetched in batches straight from the sites' tensors.
 
-    A batch holds `paths` (a dict of the fields of `Paths`), `los` (B,), `position` (B, 3) [m], `bs_position` (B, 3)
-    [m], `site` (B,), `user` (B,) and `key`, a number that depends on the rows alone and seeds what is drawn for them.
+    A batch holds `paths` (a dict of the fields of `Paths`) or `recorded` (B, [N,] R, T, K), and `los` (B,), `position`
+    (B, 3) [m], `bs_position` (B, 3) [m], `site` (B,), `user` (B,) and `key`, a number that depends on the rows alone and
+    seeds what is drawn for them.
 
     Args:
-        sites: The sites.
+        sites: The sites, all with rays or all recorded.
         links: Numbers of the links to serve, counted through the sites in order; by default all.
+
+    Raises:
+        InputError: Sites with rays and recorded ones, or recorded ones of different shapes, are mixed.
     """
 
     def __init__(self, sites: Sequence[Site], links: np.ndarray | None = None) -> None:
         self.sites = list(sites)
         self.starts = np.cumsum([0, *(len(site) for site in self.sites)])
         self.links = np.arange(self.starts[-1]) if links is None else np.asarray(links)
-        self.num_paths = max((site.paths.num_paths for site in self.sites), default=0)
+        shapes = {s.links.pairs.shape[1:-1] if isinstance(s.links, Recording) else None for s in self.sites}
+        if len(shapes) > 1:
+            raise InputError(f"sites of different kinds cannot be mixed: {', '.join(map(_kind, shapes))}")
+        self.recorded = shapes != {None}
+        self.num_paths = 0 if self.recorded else max(site.paths.num_paths for site in self.sites)
         self.bs_positions = torch.stack([site.bs_position for site in self.sites])
 
     def __len__(self) -> int:
@@ -49,17 +59,18 @@ class ChannelDataset(Dataset[Batch]):
         site = np.searchsorted(self.starts, links, side="right") - 1
         user = links - self.starts[site]
         order = np.argsort(site, kind="stable")
-        parts = []
-        for number in np.unique(site):
-            rows = user[order][site[order] == number]
-            parts.append(self.sites[number].paths[torch.from_numpy(rows)])
-        paths = parts[0].pad(self.num_paths) if len(parts) == 1 else Paths.cat([p.pad(self.num_paths) for p in parts])
-        if len(parts) > 1:
-            paths = paths[torch.from_numpy(np.argsort(order))]
+        numbers, first = np.unique(site[order], return_index=True)
+        rows = [torch.from_numpy(part) for part in np.split(user[order], first[1:])]
+        fetched = [self._fetch(number, part) for number, part in zip(numbers, rows, strict=True)]
+        if len(fetched) == 1:
+            fields = fetched[0]
+        else:
+            back = torch.from_numpy(np.argsort(order))
+            fields = {key: torch.cat([part[key] for part in fetched])[back] for key in fetched[0]}
         where = torch.from_numpy(site)
-        fields = paths.as_dict()
+        channel = {"recorded": fields["recorded"]} if self.recorded else {"paths": fields}
         return {
-            "paths": fields,
+            **channel,
             "los": fields["los"],
             "position": fields["position"],
             "bs_position": self.bs_positions[where],
@@ -67,6 +78,16 @@ class ChannelDataset(Dataset[Batch]):
             "user": torch.from_numpy(user),
             "key": zlib.crc32(links.tobytes()),
         }
+
+    def _fetch(self, number: int, rows: Tensor) -> dict[str, Tensor]:
+        links = self.sites[number].links
+        if isinstance(links, Recording):
+            return {"recorded": links.csi(rows), "los": links.los[rows], "position": links.position[rows]}
+        return links[rows].pad(self.num_paths).as_dict()
+
+
+def _kind(shape: tuple[int, ...] | None) -> str:
+    return "rays" if shape is None else f"recorded CSI of shape {tuple(shape)}"
 
 
 class ShardedSampler(DistributedSampler[Batch]):

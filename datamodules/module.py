@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.arrays import Array, rotation_matrix
 from datamodules.channel import OFDM, synthesize
-from datamodules.codebook import beam_power_of_paths, dft_codebook
+from datamodules.codebook import beam_power, beam_power_of_paths, dft_codebook
 from datamodules.dataset import Batch, ChannelDataset, ShardedSampler, to_paths
 from datamodules.errors import InputError
 from datamodules.sources.base import Source
@@ -120,7 +120,7 @@ class ChannelDataModule(LightningDataModule):
 
     def _served(self, every: ChannelDataset) -> np.ndarray:
         """Mask the links that are served: with a path, and within the share of their area."""
-        served = torch.cat([site.paths.los >= 0 for site in every.sites]).numpy()
+        served = torch.cat([site.links.has_path for site in every.sites]).numpy()
         self.dropped = int((~served).sum())
         if self.max_per_area is not None:
             area = np.repeat([site.area for site in every.sites], [len(site) for site in every.sites])
@@ -186,7 +186,9 @@ class ChannelDataModule(LightningDataModule):
         Returns:
             The batch of DESIGN: `csi` and the other `batch_keys`.
         """
-        csi = synthesize(to_paths(batch), self.bs, self.ue, self.ofdm, mount=self._mount(batch))
+        csi = batch.get("recorded")
+        if csi is None:
+            csi = synthesize(to_paths(batch), self.bs, self.ue, self.ofdm, mount=self._mount(batch))
         result = self._labels(batch)
         if self.views is not None or self.observation:
             # 32 bits: all that the generator of the CPU takes in
@@ -205,7 +207,10 @@ class ChannelDataModule(LightningDataModule):
         labels = {key: batch[key] for key in ("los", "position", "bs_position", "site", "user")}
         if self.codebook is not None:
             codebook = self.codebook.to(batch["los"].device)
-            power = beam_power_of_paths(to_paths(batch), self.bs, self.ue, self.ofdm, codebook, self._mount(batch))
+            if "paths" in batch:
+                power = beam_power_of_paths(to_paths(batch), self.bs, self.ue, self.ofdm, codebook, self._mount(batch))
+            else:
+                power = beam_power(batch["recorded"], codebook)
             labels |= {"beam": power.argmax(1), "beam_power": power}
         return labels
 

@@ -170,7 +170,7 @@ class Paths:
 
     @property
     def has_path(self) -> Tensor:
-        """Links with at least one path, shape (U,), bool."""
+        """Links that have a channel at all, that is a path, shape (U,), bool."""
         return self.los >= 0
 
     @property

@@ -1,7 +1,7 @@
 """Pictures of sites and of CSI.
 
-Every function returns a `matplotlib.figure.Figure` of its own, made without pyplot: nothing is shown, nothing is global,
-and `figure.savefig(file)` works on a machine with no display.
+Every function returns a `matplotlib.figure.Figure` of its own, made without pyplot: nothing is shown, nothing is
+global, and `figure.savefig(file)` works on a machine with no display.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from datamodules.site import Site
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
 #: the three line-of-sight states: label, colour (told apart by the colour-blind), size; drawn in this order
@@ -41,10 +42,10 @@ def plot_site(site: Site, color: Literal["los", "power"] = "los") -> Figure:
     Raises:
         InputError: Unknown `color`.
     """
-    figure = _figure(8.0, 5.2)
-    axes = figure.add_subplot()
-    _draw_map(axes, site, color)
-    axes.set_title(f"{site.name}, {_hertz(site.carrier_frequency)}, {len(site):,} users")
+    low, high = _extent(site)
+    # as high as the map needs, within what fits on a page
+    figure = _figure(8.5, min(max(1.2 + 6.2 * (high[1] - low[1]) / (high[0] - low[0]), 3.0), 9.0))
+    _draw_map(figure.add_subplot(), site, color)
     return figure
 
 
@@ -73,13 +74,15 @@ def plot_csi(
     grids = {
         name: value.detach().cpu().reshape(-1, value.shape[-1]).to(torch.complex64) for name, value in samples.items()
     }
-    top = max(_decibel(grid.abs().square()).max() for grid in grids.values())
+    levels = {name: _decibel(grid.abs().square()) for name, grid in grids.items()}
+    top = max(level.max() for level in levels.values())
+    bottom = min(max(min(level.min() for level in levels.values()), top - 40), top - 10)
     rows = 2 if phase else 1
     figure = _figure(4.2 * (len(grids) + 1), 3.6 * rows)
     table = figure.subplots(rows, len(grids) + 1, squeeze=False)
     for column, (name, grid) in enumerate(grids.items()):
         axes = table[0][column]
-        image = axes.imshow(_decibel(grid.abs().square()), vmin=top - 40, vmax=top, cmap="viridis", **_IMAGE)
+        image = axes.imshow(levels[name], vmin=bottom, vmax=top, cmap="viridis", **_IMAGE)
         axes.set_title(name if name == "CSI" else f"{name}, NMSE {_nmse_db(grids['CSI'], grid):.1f} dB")
         _label_antennas(axes, csi)
         figure.colorbar(image, ax=axes, label="|CSI|² [dB]")
@@ -115,7 +118,6 @@ def plot_statistics(sites: Sequence[Site]) -> Figure:
     figure = _figure(11.0, 7.4)
     (map_axes, amplitude_axes), (spread_axes, count_axes) = figure.subplots(2, 2)
     _draw_map(map_axes, sites[0], "los")
-    map_axes.set_title(f"{sites[0].name}, {_hertz(sites[0].carrier_frequency)}")
     spreads = {name: 1e9 * _delay_spread(part).numpy() for name, part in paths.items()}
     # a few far echoes would squeeze everything else into the first bin
     widest = max(1.0, float(np.percentile(np.concatenate(list(spreads.values())), 99)))
@@ -150,61 +152,72 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained", dpi=120)
 
 
+def _extent(site: Site) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the low and high corner of the map [m]: users, area of interest and base station, and a margin."""
+    position = site.paths.position[:, :2].double().numpy()
+    corners = np.concatenate(
+        [position, np.reshape(site.environment.bounds, (2, 2)), site.bs_position[None, :2].numpy()]
+    )
+    low, high = corners.min(0), corners.max(0)
+    margin = 0.04 * max(1.0, float((high - low).max()))
+    return low - margin, high + margin
+
+
 def _draw_map(axes: Axes, site: Site, color: str) -> None:
     if color not in ("los", "power"):
         raise InputError(f"color must be 'los' or 'power', got {color!r}")
-    figure = axes.get_figure()
-    assert figure is not None
-    if len(site.environment.heights):
-        from matplotlib.collections import PolyCollection
-
-        shades = PolyCollection(site.environment.footprints, array=site.environment.heights, cmap="Greys", zorder=1)
-        # neither white, which is the street, nor black, which would drown the outlines
-        shades.set_clim(-0.4 * site.environment.heights.max(), 1.3 * site.environment.heights.max())
-        shades.set_edgecolor("#555555")
-        shades.set_linewidth(0.4)
-        axes.add_collection(shades)
-        bar = figure.colorbar(shades, ax=axes, label="building height [m]", shrink=0.8, aspect=30, pad=0.01)
-        bar.ax.set_ylim(0, site.environment.heights.max())
-    position = site.paths.position.numpy()
-    if color == "los":
-        for state, (label, shade, size) in _LOS.items():
-            chosen = (site.paths.los == state).numpy()
-            if chosen.any():
-                label = f"{label} ({chosen.sum():,})"
-                axes.scatter(*position[chosen, :2].T, s=size, color=shade, linewidths=0, label=label, zorder=2)
-    else:
+    low, high = _extent(site)
+    axes.set(xlabel="x [m]", ylabel="y [m]", xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
+    axes.set_title(f"{site.name}, {_hertz(site.carrier_frequency)}, {len(site):,} users", pad=24)
+    x, y = site.paths.position[:, :2].T.numpy()
+    power = _decibel(site.paths.power)
+    for state, (label, shade, size) in _LOS.items():
+        chosen = (site.paths.los == state).numpy()
+        if chosen.any() and (color == "los" or state == -1):
+            axes.scatter(x[chosen], y[chosen], size, shade, linewidths=0, label=f"{label} ({chosen.sum():,})", zorder=2)
+    if color == "power":
         served = site.paths.has_path.numpy()
-        if not served.all():
-            label = f"no path ({(~served).sum():,})"
-            axes.scatter(*position[~served, :2].T, s=2, color=_LOS[-1][1], linewidths=0, label=label, zorder=2)
-        power = _decibel(site.paths.power[site.paths.has_path])
-        points = axes.scatter(*position[served, :2].T, c=power, s=7, cmap="plasma", linewidths=0, zorder=2)
-        figure.colorbar(points, ax=axes, label="received power for 1 W sent [dB]", shrink=0.8, aspect=30, pad=0.01)
-    _draw_base_station(axes, site)
+        points = axes.scatter(x[served], y[served], 7.0, power[served], cmap="plasma", linewidths=0, zorder=2)
+        _color_bar(axes, points, "received power for 1 W sent [dB]", 1.02)
+    if len(site.environment.heights):
+        _draw_buildings(axes, site, 1.02 if color == "los" else 1.16)
+    _draw_base_station(axes, site, length=0.09 * float((high - low).max()))
     _draw_scale(axes)
-    axes.set(xlabel="x [m]", ylabel="y [m]")
-    axes.set_aspect("equal")
-    axes.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=4, frameon=False, markerscale=2, fontsize="small"
-    )
+    legend = axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False, fontsize="small")
+    for handle in legend.legend_handles:
+        if handle is not None and hasattr(handle, "set_sizes"):
+            handle.set_sizes([30.0])
 
 
-def _draw_base_station(axes: Axes, site: Site) -> None:
-    """Mark the base station and its boresight, and set the limits of the map."""
+def _draw_buildings(axes: Axes, site: Site, left: float) -> None:
+    from matplotlib.collections import PolyCollection
+
+    heights = site.environment.heights
+    shades = PolyCollection(site.environment.footprints, array=heights, cmap="Greys", zorder=1)
+    # neither white, which is the street, nor black, which would drown the outlines
+    shades.set_clim(-0.4 * heights.max(), 1.3 * heights.max())
+    shades.set_edgecolor("#555555")
+    shades.set_linewidth(0.4)
+    axes.add_collection(shades, autolim=False)
+    _color_bar(axes, shades, "building height [m]", left).set_ylim(0, heights.max())
+
+
+def _color_bar(axes: Axes, mappable: ScalarMappable, label: str, left: float) -> Axes:
+    """Draw a colour bar beside a map, as high as the map; `left` is in widths of the map."""
+    bar_axes = axes.inset_axes((left, 0.0, 0.02, 1.0))
+    axes.figure.colorbar(mappable, cax=bar_axes, label=label)
+    return bar_axes
+
+
+def _draw_base_station(axes: Axes, site: Site, length: float) -> None:
+    """Mark the base station, and its boresight by an arrow of a length [m]."""
     x, y, z = site.bs_position.tolist()
-    x0, y0, x1, y1 = site.environment.bounds
-    corners = np.concatenate([site.paths.position.numpy()[:, :2], [[x0, y0], [x1, y1], [x, y]]])
-    low, high = corners.min(0), corners.max(0)
-    margin = 0.04 * max(1.0, *(high - low))
-    axes.set_xlim(low[0] - margin, high[0] + margin)
-    axes.set_ylim(low[1] - margin, high[1] + margin)
     alpha = float(site.bs_orientation[0])
-    tip = (x + 2.2 * margin * math.cos(alpha), y + 2.2 * margin * math.sin(alpha))
+    tip = (x + length * math.cos(alpha), y + length * math.sin(alpha))
     arrow = {"arrowstyle": "-|>", "color": _BS_COLOR, "linewidth": 1.6, "shrinkA": 0, "shrinkB": 0}
     axes.annotate("", xy=tip, xytext=(x, y), arrowprops=arrow, zorder=4)
-    label = f"base station ({z:.0f} m high) and boresight"
-    axes.scatter([x], [y], marker="^", s=90, color=_BS_COLOR, edgecolors="white", label=label, zorder=5)
+    label = f"base station (z = {z:.0f} m), boresight"
+    axes.scatter([x], [y], 90.0, _BS_COLOR, marker="^", edgecolors="white", label=label, zorder=5)
 
 
 def _draw_scale(axes: Axes) -> None:
@@ -242,7 +255,7 @@ def _draw_profile(axes: Axes, grids: dict[str, Tensor], bandwidth: float | None)
         taps = np.arange(len(profile)) * (1.0 if bandwidth is None else 1e9 / bandwidth)
         level = _decibel(profile / max(peak, 1e-30)).clip(_FLOOR)
         axes.plot(taps, level, style, color=line, label=name, linewidth=1.5)
-    axes.set(xlabel="delay [taps]" if bandwidth is None else "delay [ns]", ylabel="power [dB below the peak]")
+    axes.set(xlabel="delay [taps]" if bandwidth is None else "delay [ns]", ylabel="power relative to the peak [dB]")
     axes.set(title="delay profile", xlim=(0, None), ylim=(_FLOOR, 3))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
@@ -259,7 +272,8 @@ def _delay_spread(paths: Paths) -> Tensor:
 
 
 def _decibel(power: Tensor) -> NDArray[np.float64]:
-    return 10 * np.log10(power.double().clamp_min(1e-30).numpy())
+    level: NDArray[np.float64] = 10 * power.double().clamp_min(1e-30).log10().numpy()
+    return level
 
 
 def _nmse_db(csi: Tensor, prediction: Tensor) -> float:

@@ -19,10 +19,11 @@ from torch import Tensor
 from datamodules.environment import Environment
 from datamodules.errors import DatasetNotFoundError, InputError
 from datamodules.paths import Paths
+from datamodules.recording import Recording
 
 #: grows when a change makes older folders unreadable
 FORMAT = 1
-_TENSORS = "paths.safetensors"
+_PATHS, _RECORDING = "paths.safetensors", "recording.safetensors"
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Site:
 
     Attributes:
         name: Unique name of the site.
-        paths: The rays of every link.
+        links: The rays of every link, or its CSI where there are no rays.
         bs_position: Base-station position [m], shape (3,).
         carrier_frequency: Carrier [Hz].
         area: Sites with the same area share users, and never straddle a split.
@@ -43,7 +44,7 @@ class Site:
     """
 
     name: str
-    paths: Paths
+    links: Paths | Recording
     bs_position: Tensor
     carrier_frequency: float
     area: str
@@ -54,8 +55,19 @@ class Site:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        """Return the number of users."""
-        return len(self.paths)
+        """Return the number of links."""
+        return len(self.links)
+
+    @property
+    def paths(self) -> Paths:
+        """The rays.
+
+        Raises:
+            InputError: The site holds recorded CSI.
+        """
+        if not isinstance(self.links, Paths):
+            raise InputError(f"site {self.name!r} holds recorded CSI, which has no rays")
+        return self.links
 
     def save(self, folder: Path) -> None:
         """Write the site into `folder`, whole or not at all.
@@ -67,9 +79,12 @@ class Site:
         temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"
         try:
             temporary.mkdir()
-            save_file(self.paths.as_dict(), temporary / _TENSORS)
+            recorded = isinstance(self.links, Recording)
+            file = temporary / (_RECORDING if recorded else _PATHS)
+            save_file(self.links.as_dict(), file)
             facts = {
                 "format": FORMAT,
+                "interval": self.links.interval if isinstance(self.links, Recording) else None,
                 "name": self.name,
                 "area": self.area,
                 "place": self.place,
@@ -80,7 +95,7 @@ class Site:
                 "domain": self.domain,
                 "provenance": self.provenance,
                 "environment": self.environment.to_json(),
-                "sha256": {_TENSORS: sha256(temporary / _TENSORS)},
+                "sha256": {file.name: sha256(file)},
             }
             (temporary / "site.json").write_text(json.dumps(facts))
             os.replace(temporary, folder)
@@ -101,7 +116,7 @@ class Site:
             DatasetNotFoundError: There is no site in the folder.
             InputError: A file is damaged, or of another format; the message names it.
         """
-        facts_file, tensor_file = folder / "site.json", folder / _TENSORS
+        facts_file = tensor_file = folder / "site.json"
         if not facts_file.is_file():
             raise DatasetNotFoundError(f"no site in {folder}: make it with its source (site.json is missing)")
         try:
@@ -110,11 +125,14 @@ class Site:
                 raise InputError(
                     f"{facts_file} has format {facts['format']}, not {FORMAT}: delete {folder} to remake it"
                 )
-            if not tensor_file.is_file() or (verify and sha256(tensor_file) != facts["sha256"][_TENSORS]):
+            [(file, checksum)] = facts["sha256"].items()
+            tensor_file = folder / file
+            if not tensor_file.is_file() or (verify and sha256(tensor_file) != checksum):
                 raise InputError(f"{tensor_file} is damaged (its checksum is wrong): delete {folder} to remake it")
+            tensors = load_file(tensor_file)
             return cls(
                 name=facts["name"],
-                paths=Paths.from_dict(load_file(tensor_file)),
+                links=Paths.from_dict(tensors) if file == _PATHS else Recording(**tensors, interval=facts["interval"]),
                 bs_position=torch.tensor(facts["bs_position"]),
                 carrier_frequency=facts["carrier_frequency"],
                 area=facts["area"],
@@ -124,7 +142,7 @@ class Site:
                 domain=facts["domain"],
                 provenance=facts["provenance"],
             )
-        except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise InputError(f"{facts_file} is damaged ({error!r}): delete {folder} to remake it") from error
         except SafetensorError as error:
             raise InputError(f"{tensor_file} is damaged ({error}): delete {folder} to remake it") from error

@@ -85,7 +85,7 @@ def _blocks(sites: Sequence[Site], site_of: np.ndarray, block: float) -> np.ndar
     """Number the map blocks: links of one area in one square share a number."""
     if block <= 0:
         raise InputError(f"data.block must be positive [m], got {block}")
-    position = np.concatenate([site.paths.position.numpy()[:, :2] for site in sites])
+    position = np.concatenate([site.links.position.numpy()[:, :2] for site in sites])
     cell = np.floor(position / block).astype(np.int64)
     group = np.array(_groups(sites))[site_of]
     return np.unique(np.column_stack([group, cell]), axis=0, return_inverse=True)[1].reshape(-1)
@@ -109,7 +109,7 @@ def _groups(sites: Sequence[Site]) -> list[int]:
     boxes: dict[int, np.ndarray] = {}
     for i, site in enumerate(sites):
         if len(site):
-            position = site.paths.position.numpy()[:, :2]
+            position = site.links.position.numpy()[:, :2]
             box = np.concatenate([position.min(0), -position.max(0)])
             boxes[root(i)] = np.minimum(boxes.get(root(i), box), box)
     areas = list(boxes)

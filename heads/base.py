@@ -19,6 +19,12 @@ class Head(nn.Module, ABC):
     A head owns all that is particular to its task: the label it reads, the loss, the metrics, the pictures. Samples
     without a label count in none of them (see `keep_labelled`). The batch is the dict of DESIGN.md section 2.
 
+    Args:
+        in_features: Number D of features of a sample.
+
+    Raises:
+        ValueError: If `in_features` is below 1.
+
     Attributes:
         target_key: Batch key of the label.
         requires: Every batch key that `loss`, `metrics` and `figures` read.
@@ -32,14 +38,6 @@ class Head(nn.Module, ABC):
     monitor_mode: ClassVar[Literal["min", "max"]]
 
     def __init__(self, in_features: int) -> None:
-        """Keep the width of the features.
-
-        Args:
-            in_features: Number D of features of a sample.
-
-        Raises:
-            ValueError: If `in_features` is below 1.
-        """
         super().__init__()
         check_at_least("in_features", in_features, 1)
         self.in_features = in_features

@@ -24,7 +24,19 @@ _FLOOR = 1e-10
 class Beam(Head):
     """Selects the best of Q codebook beams (CSI-CLIP III-B 3, environment-channel eq 16).
 
+    Two fully connected layers; `hidden=64` on 128 features is the pluggable network of environment-channel Table III.
     Besides hits, the metrics weigh what a wrong beam costs: a neighbour of the best is nearly as good.
+
+    Args:
+        in_features: Number D of features of a sample.
+        num_beams: Number Q of beams of the codebook.
+        hidden: Width between the layers.
+        loss: `cross_entropy`, or `focal` to give hard links more weight.
+        gamma: Focusing parameter of the focal loss; 0 makes it the cross-entropy.
+        snr_db: SNR at which `se_ratio` is taken, that of each link on its own best beam [dB].
+
+    Raises:
+        ValueError: If an argument is out of range.
     """
 
     target_key: ClassVar[str] = "beam"
@@ -41,19 +53,6 @@ class Beam(Head):
         gamma: float = 2.0,
         snr_db: float = 10.0,
     ) -> None:
-        """Build two fully connected layers; the pluggable network of environment-channel Table III is hidden = 64.
-
-        Args:
-            in_features: Number D of features of a sample.
-            num_beams: Number Q of beams of the codebook.
-            hidden: Width between the layers.
-            loss: `cross_entropy`, or `focal` to give hard links more weight.
-            gamma: Focusing parameter of the focal loss; 0 makes it the cross-entropy.
-            snr_db: SNR at which `se_ratio` is taken, that of each link on its own best beam [dB].
-
-        Raises:
-            ValueError: If an argument is out of range.
-        """
         super().__init__(in_features)
         check_at_least("num_beams", num_beams, 2)
         check_at_least("gamma", gamma, 0)
@@ -178,12 +177,14 @@ class SpectralEfficiencyRatio(RatioOfSums):
 
     sum log2(1 + snr p / p_best) / sum log2(1 + snr). Every link has the same SNR on its best beam, as under power
     control: the ratio then tells of beams, not of the path loss between users.
+
+    Args:
+        snr_db: SNR of each link on its own best beam [dB].
     """
 
     higher_is_better = True
 
     def __init__(self, snr_db: float) -> None:
-        """Set the SNR of each link on its own best beam [dB]."""
         super().__init__()
         self.snr = 10 ** (snr_db / 10)
 

@@ -68,7 +68,9 @@ def confusion_figure(confusion: Tensor, title: str, classes: Sequence[str] | Non
     picture = axes.imshow(fraction, vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
     figure.colorbar(picture, label="fraction of the true class")
     axes.set(xlabel="predicted", ylabel="true")
-    if classes is not None:
+    if classes is None:
+        axes.locator_params(integer=True)
+    else:
         axes.set_xticks(range(len(classes)), classes)
         axes.set_yticks(range(len(classes)), classes)
         for row, column in np.ndindex(*counts.shape):

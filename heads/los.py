@@ -21,6 +21,15 @@ class LOS(Head):
     """Tells LOS (class 1) from NLOS (class 0) links by cross-entropy (CSI-CLIP eq 3, environment-channel eq 15).
 
     Links with no path at all (los -1) are neither. `f1` is the macro F1 over both classes, not that of LOS alone.
+
+    Args:
+        in_features: Number D of features of a sample.
+        hidden: Width between the two fully connected layers. None makes it one linear layer: 258 parameters on 128
+            features, the pluggable network of environment-channel Fig. 13.
+        balanced: Weigh each class by the inverse of its number of train samples.
+
+    Raises:
+        ValueError: If a width is below 1.
     """
 
     target_key: ClassVar[str] = "los"
@@ -31,17 +40,6 @@ class LOS(Head):
     class_weight: Tensor
 
     def __init__(self, in_features: int, hidden: int | None = 256, balanced: bool = False) -> None:
-        """Build the classifier.
-
-        Args:
-            in_features: Number D of features of a sample.
-            hidden: Width between the two fully connected layers. None makes it one linear layer: 258 parameters on 128
-                features, the pluggable network of environment-channel Fig. 13.
-            balanced: Weigh each class by the inverse of its number of train samples.
-
-        Raises:
-            ValueError: If a width is below 1.
-        """
         super().__init__(in_features)
         self.balanced = balanced
         self.layers: nn.Module = nn.Linear(in_features, 2) if hidden is None else mlp(in_features, hidden, 2)

@@ -21,7 +21,6 @@ class RatioOfSums(Metric):
     denominator: Tensor
 
     def __init__(self) -> None:
-        """Start both sums at zero."""
         super().__init__()
         self.add_state("numerator", torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("denominator", torch.tensor(0.0), dist_reduce_fx="sum")
@@ -37,20 +36,19 @@ class RatioOfSums(Metric):
 
 
 class TopK(RatioOfSums):
-    """Fraction of labelled samples whose class is among the k largest logits."""
+    """Fraction of labelled samples whose class is among the k largest logits.
+
+    Args:
+        k: Number of guesses; 1 is the plain accuracy. With k classes or fewer every sample counts as right.
+        target_key: Batch key of the class index (B,), negative where unlabelled.
+
+    Raises:
+        ValueError: If `k` is below 1.
+    """
 
     higher_is_better = True
 
     def __init__(self, k: int, target_key: str) -> None:
-        """Choose how many guesses a sample has.
-
-        Args:
-            k: Number of guesses; 1 is the plain accuracy. With k classes or fewer every sample counts as right.
-            target_key: Batch key of the class index (B,), negative where unlabelled.
-
-        Raises:
-            ValueError: If `k` is below 1.
-        """
         super().__init__()
         check_at_least("k", k, 1)
         self.k = k
@@ -68,6 +66,13 @@ class ConfusionMetric(Metric):
 
     torchmetrics' own macro averages count a class that is absent from the labels as recall 0 once it is predicted: on a
     split with a single class that is not the balanced accuracy anybody means. Hence the few lines here.
+
+    Args:
+        num_classes: Number C of classes.
+        target_key: Batch key of the class index (B,), negative where unlabelled.
+
+    Raises:
+        ValueError: If `num_classes` is below 2.
     """
 
     full_state_update = False
@@ -75,15 +80,6 @@ class ConfusionMetric(Metric):
     confusion: Tensor
 
     def __init__(self, num_classes: int, target_key: str) -> None:
-        """Start from an empty matrix.
-
-        Args:
-            num_classes: Number C of classes.
-            target_key: Batch key of the class index (B,), negative where unlabelled.
-
-        Raises:
-            ValueError: If `num_classes` is below 2.
-        """
         super().__init__()
         check_at_least("num_classes", num_classes, 2)
         self.num_classes = num_classes

@@ -24,6 +24,15 @@ class Positioning(Head):
 
     The network works on coordinates standardised over the train split, and so does the loss; `forward` returns metres.
     Relative, because that is what a channel can tell: it says nothing of where on the map its base station stands.
+
+    Args:
+        in_features: Number D of features of a sample.
+        hidden: Width between the two fully connected layers.
+        dims: Number of coordinates to find: 2 for (x, y), 3 for (x, y, z).
+        dropout: Probability with which a hidden unit is dropped in training.
+
+    Raises:
+        ValueError: If `dims` is neither 2 nor 3, a width is below 1 or `dropout` outside [0, 1).
     """
 
     target_key: ClassVar[str] = "position"
@@ -35,17 +44,6 @@ class Positioning(Head):
     std: Tensor
 
     def __init__(self, in_features: int, hidden: int = 256, dims: int = 2, dropout: float = 0.0) -> None:
-        """Build two fully connected layers.
-
-        Args:
-            in_features: Number D of features of a sample.
-            hidden: Width between the layers.
-            dims: Number of coordinates to find: 2 for (x, y), 3 for (x, y, z).
-            dropout: Probability with which a hidden unit is dropped in training.
-
-        Raises:
-            ValueError: If `dims` is neither 2 nor 3, a width is below 1 or `dropout` outside [0, 1).
-        """
         super().__init__(in_features)
         if dims not in (2, 3):
             raise ValueError(f"dims must be 2 or 3, got {dims}")
@@ -102,14 +100,14 @@ class Positioning(Head):
 
 def relative_position(batch: dict[str, Tensor], dims: int) -> Tensor:
     """Return the first `dims` coordinates of the users as seen from their base station [m], (B, dims)."""
-    offset: Tensor = (batch["position"] - batch["bs_position"])[:, :dims]
-    return offset
+    return (batch["position"] - batch["bs_position"])[:, :dims]
 
 
 def euclidean_error(prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
     """Return the distance [m] from prediction (B, dims) to truth, for the n labelled samples alone, (n,)."""
     target, position = keep_labelled(relative_position(batch, prediction.shape[-1]), prediction)
-    return torch.linalg.vector_norm(position - target, dim=-1)
+    error: Tensor = torch.linalg.vector_norm(position - target, dim=-1)
+    return error
 
 
 class MeanError(RatioOfSums):
@@ -123,21 +121,20 @@ class MeanError(RatioOfSums):
 
 
 class ErrorQuantile(Metric):
-    """A quantile of the Euclidean error [m], interpolated linearly as NumPy's. Keeps one number a sample."""
+    """A quantile of the Euclidean error [m], interpolated linearly as NumPy's. Keeps one number a sample.
+
+    Args:
+        probability: 0.5 for the median, 0.9 for the CDF90 of environment-channel IV-D.
+
+    Raises:
+        ValueError: If `probability` is outside [0, 1].
+    """
 
     full_state_update = False
     higher_is_better = False
     errors: list[Tensor]
 
     def __init__(self, probability: float) -> None:
-        """Choose the quantile.
-
-        Args:
-            probability: 0.5 for the median, 0.9 for the CDF90 of environment-channel IV-D.
-
-        Raises:
-            ValueError: If `probability` is outside [0, 1].
-        """
         super().__init__()
         if not 0 <= probability <= 1:
             raise ValueError(f"probability must be in [0, 1], got {probability}")

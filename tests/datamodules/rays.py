@@ -33,7 +33,7 @@ def random_site(name: str = "site", num_users: int = 60, seed: int = 0, area: st
     paths = random_paths(num_users, seed=seed)
     return Site(
         name=name,
-        paths=paths,
+        links=paths,
         bs_position=torch.tensor([0.0, 0.0, 10.0]),
         carrier_frequency=3.5e9,
         area=area,

@@ -11,7 +11,7 @@ from tests.datamodules.rays import random_site
 
 def moved(site, x):
     paths = dataclasses.replace(site.paths, position=site.paths.position + torch.tensor([x, 0.0, 0.0]))
-    return dataclasses.replace(site, paths=paths)
+    return dataclasses.replace(site, links=paths)
 
 
 def test_sides_are_whole_and_apart():

@@ -20,7 +20,7 @@ from tests.heads.conftest import D, Q
 Batch = dict[str, Tensor]
 Factory = Callable[[int], Head]
 
-FACTORIES = {
+FACTORIES: dict[str, Factory] = {
     "positioning2": lambda d: Positioning(d),
     "positioning3": lambda d: Positioning(d, dims=3, dropout=0.1),
     "beam": lambda d: Beam(d, num_beams=Q),

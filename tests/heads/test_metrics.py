@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
-from torchmetrics import Metric
+from torch.multiprocessing.spawn import spawn
+from torchmetrics import Metric, MetricCollection
 
 from heads import LOS, Beam, Head, Positioning
 from heads.metrics import Accuracy, TopK, confusion_matrix
@@ -23,16 +23,22 @@ Scores = dict[str, dict[str, Tensor]]
 
 def score(sizes_and_seeds: list[tuple[int, int]]) -> Scores:
     """Return the metrics of every head over batches that depend on their seed alone."""
-    heads: list[Head] = [Positioning(D), Beam(D, num_beams=Q), LOS(D)]
-    widths = [2, Q, 2]
-    scores = {}
-    for head, width in zip(heads, widths, strict=True):
-        metrics = head.metrics()
+    return {name: metrics.compute() for name, metrics in accumulate(sizes_and_seeds).items()}
+
+
+def accumulate(sizes_and_seeds: list[tuple[int, int]]) -> dict[str, MetricCollection]:
+    heads: dict[str, tuple[Head, int]] = {
+        "positioning": (Positioning(D), 2),
+        "beam": (Beam(D, num_beams=Q), Q),
+        "los": (LOS(D), 2),
+    }
+    collections = {}
+    for name, (head, width) in heads.items():
+        collections[name] = head.metrics()
         for size, seed in sizes_and_seeds:
             prediction = torch.randn(size, width, generator=torch.Generator().manual_seed(seed))
-            metrics.update(prediction, make_batch(size, seed))
-        scores[type(head).__name__] = metrics.compute()
-    return scores
+            collections[name].update(prediction, make_batch(size, seed))
+    return collections
 
 
 def rank_main(rank: int, port: int, shares: list[list[tuple[int, int]]], folder: Path) -> None:
@@ -41,13 +47,25 @@ def rank_main(rank: int, port: int, shares: list[list[tuple[int, int]]], folder:
     dist.destroy_process_group()
 
 
+#: (size, seed) of the batches of two ranks: another number of batches and of samples each
+SHARES = [[(9, 0), (5, 1)], [(2, 2)]]
+
+
+def test_merged_states_equal_one_process() -> None:
+    first, second = (accumulate(share) for share in SHARES)
+    for name, expected in score(SHARES[0] + SHARES[1]).items():
+        for metric, value in expected.items():
+            first[name][metric].merge_state(second[name][metric])
+            torch.testing.assert_close(first[name][metric].compute(), value)
+
+
+@pytest.mark.slow
 def test_uneven_ranks_equal_one_process(tmp_path: Path) -> None:
-    shares = [[(9, 0), (5, 1)], [(2, 2)]]  # another number of batches and of samples a rank
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.start_processes(rank_main, (port, shares, tmp_path), nprocs=2, start_method="spawn")
-    expected = score(shares[0] + shares[1])
+    spawn(rank_main, (port, SHARES, tmp_path), nprocs=2)
+    expected = score(SHARES[0] + SHARES[1])
     for rank in range(2):
         torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt", weights_only=True), expected)
 

@@ -1,0 +1,165 @@
+"""The `lightning` program: wires models, data and heads to the command line, and says bad input in one line."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import logging
+import os
+import sys
+import warnings
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from foundation.commands import Commands
+
+_HELP = """\
+usage: lightning COMMAND --config FILE [--config FILE ...] [--KEY VALUE ...]
+
+commands:
+  fit        train a model
+  validate   score a checkpoint on the validation data
+  test       score a checkpoint on the test data
+  predict    write features and predictions to predictions.safetensors
+
+Every run has a folder runs/<experiment>/<run id>/ with config.yaml, checkpoints/, metrics.csv, summary.json and plots/.
+Later --config files overrule earlier ones, and options such as --trainer.max_epochs 5 overrule both.
+
+  --experiment NAME     first part of the folder [name of the first --config]
+  --run_id NAME         second part of the folder [date, time and seed]
+  --ckpt_path FILE      a checkpoint, or `last` or `best` of the newest run of the experiment; `fit --ckpt_path last`
+                        goes on where that run was stopped
+  --then_test true      after fit, test the best checkpoint
+  --print_config        print the composed configuration
+
+  lightning COMMAND --help                all keys of a command
+  lightning COMMAND --model.help CLASS    keys of a model; --data.help CLASS likewise
+
+Set CSI_DEBUG=1 to see the traceback behind an error.
+"""
+
+#: what Lightning says again and again that does not help here, by message, each with the reason it is dropped
+_NOISE = (
+    # Rows are fetched by the batch and channels are made on the device; workers are a choice, not an oversight.
+    r"The '.*_dataloader' does not have many workers",
+    # Under the command line a checkpoint holds the class path and arguments of a module, not the module.
+    r"Attribute '.*' is an instance of `nn.Module` and is already saved during checkpointing",
+    # A resumed run goes on in its folder, on purpose.
+    r"Checkpoint directory .* exists and is not empty",
+    # Short epochs of small data sets still log their epoch's metrics.
+    r"The number of training batches .* is smaller than the logging interval",
+    # A frozen encoder is kept in eval mode while its head trains.
+    r"Found \d+ module\(s\) in eval mode at the start of training",
+    # `main` takes a list of arguments, so that tests and notebooks can call it.
+    r"LightningCLI's args parameter is intended to run from within Python",
+    # Evaluation over several processes: the datamodule shards without repeating rows, which this asks to check.
+    r"Using `DistributedSampler` with the dataloaders",
+    # NumPy notices, on import, that denormals are flushed to zero: see `run`.
+    r"The value of the smallest subnormal for .* type is zero",
+    # Lightning 2.6 asks newer PyTorch the old way, in a place that is not ours.
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+)
+_CHATTER = ("💡 Tip:", "TPU available", "HPU available", "\nDetected KeyboardInterrupt", "Restored all states")
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the program.
+
+    Args:
+        args: The command line without the program's name; by default that of the process.
+
+    Returns:
+        The exit status: 0, 2 for input that cannot be used, or 130 when interrupted.
+    """
+    args = sys.argv[1:] if args is None else args
+    if not args or args[0] in ("-h", "--help"):
+        print(_HELP, end="")  # without the seconds that importing torch takes
+        return 0
+    if args[0] == "--version":
+        print(f"csi-foundation {importlib.metadata.version('csi-foundation')}")
+        return 0
+    try:
+        run(args)
+    except KeyboardInterrupt:
+        return _say("interrupted", 130)
+    except SystemExit as leaving:
+        # Lightning turns Ctrl-C during a run into this, after an orderly shutdown.
+        if isinstance(leaving.__context__, KeyboardInterrupt):
+            return _say("interrupted: `--ckpt_path last` goes on from the last epoch", 130)
+        raise
+    except Exception as error:
+        if _lost_the_others(error):
+            return 1
+        line = _user_error(error)
+        if line is None or os.environ.get("CSI_DEBUG"):
+            raise
+        return _say(f"error: {line}", 2)
+    return 0
+
+
+def run(args: list[str]) -> Commands:
+    """Run a command and return what it built; errors are exceptions.
+
+    Args:
+        args: The command line without the program's name.
+    """
+    _quieten()
+    import torch
+
+    # Trained networks are full of denormals, which slow convolutions on the CPU down tenfold. Before any other work:
+    # threads take the setting over when they start.
+    torch.set_flush_denormal(True)
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")  # TF32; has no effect worth its rounding elsewhere
+    from foundation.commands import Commands
+
+    for package in ("foundation", "datamodules", "heads"):
+        # Bare class names in YAML are those of imported classes.
+        module = importlib.import_module(package)
+        for name in getattr(module, "__all__", ()):
+            getattr(module, name)
+    return Commands(args)
+
+
+def _quieten() -> None:
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_tells_something)
+
+
+def _tells_something(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_CHATTER)
+
+
+def _lost_the_others(error: Exception) -> bool:
+    """Whether this is a helper process whose first process is gone, which has said why."""
+    from foundation.runs import rank
+
+    return rank() != 0 and isinstance(error, RuntimeError) and "by peer" in str(error)
+
+
+def _user_error(error: Exception) -> str | None:
+    """Return the line for an error that the user can mend, None for a bug."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    from datamodules.errors import InputError
+
+    text = " ".join(str(error).split())
+    if isinstance(error, FileNotFoundError) and not isinstance(error, InputError) and error.filename is not None:
+        return f"{error.filename} does not exist"
+    if isinstance(error, (InputError, FileNotFoundError, MisconfigurationException)):
+        return text
+    if isinstance(error, RuntimeError) and text.startswith("Error(s) in loading state_dict for "):
+        problems = [line.strip() for line in str(error).splitlines()[1:] if line.strip()]
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        first = problems[0] if len(problems[0]) < 300 else f"{problems[0][:297]}..."
+        return f"the checkpoint does not fit the configured model: {first}{more}"
+    return None
+
+
+def _say(line: str, status: int) -> int:
+    from foundation.runs import rank
+
+    if rank() == 0:
+        print(line, file=sys.stderr)
+    return status
