@@ -46,7 +46,8 @@ def write_deepmimo(sites: Sequence[Site], root: str | Path, name: str) -> Path:
         The scenario's folder.
 
     Raises:
-        InputError: The name cannot be used or is taken, the sites do not belong together, or the disk refuses.
+        InputError: The name cannot be used or is taken, the sites do not belong together or have no rays, or the disk
+            refuses.
     """
     folder = Path(root) / name
     if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):

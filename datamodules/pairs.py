@@ -25,7 +25,7 @@ def pair(sites_a: Sequence[Site], sites_b: Sequence[Site], tolerance: float = 1e
         `b.paths[second]` are the same M users, row by row. A user that only one of the sites serves is in neither.
 
     Raises:
-        InputError: The sites cannot be coupled, or several users of a site stand on one spot.
+        InputError: The sites cannot be coupled, or users of a site stand on one spot or nowhere.
     """
     if len(sites_a) != len(sites_b):
         raise InputError(f"cannot pair {len(sites_a)} sites with {len(sites_b)}: give both the same base stations")
@@ -43,9 +43,13 @@ def pair(sites_a: Sequence[Site], sites_b: Sequence[Site], tolerance: float = 1e
 def _match(a: Site, b: Site, tolerance: float) -> tuple[Tensor, Tensor]:
     from scipy.spatial import KDTree
 
-    trees = [KDTree(site.paths.position.numpy().astype(np.float64)) for site in (a, b)]
-    for site, tree in zip((a, b), trees, strict=True):
-        if len(tree.query_pairs(tolerance)):
+    trees = []
+    for site in (a, b):
+        position = site.links.position.double().numpy()
+        if not np.isfinite(position).all():
+            raise InputError(f"users of {site.name} have no known position: they cannot be paired")
+        trees.append(KDTree(position))
+        if trees[-1].query_pairs(tolerance):
             raise InputError(f"users of {site.name} stand closer than {tolerance} m: they cannot be told apart")
     distance, index = trees[1].query(trees[0].data, distance_upper_bound=tolerance)
     first = np.flatnonzero(np.isfinite(distance))

@@ -12,21 +12,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.errors import InputError
+from datamodules.maps import decibel, draw_map, extent
 from datamodules.paths import Paths
 from datamodules.site import Site
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
-#: the three line-of-sight states: label, colour (told apart by the colour-blind), size; drawn in this order
-_LOS = {-1: ("no path", "#bbbbbb", 2.0), 1: ("line of sight", "#0072b2", 7.0), 0: ("no line of sight", "#e69f00", 7.0)}
-_BS_COLOR = "#d62728"
 _LINES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 #: weakest value drawn, below the strongest [dB]
 _FLOOR = -60.0
@@ -42,10 +38,10 @@ def plot_site(site: Site, color: Literal["los", "power"] = "los") -> Figure:
     Raises:
         InputError: Unknown `color`.
     """
-    low, high = _extent(site)
+    low, high = extent(site)
     # as high as the map needs, within what fits on a page
     figure = _figure(8.5, min(max(1.2 + 6.2 * (high[1] - low[1]) / (high[0] - low[0]), 3.0), 9.0))
-    _draw_map(figure.add_subplot(), site, color)
+    draw_map(figure.add_subplot(), site, color)
     return figure
 
 
@@ -74,7 +70,7 @@ def plot_csi(
     grids = {
         name: value.detach().cpu().reshape(-1, value.shape[-1]).to(torch.complex64) for name, value in samples.items()
     }
-    levels = {name: _decibel(grid.abs().square()) for name, grid in grids.items()}
+    levels = {name: decibel(grid.abs().square()) for name, grid in grids.items()}
     top = max(level.max() for level in levels.values())
     bottom = min(max(min(level.min() for level in levels.values()), top - 40), top - 10)
     rows = 2 if phase else 1
@@ -100,47 +96,78 @@ def plot_csi(
 def plot_statistics(sites: Sequence[Site]) -> Figure:
     """Draw what a source makes: a map of the first site, amplitudes, delay spreads and numbers of paths.
 
-    Up to six sites are drawn apart; more are pooled. Amplitude is that of the sum of all paths at the carrier between
-    isotropic antennas, relative to what was sent [dB]; delay spread is the root mean square, weighted by power.
+    Up to six sites are drawn apart; more are pooled. Amplitude is that of the channel at the carrier between the first
+    antennas, relative to what was sent [dB]; delay spread is the root mean square, weighted by power. Recorded CSI has
+    amplitudes only.
 
     Args:
         sites: One or more sites.
 
     Raises:
-        InputError: There is no site, or no user with a path.
+        InputError: There is no site, or no link that has a channel.
     """
-    paths = {site.name: site.paths[site.paths.has_path] for site in sites}
-    paths = {name: part for name, part in paths.items() if len(part)}
-    if not paths:
+    served = [site for site in sites if site.links.has_path.any()]
+    if not served:
         raise InputError("no site with a user that has a path: there are no statistics to plot")
-    if len(paths) > len(_LINES):
-        paths = {f"{len(paths)} sites": Paths.cat(list(paths.values()))}
     figure = _figure(11.0, 7.4)
     (map_axes, amplitude_axes), (spread_axes, count_axes) = figure.subplots(2, 2)
-    _draw_map(map_axes, sites[0], "los")
-    spreads = {name: 1e9 * _delay_spread(part).numpy() for name, part in paths.items()}
-    # a few far echoes would squeeze everything else into the first bin
-    widest = max(1.0, float(np.percentile(np.concatenate(list(spreads.values())), 99)))
-    most = max(part.num_paths for part in paths.values())
-    for (name, part), line in zip(paths.items(), _LINES, strict=False):
-        amplitude = np.sort(20 * np.log10(part.gain.sum(1).abs().clamp_min(1e-20).numpy()))
-        amplitude_axes.plot(
-            amplitude, np.arange(1, len(part) + 1) / len(part), color=line, label=f"{name} ({len(part):,})"
-        )
-        share = np.full(len(part), 100 / len(part))
-        style: dict[str, Any] = {"weights": share, "histtype": "step", "color": line, "linewidth": 1.5}
-        spread_axes.hist(spreads[name].clip(max=widest), bins=np.linspace(0, widest, 41), **style)
-        count_axes.hist(part.mask.sum(1).numpy(), bins=np.arange(0.5, most + 1.5), **style)
+    if torch.isfinite(sites[0].links.position).any():
+        draw_map(map_axes, sites[0], "los")
+    else:
+        _say(map_axes, "positions unknown")
+    for (name, amplitude), line in zip(_pool({s.name: _amplitude(s) for s in served}).items(), _LINES, strict=False):
+        level, share = np.sort(decibel(amplitude.square())), np.arange(1, len(amplitude) + 1) / len(amplitude)
+        amplitude_axes.plot(level, share, color=line, label=f"{name} ({len(amplitude):,})")
     amplitude_axes.set(xlabel="amplitude at the carrier [dB]", ylabel="share of links below", ylim=(0, 1))
     amplitude_axes.legend(fontsize="small", loc="upper left")
-    spread_axes.set(
-        xlabel=f"delay spread [ns] (above {widest:.0f} ns in the last bin)", ylabel="links [%]", xlim=(0, None)
-    )
-    count_axes.set(xlabel="paths a link", ylabel="links [%]")
+    rays = {s.name: s.links[s.links.has_path] for s in served if isinstance(s.links, Paths)}
+    _draw_histograms(spread_axes, count_axes, rays)
     for axes in (amplitude_axes, spread_axes, count_axes):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _draw_histograms(spread_axes: Axes, count_axes: Axes, rays: dict[str, Paths]) -> None:
+    """Draw the delay spreads [ns] and the numbers of paths of links that have one."""
+    spread_axes.set(xlabel="delay spread [ns]", ylabel="links [%]")
+    count_axes.set(xlabel="paths a link", ylabel="links [%]")
+    if not rays:
+        for axes in (spread_axes, count_axes):
+            _say(axes, "recorded CSI: no rays")
+        return
+    spreads = _pool({name: 1e9 * _delay_spread(paths) for name, paths in rays.items()})
+    counts = _pool({name: paths.mask.sum(1) for name, paths in rays.items()})
+    # a few far echoes would squeeze everything else into the first bin
+    widest = max(1.0, float(np.percentile(torch.cat(list(spreads.values())).numpy(), 99)))
+    spread_axes.set(xlabel=f"delay spread [ns] (above {widest:.0f} ns in the last bin)", xlim=(0, widest * 1.02))
+    edges = np.arange(0.5, max(int(count.max()) for count in counts.values()) + 1.5)
+    for name, line in zip(spreads, _LINES, strict=False):
+        share = np.full(len(spreads[name]), 100 / len(spreads[name]))
+        style: dict[str, Any] = {"weights": share, "histtype": "step", "color": line, "linewidth": 1.5}
+        spread_axes.hist(spreads[name].clamp(max=widest).numpy(), bins=np.linspace(0, widest, 41).tolist(), **style)
+        count_axes.hist(counts[name].numpy(), bins=edges.tolist(), **style)
+
+
+def _say(axes: Axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color="grey")
+
+
+def _pool(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Join the values of all sites where there are more than can be drawn apart."""
+    if len(values) <= len(_LINES):
+        return values
+    return {f"{len(values)} sites": torch.cat(list(values.values()))}
+
+
+def _amplitude(site: Site) -> Tensor:
+    """Return the channel's magnitude at the first antennas and subcarrier, of every served link and snapshot."""
+    links, served = site.links, site.links.has_path
+    if isinstance(links, Paths):
+        return links.gain[served].sum(1).abs()
+    snapshots: Tensor = torch.linalg.vector_norm(links.pairs[served][..., 0, 0, 0, :].float(), dim=-1)
+    amplitude: Tensor = snapshots.reshape(len(snapshots), -1) * links.scale[served, None]
+    return amplitude.flatten()
 
 
 _IMAGE: dict[str, Any] = {"aspect": "auto", "origin": "lower", "interpolation": "nearest"}
@@ -150,89 +177,6 @@ def _figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained", dpi=120)
-
-
-def _extent(site: Site) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the low and high corner of the map [m]: users, area of interest and base station, and a margin."""
-    position = site.paths.position[:, :2].double().numpy()
-    corners = np.concatenate(
-        [position, np.reshape(site.environment.bounds, (2, 2)), site.bs_position[None, :2].numpy()]
-    )
-    low, high = corners.min(0), corners.max(0)
-    margin = 0.04 * max(1.0, float((high - low).max()))
-    return low - margin, high + margin
-
-
-def _draw_map(axes: Axes, site: Site, color: str) -> None:
-    if color not in ("los", "power"):
-        raise InputError(f"color must be 'los' or 'power', got {color!r}")
-    low, high = _extent(site)
-    axes.set(xlabel="x [m]", ylabel="y [m]", xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
-    axes.set_title(f"{site.name}, {_hertz(site.carrier_frequency)}, {len(site):,} users", pad=24)
-    x, y = site.paths.position[:, :2].T.numpy()
-    power = _decibel(site.paths.power)
-    for state, (label, shade, size) in _LOS.items():
-        chosen = (site.paths.los == state).numpy()
-        if chosen.any() and (color == "los" or state == -1):
-            axes.scatter(x[chosen], y[chosen], size, shade, linewidths=0, label=f"{label} ({chosen.sum():,})", zorder=2)
-    if color == "power":
-        served = site.paths.has_path.numpy()
-        points = axes.scatter(x[served], y[served], 7.0, power[served], cmap="plasma", linewidths=0, zorder=2)
-        _color_bar(axes, points, "received power for 1 W sent [dB]", 1.02)
-    if len(site.environment.heights):
-        _draw_buildings(axes, site, 1.02 if color == "los" else 1.16)
-    _draw_base_station(axes, site, length=0.09 * float((high - low).max()))
-    _draw_scale(axes)
-    legend = axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False, fontsize="small")
-    for handle in legend.legend_handles:
-        if handle is not None and hasattr(handle, "set_sizes"):
-            handle.set_sizes([30.0])
-
-
-def _draw_buildings(axes: Axes, site: Site, left: float) -> None:
-    from matplotlib.collections import PolyCollection
-
-    heights = site.environment.heights
-    shades = PolyCollection(site.environment.footprints, array=heights, cmap="Greys", zorder=1)
-    # neither white, which is the street, nor black, which would drown the outlines
-    shades.set_clim(-0.4 * heights.max(), 1.3 * heights.max())
-    shades.set_edgecolor("#555555")
-    shades.set_linewidth(0.4)
-    axes.add_collection(shades, autolim=False)
-    _color_bar(axes, shades, "building height [m]", left).set_ylim(0, heights.max())
-
-
-def _color_bar(axes: Axes, mappable: ScalarMappable, label: str, left: float) -> Axes:
-    """Draw a colour bar beside a map, as high as the map; `left` is in widths of the map."""
-    bar_axes = axes.inset_axes((left, 0.0, 0.02, 1.0))
-    axes.figure.colorbar(mappable, cax=bar_axes, label=label)
-    return bar_axes
-
-
-def _draw_base_station(axes: Axes, site: Site, length: float) -> None:
-    """Mark the base station, and its boresight by an arrow of a length [m]."""
-    x, y, z = site.bs_position.tolist()
-    alpha = float(site.bs_orientation[0])
-    tip = (x + length * math.cos(alpha), y + length * math.sin(alpha))
-    arrow = {"arrowstyle": "-|>", "color": _BS_COLOR, "linewidth": 1.6, "shrinkA": 0, "shrinkB": 0}
-    axes.annotate("", xy=tip, xytext=(x, y), arrowprops=arrow, zorder=4)
-    label = f"base station (z = {z:.0f} m), boresight"
-    axes.scatter([x], [y], 90.0, _BS_COLOR, marker="^", edgecolors="white", label=label, zorder=5)
-
-
-def _draw_scale(axes: Axes) -> None:
-    """Draw a bar of a round length, about a sixth of the map, into the lower left corner."""
-    (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
-    length = (x1 - x0) / 6
-    unit = 10 ** math.floor(math.log10(length))
-    length = max(step * unit for step in (1, 2, 5) if step * unit <= length)
-    left, low = x0 + 0.03 * (x1 - x0), y0 + 0.04 * (y1 - y0)
-    axes.plot([left, left + length], [low, low], color="black", linewidth=3, solid_capstyle="butt", zorder=6)
-    box = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1}
-    text = f"{length:g} m"
-    axes.text(
-        left + length / 2, low + 0.02 * (y1 - y0), text, ha="center", va="bottom", fontsize="small", bbox=box, zorder=6
-    )
 
 
 def _label_antennas(axes: Axes, csi: Tensor) -> None:
@@ -253,7 +197,7 @@ def _draw_profile(axes: Axes, grids: dict[str, Tensor], bandwidth: float | None)
         profile = torch.fft.ifft(grid, dim=-1).abs().square().mean(0)
         peak = peak or float(profile.max())
         taps = np.arange(len(profile)) * (1.0 if bandwidth is None else 1e9 / bandwidth)
-        level = _decibel(profile / max(peak, 1e-30)).clip(_FLOOR)
+        level = decibel(profile / max(peak, 1e-30)).clip(_FLOOR)
         axes.plot(taps, level, style, color=line, label=name, linewidth=1.5)
     axes.set(xlabel="delay [taps]" if bandwidth is None else "delay [ns]", ylabel="power relative to the peak [dB]")
     axes.set(title="delay profile", xlim=(0, None), ylim=(_FLOOR, 3))
@@ -271,15 +215,6 @@ def _delay_spread(paths: Paths) -> Tensor:
     return (weight * (paths.delay.double() - mean).square()).sum(1).sqrt()
 
 
-def _decibel(power: Tensor) -> NDArray[np.float64]:
-    level: NDArray[np.float64] = 10 * power.double().clamp_min(1e-30).log10().numpy()
-    return level
-
-
 def _nmse_db(csi: Tensor, prediction: Tensor) -> float:
     error = (csi - prediction).abs().square().sum() / csi.abs().square().sum().clamp_min(1e-30)
     return 10 * math.log10(max(float(error), 1e-30))
-
-
-def _hertz(frequency: float) -> str:
-    return f"{frequency / 1e9:g} GHz" if frequency >= 1e9 else f"{frequency / 1e6:g} MHz"

@@ -25,7 +25,7 @@ commands:
 Every run has a folder runs/<experiment>/<run id>/ with config.yaml, checkpoints/, metrics.csv, summary.json and plots/.
 Later --config files overrule earlier ones, and options such as --trainer.max_epochs 5 overrule both.
 
-  --experiment NAME     first part of the folder [name of the first --config]
+  --experiment NAME     first part of the folder [name of the --config with the model]
   --run_id NAME         second part of the folder [date, time and seed]
   --ckpt_path FILE      a checkpoint, or `last` or `best` of the newest run of the experiment; `fit --ckpt_path last`
                         goes on where that run was stopped
@@ -37,6 +37,8 @@ Later --config files overrule earlier ones, and options such as --trainer.max_ep
 
 Set CSI_DEBUG=1 to see the traceback behind an error.
 """
+
+_COMMANDS = ("fit", "validate", "test", "predict")
 
 #: what Lightning says again and again that does not help here, by message, each with the reason it is dropped
 _NOISE = (
@@ -78,6 +80,8 @@ def main(args: list[str] | None = None) -> int:
     if args[0] == "--version":
         print(f"csi-foundation {importlib.metadata.version('csi-foundation')}")
         return 0
+    if args[0] not in _COMMANDS and not args[0].startswith("-"):
+        return _say(f"error: unknown command '{args[0]}': must be one of {', '.join(_COMMANDS)}", 2)
     try:
         run(args)
     except KeyboardInterrupt:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+import yaml
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
@@ -88,8 +89,15 @@ class Commands(LightningCLI):
             self._stop_helpers()
             raise
         finally:
-            if self.run is not None:
-                self.run.discard_if_empty()
+            self._close()
+
+    def _close(self) -> None:
+        trainer = getattr(self, "trainer", None)
+        for logger in trainer.loggers if trainer is not None else []:
+            if isinstance(logger, Wandb):
+                logger.close()
+        if self.run is not None:
+            self.run.discard_if_empty()
 
     def _stop_helpers(self) -> None:
         """End the processes that Lightning's launcher started: they would wait for this one, then say it is gone."""
@@ -104,7 +112,7 @@ class Commands(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the keys of a run."""
-        parser.add_argument("--experiment", type=str | None, help="Name of the experiment [first --config's].")
+        parser.add_argument("--experiment", type=str | None, help="Name of the experiment [--config's].")
         parser.add_argument("--run_id", type=str | None, help="Name of the run [date, time and seed].")
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all experiments.")
         parser.add_argument("--then_test", type=bool, default=False, help="After fit, test the best checkpoint.")
@@ -143,6 +151,18 @@ class Commands(LightningCLI):
         _check_class(checkpoint, config)
         if self.subcommand == "fit" and self.run.folder in Path(config.ckpt_path).parents:
             self._resumed_step = first_step_after(checkpoint)
+
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer; a value that a constructor refuses is bad input."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            cause: BaseException = error
+            while cause.__cause__ is not None:  # jsonargparse wraps what a constructor says
+                cause = cause.__cause__
+            if isinstance(cause, (ValueError, FileNotFoundError)):
+                raise InputError(str(cause)) from error
+            raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, with what every run has."""
@@ -195,9 +215,10 @@ def _locate(config: Any, command: str | None, files: list[Path]) -> tuple[Run, s
     """Find the run that a command goes on with, or name a new one; and the path of its checkpoint."""
     root, wanted = Path(config.runs), config.ckpt_path
     experiment, run_id = config.experiment, config.run_id
-    config_of = Run.of(files[0]) if files else None
+    file = _first_with_model(files)
+    config_of = Run.of(file) if file else None
     if experiment is None:
-        experiment = files[0].stem if files else str(config.model.class_path).rsplit(".", 1)[-1].lower()
+        experiment = file.stem if file else str(config.model.class_path).rsplit(".", 1)[-1].lower()
     if wanted in CHECKPOINTS:
         if config_of is not None and run_id is None:
             # The config of a run names that run, not the newest.
@@ -221,9 +242,16 @@ def _check_class(checkpoint: dict[str, Any], config: Any) -> None:
 
 def _config_files(args: list[str]) -> list[Path]:
     """Return the --config files, in order, also of a command line that does not parse."""
-    files = [value for flag, value in itertools.pairwise(args) if flag in ("-c", "--config")]
-    files += [arg.partition("=")[2] for arg in args if arg.startswith("--config=")]
-    return [Path(file) for file in files]
+    pairs = itertools.pairwise([*args, ""])
+    given = [value if flag in ("-c", "--config") else flag.partition("--config=")[2] for flag, value in pairs]
+    return [Path(file) for file in given if file]
+
+
+def _first_with_model(files: list[Path]) -> Path | None:
+    for file in files:
+        if "model" in (yaml.safe_load(file.read_text()) or {}):
+            return file
+    return files[0] if files else None
 
 
 def _class_names() -> set[str]:

@@ -150,6 +150,7 @@ class Wandb(WandbLogger):
         # the user has put there (say `disabled`) wins.
         mode = os.environ.get("WANDB_MODE") or ("offline" if offline else "online")
         super().__init__(project=project, log_model=log_model, entity=entity, tags=tags, mode=mode)
+        self._wandb_init.pop("anonymous", None)  # wandb warns about the word, Lightning says it all the same
 
     def attach(self, run: Run) -> None:
         """Put the files into a run's folder and name the run after it; called by the command line.
@@ -161,3 +162,8 @@ class Wandb(WandbLogger):
         self._name = run.id
         self._id = f"{run.experiment}-{run.id}"
         self._wandb_init.update(dir=self._save_dir, name=run.id, id=self._id, group=run.experiment)
+
+    def close(self) -> None:
+        """End the record, so that a second run in the same process gets one of its own."""
+        if self._experiment is not None:
+            self._experiment.finish()

@@ -119,7 +119,7 @@ class Place:
         xy = rng.uniform(window[:2], window[2:], (_DRAWS, 2))
         outdoors, surface = self.is_outdoors(xy), self.surface(xy)
         fit = outdoors if mount == "street" else surface - self.ground(xy) > _LOWEST_ROOF
-        spots = np.flatnonzero(fit)[: 64 * number]
+        spots = np.flatnonzero(fit)[: 256 * number]
         if len(spots) < number:
             where = f"no {mount} in window {in_text(window)} of scene {self.name}"
             raise InputError(f"{where} for {number} base stations: move or widen it, or give base_stations")
@@ -239,8 +239,11 @@ def _height(mi_scene: Any, xy: NDArray[Any], upwards: bool = False) -> NDArray[A
     start = float(box.min.z) - 10 if upwards else float(box.max.z) + 10
     x, y = np.asarray(xy, dtype=np.float32).T
     origin = mi.Point3f(mi.Float(x), mi.Float(y), mi.Float(start))
-    hit = mi_scene.ray_intersect(mi.Ray3f(o=origin, d=mi.Vector3f(0, 0, 1 if upwards else -1)))
-    return np.where(np.asarray(hit.is_valid()), np.asarray(hit.p.z, dtype=np.float64), np.nan)
+    # the distance alone: all else of a hit is worked out by each of a city's thousand meshes in turn
+    hit = mi_scene.ray_intersect_preliminary(mi.Ray3f(o=origin, d=mi.Vector3f(0, 0, 1 if upwards else -1)))
+    distance = np.asarray(hit.t, dtype=np.float64)
+    height = np.round(np.float32(start) + distance if upwards else np.float32(start) - distance, 3)
+    return np.where(np.asarray(hit.is_valid()), height, np.nan)
 
 
 def _outlines(mesh: Any) -> list[tuple[NDArray[Any], float]]:

@@ -15,6 +15,7 @@ from datamodules.environment import Environment
 from datamodules.errors import InputError
 from datamodules.export import write_deepmimo
 from datamodules.paths import Paths
+from datamodules.recording import Recording
 from datamodules.site import Site
 from datamodules.sources.deepmimo import DeepMIMO
 from datamodules.sources.deepmimo_v3 import DeepMIMOv3
@@ -147,6 +148,13 @@ def test_sites_that_do_not_belong_together(sites: list[Site], tmp_path: Path) ->
         write_deepmimo([sites[0], replace(sites[1], area="other")], tmp_path, "street")
     with pytest.raises(InputError, match="one area at one carrier"):
         write_deepmimo([sites[0], replace(sites[1], carrier_frequency=28e9)], tmp_path, "street")
+
+
+def test_recorded_csi_has_no_rays(sites: list[Site], tmp_path: Path) -> None:
+    links = Recording.build(torch.ones(2, 1, 1, 4, dtype=torch.complex64), torch.zeros(2, 3))
+    with pytest.raises(InputError, match="'street_3p5_bs1' holds recorded CSI, which has no rays"):
+        write_deepmimo([replace(sites[0], links=links)], tmp_path / "written", "street")
+    assert list((tmp_path / "written").iterdir()) == []
 
 
 def test_nothing_is_overwritten_or_left_half_done(

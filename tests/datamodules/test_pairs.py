@@ -10,6 +10,7 @@ import torch
 
 from datamodules.errors import InputError
 from datamodules.pairs import pair
+from datamodules.recording import Recording
 from datamodules.site import Site
 from datamodules.sources.deepmimo import DeepMIMO
 from datamodules.sources.deepmimo_v3 import DeepMIMOv3
@@ -58,6 +59,9 @@ def test_sites_that_do_not_belong_together(sites: list[Site]) -> None:
     twice = replace(sites[0], links=sites[0].paths[torch.tensor([0, 1, 1])])
     with pytest.raises(InputError, match="users of street_3p5_bs1 stand closer than"):
         pair([twice], [twice])
+    nowhere = Recording.build(torch.ones(2, 1, 1, 4, dtype=torch.complex64), torch.full((2, 3), torch.nan))
+    with pytest.raises(InputError, match="users of street_3p5_bs1 have no known position"):
+        pair([sites[0]], [replace(sites[0], links=nowhere)])
 
 
 def test_real_bands_share_all_users(tmp_path: Path) -> None:

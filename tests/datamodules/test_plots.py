@@ -20,6 +20,7 @@ from datamodules.environment import Environment
 from datamodules.errors import InputError
 from datamodules.paths import Paths
 from datamodules.plots import plot_csi, plot_site, plot_statistics
+from datamodules.recording import Recording
 from datamodules.site import Site
 from datamodules.sources.deepmimo import DeepMIMO
 from tests.data.deepmimo.data import BUILDINGS, write_scenario
@@ -35,7 +36,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> list[Site]:
 def with_unserved(site: Site, num_users: int) -> Site:
     empty = {name: torch.zeros_like(value[:num_users]) for name, value in site.paths.as_dict().items()}
     empty["los"] -= 1
-    return replace(site, paths=Paths.cat([site.paths, Paths.from_dict(empty)]))
+    return replace(site, links=Paths.cat([site.paths, Paths.from_dict(empty)]))
 
 
 def draw(figure: Figure) -> None:
@@ -90,7 +91,7 @@ def test_boresight_follows_the_orientation(sites: list[Site]) -> None:
 
 def test_map_of_one_user_in_an_open_field(sites: list[Site]) -> None:
     paths = sites[0].paths[:1]
-    draw(plot_site(replace(sites[0], paths=paths, environment=Environment.empty(paths.position.numpy()))))
+    draw(plot_site(replace(sites[0], links=paths, environment=Environment.empty(paths.position.numpy()))))
 
 
 def test_unknown_color(sites: list[Site]) -> None:
@@ -164,7 +165,7 @@ def test_delay_spread_of_two_equal_paths(sites: list[Site]) -> None:
     keep = torch.arange(two.num_paths) < 2
     delay = torch.tensor([1e-7, 2e-7, *[0.0] * (two.num_paths - 2)]).expand(10, -1)
     paths = replace(two, gain=torch.where(keep, 1 + 0j, 0j).expand(10, -1).to(torch.complex64), delay=delay)
-    figure = plot_statistics([replace(sites[0], paths=paths)])
+    figure = plot_statistics([replace(sites[0], links=paths)])
     (spread,) = [axes for axes in figure.axes if axes.get_xlabel().startswith("delay spread")]
     assert spread.get_xlabel() == "delay spread [ns] (above 50 ns in the last bin)"
 
@@ -172,11 +173,41 @@ def test_delay_spread_of_two_equal_paths(sites: list[Site]) -> None:
 def test_statistics_pool_many_sites(sites: list[Site]) -> None:
     figure = plot_statistics([replace(sites[i % 2], name=f"site {i}") for i in range(8)])
     (line,) = figure.axes[1].lines
-    assert line.get_label() == f"8 sites ({4 * (len(sites[0]) + len(sites[1]))})"
+    assert line.get_label() == f"8 sites ({4 * (len(sites[0]) + len(sites[1])):,})"
+
+
+@pytest.mark.parametrize("snapshots", [0, 3])
+def test_recorded_csi(sites: list[Site], snapshots: int) -> None:
+    csi = synthesize(sites[0].paths, Array(1, 2), Array(), OFDM(8, 10e6))
+    first = csi[:, 0, 0, 0]
+    recorded = csi[:, None].repeat(1, snapshots, 1, 1, 1) if snapshots else csi
+    links = Recording.build(recorded, sites[0].paths.position, interval=0.01 if snapshots else 0.0)
+    site = replace(sites[0], links=links, environment=Environment.empty(links.position.numpy()))
+    figure = plot_site(site)
+    draw(figure)
+    assert legend_of(figure) == [f"line of sight unknown ({len(site)})", "base station (z = 6 m), boresight"]
+    figure = plot_site(site, "power")
+    draw(figure)
+    (values,) = [np.asarray(c.get_array()) for c in figure.axes[0].collections if c.get_array() is not None]
+    np.testing.assert_allclose(values, 10 * np.log10(csi.abs().square().mean((1, 2, 3)).numpy()), atol=0.02)
+    figure = plot_statistics([site])
+    draw(figure)
+    level = np.asarray(figure.axes[1].lines[0].get_data()[0])
+    assert len(level) == len(site) * max(1, snapshots)
+    np.testing.assert_allclose(level[:: max(1, snapshots)], np.sort(20 * np.log10(first.abs().numpy())), atol=0.05)
+    assert [axes.texts[0].get_text() for axes in figure.axes[2:4]] == ["recorded CSI: no rays"] * 2
+
+
+def test_unknown_positions(sites: list[Site]) -> None:
+    links = Recording.build(torch.ones(3, 1, 2, 4, dtype=torch.complex64), torch.full((3, 3), torch.nan))
+    site = replace(sites[0], links=links)
+    with pytest.raises(InputError, match=r"no user of site 'street_3p5_bs1' has a position"):
+        plot_site(site)
+    draw(plot_statistics([site]))
 
 
 def test_statistics_of_nobody(sites: list[Site]) -> None:
-    for nobody in ([], [replace(with_unserved(sites[0], 3), paths=with_unserved(sites[0], 3).paths[-3:])]):
+    for nobody in ([], [replace(with_unserved(sites[0], 3), links=with_unserved(sites[0], 3).paths[-3:])]):
         with pytest.raises(InputError, match="no site with a user that has a path"):
             plot_statistics(nobody)
 

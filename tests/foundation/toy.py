@@ -115,6 +115,8 @@ class _Order(Sampler[int]):
 class ToyData(LightningDataModule):
     def __init__(self, n: int, batch_size: int = 4, missing: str = "") -> None:
         super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.n, self.batch_size, self.missing = n, batch_size, missing
 
     def prepare_data(self) -> None:

@@ -1,0 +1,89 @@
+import pickle
+
+import pytest
+import torch
+
+from datamodules.errors import DatasetNotFoundError, InputError
+from foundation.checkpoint import load_encoder
+from foundation.nets.resnet import ResNet
+from tests.foundation.towers import TinyEncoder, tiny_clip
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    model = tiny_clip()
+    model.csi_encoder.scale.fill_(7.0)
+    content = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
+    model.on_save_checkpoint(content)
+    torch.save(content, tmp_path / "x.ckpt")
+    return tmp_path / "x.ckpt"
+
+
+def test_encoder_comes_back_with_weights_and_statistics(checkpoint):
+    encoder, original = load_encoder(checkpoint), tiny_clip().csi_encoder
+    assert isinstance(encoder, TinyEncoder)
+    assert encoder.scale == 7
+    for name, value in original.net.state_dict().items():
+        assert torch.equal(encoder.net.state_dict()[name], value)
+
+
+def test_a_model_built_in_python_saves_no_live_object(checkpoint):
+    content = torch.load(checkpoint, weights_only=True)
+    assert content["hyper_parameters"] == {
+        "embed_dim": 8, "temperature": 0.07, "lr": 8e-4, "weight_decay": 0.01, "schedule": "plateau"
+    }  # fmt: skip
+
+
+def test_another_width_names_the_shapes(checkpoint):
+    with pytest.raises(InputError, match=r"does not fit this TinyEncoder: 4 of another shape \(net.0.weight is \(16,"):
+        load_encoder(checkpoint, TinyEncoder(width=32))
+
+
+def test_another_model_names_the_keys(checkpoint):
+    other = ResNet("resnet18", width=0.25)
+    with pytest.raises(InputError, match=r"does not fit this ResNet: \d+ missing \(mean, std, net.conv1.weight, \.\.\.\)"):
+        load_encoder(checkpoint, other)
+
+
+def test_wrong_checkpoint_of_a_whole_model_is_one_line(checkpoint):
+    content = torch.load(checkpoint, weights_only=True)
+    with pytest.raises(InputError, match="the checkpoint, of CSICLIP, does not fit this CSICLIP: .*another shape") as caught:
+        from foundation.csiclip import CSICLIP
+
+        CSICLIP(TinyEncoder(), TinyEncoder(), embed_dim=4).on_load_checkpoint(content)
+    assert "\n" not in str(caught.value)
+
+
+class Bomb:
+    def __reduce__(self):
+        return print, ("it ran",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is no checkpoint that can be read safely"),
+        (b"not a checkpoint at all", "is no checkpoint that can be read safely"),
+        (pickle.dumps({"state_dict": Bomb()}), "is no checkpoint that can be read safely"),
+    ],
+)
+def test_what_is_no_checkpoint_is_refused(tmp_path, capsys, content, message):
+    file = tmp_path / "x.ckpt"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        load_encoder(file)
+    assert "it ran" not in capsys.readouterr().out
+
+
+def test_a_file_of_another_program_is_refused(tmp_path):
+    torch.save({"weights": torch.ones(2)}, tmp_path / "x.ckpt")
+    with pytest.raises(InputError, match="has no state_dict"):
+        load_encoder(tmp_path / "x.ckpt")
+    torch.save({"state_dict": {"a": torch.ones(2)}}, tmp_path / "y.ckpt")
+    with pytest.raises(InputError, match="does not say which encoder it holds"):
+        load_encoder(tmp_path / "y.ckpt")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(DatasetNotFoundError, match=r"no checkpoint at .*x\.ckpt"):
+        load_encoder(tmp_path / "x.ckpt")

@@ -1,0 +1,75 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from foundation.losses.clip import CLIPLoss, retrieval
+
+
+def reference(a, b, temperature):
+    """CSI-CLIP eq 2, both directions, pair by pair."""
+    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
+    total = 0.0
+    for one, other in ((a, b), (b, a)):
+        for i in range(len(one)):
+            scores = np.array([one[i] @ other[j] for j in range(len(other))]) / temperature
+            total -= scores[i] - np.log(np.exp(scores).sum())
+    return total / (2 * len(a))
+
+
+@pytest.mark.parametrize("size", [1, 2, 17, 64])
+@pytest.mark.parametrize("temperature", [0.05, 0.5, 1.0])
+def test_equals_the_slow_reference(size, temperature):
+    a, b = torch.randn(2, size, 12, dtype=torch.float64)
+    loss = CLIPLoss(temperature)(a, b)
+    assert loss.item() == pytest.approx(reference(a.numpy(), b.numpy(), temperature), rel=1e-5, abs=1e-6)
+    assert CLIPLoss(temperature).local(a, b) == loss
+
+
+def test_identical_embeddings_cost_the_log_of_the_batch():
+    same = torch.ones(32, 8)
+    assert CLIPLoss()(same, same).item() == pytest.approx(math.log(32), rel=1e-5)
+
+
+def test_is_symmetric_and_has_finite_gradients():
+    a, b = torch.randn(2, 16, 8, requires_grad=True).unbind()
+    loss = CLIPLoss()
+    assert loss(a, b).item() == pytest.approx(loss(b, a).item(), rel=1e-6)
+    (loss(a * 1e4, b * 1e-4)).backward()
+    assert torch.isfinite(loss.log_scale.grad)
+
+
+def test_temperature_is_clamped_as_clip_does():
+    loss = CLIPLoss(0.07)
+    assert loss.scale.item() == pytest.approx(1 / 0.07)
+    with torch.no_grad():
+        loss.log_scale.fill_(9.0)
+    loss.clamp()
+    assert loss.scale.item() == pytest.approx(100)
+    with torch.no_grad():
+        loss.log_scale.fill_(-3.0)
+    loss.clamp()
+    assert loss.scale.item() == pytest.approx(1)
+    with pytest.raises(ValueError, match="temperature must be positive"):
+        CLIPLoss(0.0)
+
+
+def test_retrieval_counts_within_batches():
+    eye = torch.eye(6)
+    assert retrieval(eye, eye, 1, batch=3) == 1
+    shifted = eye[[1, 2, 0, 3, 5, 4]]
+    # the first batch is wrong for all, the second right for one of three
+    assert retrieval(eye, shifted, 1, batch=3).item() == pytest.approx(1 / 6)
+    assert retrieval(eye, eye, 1, batch=4) == 1, "an incomplete batch is left out"
+
+
+def test_collapsed_embeddings_do_not_score():
+    same = torch.ones(128, 8)
+    assert retrieval(same, same, 1) == 0
+
+
+def test_chance_is_chance():
+    torch.manual_seed(0)
+    a, b = torch.randn(2, 128 * 50, 32)
+    assert retrieval(a, b, 5).item() == pytest.approx(5 / 128, abs=0.01)

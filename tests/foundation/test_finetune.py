@@ -1,0 +1,96 @@
+import pytest
+import torch
+
+from datamodules.arrays import Array
+from datamodules.channel import OFDM
+from datamodules.errors import InputError
+from foundation.finetune import FineTune
+from heads import LOS, Beam, Positioning
+from lightning.pytorch import Trainer
+from tests.datamodules.test_module import build
+from tests.foundation.towers import TinyEncoder, tiny_clip
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    model = tiny_clip()
+    model.csi_encoder.scale.fill_(1e5)
+    content = {"state_dict": model.state_dict(), "hyper_parameters": {}}
+    model.on_save_checkpoint(content)
+    torch.save(content, tmp_path / "x.ckpt")
+    return str(tmp_path / "x.ckpt")
+
+
+@pytest.fixture
+def data(tmp_path):
+    return build(tmp_path / "sites", bs=Array(1, 4), ofdm=OFDM(8), num_beams=4)
+
+
+def fit(model, data, tmp_path, epochs=1):
+    trainer = Trainer(
+        default_root_dir=tmp_path, max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+    )  # fmt: skip
+    trainer.fit(model, datamodule=data)
+    return trainer
+
+
+@pytest.mark.parametrize("mode", ["probe", "finetune", "scratch", "control"])
+def test_modes_train_what_they_say(mode, checkpoint, data, tmp_path):
+    model = FineTune(lambda n: Beam(n, num_beams=4), checkpoint=checkpoint, mode=mode)
+    before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
+    head = {name: value.clone() for name, value in model.head.state_dict().items()}
+    fit(model, data, tmp_path)
+    moved = any(not torch.equal(value, before[name]) for name, value in model.encoder.net.state_dict(prefix="net.").items())
+    assert moved == (mode in ("finetune", "scratch"))
+    assert any(not torch.equal(value, head[name]) for name, value in model.head.state_dict().items())
+    pretrained = torch.equal(before["net.0.weight"], tiny_clip().csi_encoder.net[0].weight)
+    assert pretrained == (mode in ("probe", "finetune"))
+    # statistics come with the pre-trained weights, and are taken anew without
+    assert (model.encoder.scale == 1e5) == (mode in ("probe", "finetune"))
+    assert model.describe() == {
+        "model": "CSICLIP" if mode in ("probe", "finetune") else "TinyEncoder", "head": "beam", "mode": mode
+    }  # fmt: skip
+
+
+def test_a_frozen_encoder_is_in_eval_mode(checkpoint):
+    model = FineTune(lambda n: LOS(n), checkpoint=checkpoint, mode="probe").train()
+    assert model.head.training
+    assert not model.encoder.training
+    assert not any(p.requires_grad for p in model.encoder.parameters())
+    assert FineTune(lambda n: LOS(n), checkpoint=checkpoint).train().encoder.training
+
+
+def test_encoder_and_head_have_their_own_rates(checkpoint):
+    model = FineTune(lambda n: LOS(n), checkpoint=checkpoint, lr=1e-2, encoder_lr=1e-4, schedule="constant")
+    groups = model.configure_optimizers().param_groups
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    assert {rates[id(p)] for p in model.encoder.parameters()} == {1e-4}
+    assert {rates[id(p)] for p in model.head.parameters()} == {1e-2}
+    assert all(group["weight_decay"] == 0 for group in groups for p in group["params"] if p.ndim <= 1)
+
+
+def test_test_run_scores_and_draws(checkpoint, data, tmp_path):
+    model = FineTune(lambda n: Positioning(n), checkpoint=checkpoint, lr=0.05)
+    trainer = fit(model, data, tmp_path, epochs=3)
+    [result] = trainer.test(model, datamodule=data, verbose=False)
+    assert {"test/positioning/mean_m", "test/positioning/cdf90_m"} <= set(result)
+    assert result["test/positioning/mean_m"] > 0
+    rows = trainer.predict(model, datamodule=data)
+    assert rows[0]["prediction"].shape == (32, 2)
+    assert rows[0]["features"].shape == (32, 16)
+
+
+def test_what_a_mode_lacks_is_said(checkpoint, tmp_path):
+    with pytest.raises(InputError, match="mode `probe` needs model.checkpoint"):
+        FineTune(lambda n: LOS(n), mode="probe")
+    with pytest.raises(InputError, match="mode `scratch` needs model.encoder"):
+        FineTune(lambda n: LOS(n), mode="scratch")
+    with pytest.raises(InputError, match="does not fit this TinyEncoder"):
+        FineTune(lambda n: LOS(n), encoder=TinyEncoder(width=8), checkpoint=checkpoint)
+
+
+def test_a_label_that_the_data_lack_is_named(checkpoint, tmp_path):
+    model = FineTune(lambda n: Beam(n, num_beams=4), checkpoint=checkpoint)
+    with pytest.raises(InputError, match="head Beam needs beam, beam_power, which the data lack: set data.num_beams"):
+        fit(model, build(tmp_path / "sites"), tmp_path)
