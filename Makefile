@@ -7,10 +7,13 @@ MODEL ?= csiclip
 MODE ?= finetune
 TASK ?=
 CKPT ?=
+DATA ?=
+STUDY ?=
 ARGS ?=
+CONFIG := $(if $(DATA),--config $(DATA))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint types format data bench pretrain finetune clean
+.PHONY: help install demo test test-slow lint types format data bench pretrain finetune study results clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,25 +45,35 @@ format: $(READY) ## rewrite the code in the one style
 	$(BIN)/ruff check --fix --quiet
 	$(BIN)/ruff format --quiet
 
-data: $(READY) ## make the sites of the experiments ahead of time
-	$(BIN)/python -m datamodules make $(ARGS)
+data: $(READY) ## make the sites of DATA=experiments/data/x.yaml ahead of time [ARGS=]
+	$(BIN)/python -m datamodules make --config $(or $(DATA),experiments/csiclip.yaml) $(ARGS)
 
-bench: $(READY) ## measure speed against peers
-	$(BIN)/python -m foundation.evaluation.benchmark $(ARGS)
+bench: $(READY) ## measure speed and memory beside peers
+	$(BIN)/python -m foundation.evaluation.benchmark
 
-pretrain: $(READY) ## pre-train MODEL= [ARGS=]
-	$(BIN)/lightning fit --config experiments/$(MODEL).yaml $(ARGS)
+pretrain: $(READY) ## pre-train MODEL= [DATA=experiments/data/x.yaml ARGS=]
+	$(BIN)/lightning fit --config experiments/$(MODEL).yaml $(CONFIG) $(ARGS)
 
-finetune: $(READY) ## adapt to TASK= [MODEL= MODE=scratch|probe|finetune CKPT= ARGS=]
+# Without CKPT, the newest pre-training of MODEL is adapted; there is one made first if there is none.
+finetune: $(READY) ## adapt to TASK= [MODEL= MODE=finetune|probe|scratch|control CKPT= DATA= ARGS=]
 	@test -n "$(TASK)" || { echo "error: say which task, such as make finetune TASK=beam" >&2; exit 2; }
-	@checkpoint="$(CKPT)"; newest() { ls -t runs/$(MODEL)/*/checkpoints/best.ckpt 2>/dev/null | head -n 1; }; \
-	if [ "$(MODE)" != scratch ]; then \
-		: "$${checkpoint:=$$(newest)}"; \
-		[ -n "$$checkpoint" ] || { $(MAKE) --no-print-directory pretrain MODEL=$(MODEL) ARGS= && checkpoint="$$(newest)"; }; \
-	fi; \
-	set -x; $(BIN)/lightning fit --then_test true \
-		--config experiments/finetune/$(TASK).yaml --config experiments/finetune/mode_$(MODE).yaml \
-		--experiment $(TASK)_$(MODE) $${checkpoint:+--model.checkpoint "$$checkpoint"} $(ARGS)
+	@test -f experiments/finetune/$(TASK).yaml || { echo "error: no experiments/finetune/$(TASK).yaml; tasks:" \
+		"$(patsubst experiments/finetune/%.yaml,%,$(filter-out %/encoder_%,$(wildcard experiments/finetune/*.yaml)))" >&2; exit 2; }
+	@start="--config experiments/finetune/encoder_$(MODEL).yaml"; \
+	newest() { ls -t runs/$(MODEL)/*/checkpoints/best.ckpt 2>/dev/null | head -n 1; }; \
+	case $(MODE) in probe|finetune) \
+		checkpoint="$(CKPT)"; : "$${checkpoint:=$$(newest)}"; \
+		if [ -z "$$checkpoint" ]; then $(MAKE) --no-print-directory pretrain ARGS= && checkpoint="$$(newest)"; fi; \
+		start="--model.checkpoint $$checkpoint"; \
+	esac; \
+	set -x; $(BIN)/lightning fit --config experiments/finetune/$(TASK).yaml $(CONFIG) \
+		--experiment $(TASK)_$(MODE) --model.mode $(MODE) $$start $(ARGS)
+
+study: $(READY) ## run STUDY=, the name of a YAML in experiments/studies/, and print its table
+	$(BIN)/python -m foundation.evaluation.study experiments/studies/$(STUDY).yaml
+
+results: $(READY) ## collect studies into experiments/results.csv and RESULTS.md: STUDY="demo views"
+	$(BIN)/python -m foundation.evaluation.results $(STUDY)
 
 clean: ## remove caches; keeps .venv, data and runs
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from datamodules.errors import DatasetNotFoundError, InputError
     from datamodules.module import ChannelDataModule
     from datamodules.paths import Paths
+    from datamodules.recording import Recording
     from datamodules.site import Site
     from datamodules.sources.base import Source
     from datamodules.sources.deepmimo import DeepMIMO
-    from datamodules.recording import Recording
     from datamodules.sources.deepmimo_v3 import DeepMIMOv3
     from datamodules.sources.sionna_rt import SionnaRT
     from datamodules.sources.waird import WAIRD
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OFDM",
+    "WAIRD",
     "Array",
     "ChannelDataModule",
     "CommonPhase",
@@ -43,7 +44,6 @@ __all__ = [
     "Source",
     "TimingOffset",
     "View",
-    "WAIRD",
     "synthesize",
 ]
 
@@ -72,7 +72,7 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401
+def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -157,6 +157,9 @@ class ChannelDataModule(LightningDataModule):
     def _loader(self, side: str, shuffle: bool = False) -> DataLoader[Batch]:
         dataset = self.sides[side]
         sampler = ShardedSampler(dataset, self.batch_size, shuffle, self.seed)
+        if self.trainer is not None:
+            # workers prefetch before Lightning sets the epoch: a resumed run would serve the first epoch's order
+            sampler.set_epoch(self.trainer.current_epoch)
         return DataLoader(
             dataset,
             batch_size=sampler.batch_size if shuffle else self.batch_size,
@@ -165,6 +168,7 @@ class ChannelDataModule(LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
+            generator=torch.Generator(),  # or starting the loader would move the global one
         )
 
     # --- on the device

@@ -42,7 +42,9 @@ class Recording:
                 f"got {self.pairs.dtype} {tuple(self.pairs.shape)}"
             )
         if (self.pairs.ndim == 6) != (self.interval > 0):
-            raise InputError(f"a sequence needs an interval [s], got {self.interval} for shape {tuple(self.pairs.shape)}")
+            raise InputError(
+                f"a sequence needs an interval [s], got {self.interval} for shape {tuple(self.pairs.shape)}"
+            )
         for name, shape in (("scale", (count,)), ("position", (count, 3)), ("los", (count,))):
             if getattr(self, name).shape != shape:
                 raise InputError(f"Recording.{name} must have shape {shape}, got {tuple(getattr(self, name).shape)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import signal
 import sys
@@ -12,6 +11,7 @@ from typing import Any, NoReturn
 
 import torch
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
@@ -40,7 +40,7 @@ class Parser(LightningArgumentParser):
         if not self.exit_on_error:
             # The parser of one nested class: the outer ones add their keys to the message. Which keys it knows is
             # only known here.
-            if message.endswith("is not accepted"):
+            if "is not accepted" in message or "does not accept option" in message:
                 message += f" (known: {', '.join(action.dest for action in self._actions)})"
             super().error(message, ex)
         raise _ParserComplaint(message, getattr(ex, "subcommand_parser", None) or self)
@@ -129,7 +129,7 @@ class Commands(LightningCLI):
             super().parse_arguments(parser, args)
         except _ParserComplaint as complaint:
             keys = [action.dest for action in complaint.parser._actions]
-            line = condense(str(complaint), _config_files(self._args), keys, _class_names())
+            line = condense(str(complaint), _config_files(self._args), self._args, keys, _class_names())
             raise InputError(line) from complaint
 
     def _parse_ckpt_path(self) -> None:
@@ -140,6 +140,8 @@ class Commands(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find or name the run, and check the checkpoint."""
         config = self.config[self.subcommand]
+        if not isinstance(config.trainer, Namespace):
+            raise InputError(f"'trainer' must be a mapping or a file, got '{config.trainer}'")
         self._resumed_step: int | None = None
         if config.trainer.fast_dev_run:
             return
@@ -255,8 +257,8 @@ def _first_with_model(files: list[Path]) -> Path | None:
 
 
 def _class_names() -> set[str]:
-    packages = [vars(sys.modules[name]) for name in ("foundation", "datamodules", "heads") if name in sys.modules]
-    public = {name for package in packages for name, value in package.items() if inspect.isclass(value)}
+    packages = [sys.modules.get(name) for name in ("foundation", "datamodules", "heads")]
+    public = {name for package in packages for name in getattr(package, "__all__", ())}
     waiting: list[type] = [LightningModule, LightningDataModule, Callback, Logger]
     while waiting:
         subclasses: list[type] = waiting.pop().__subclasses__()

@@ -4,35 +4,52 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import yaml
 
-_UNKNOWN_KEY = re.compile(r"(?:Option|does not accept option) '([^']+)'(?: is not accepted)?(?: \(known: ([^)]*)\))?")
-_UNKNOWN_FLAG = re.compile(r"unrecognized arguments: (.+)")
+_UNKNOWN_KEY = re.compile(
+    r"(?:Option|(?:Group '([\w.]+)' )?does not accept option) '([^']+)'[\w ]*(?:\(known: ([^)]*)\))?"
+)
+_UNKNOWN_FLAG = re.compile(r"unrecognized arguments: -*([^\s=]+)")
 _MISSING = re.compile(r"the following arguments are required: ([\w.,\- ]+)")
 _NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
 _NO_IMPORT = re.compile(r"Problem with given class_path '([^']+)':\s+((?:No module|.*has no attribute|.*import)[^\n]*)")
 _NOT_SUBCLASS = re.compile(r"[Ii]mport path (\S+) does not correspond to a subclass of (\w+)")
 _NO_FILE = re.compile(r"(?:File does not exist|Unable to read file|not a file)[^']*'([^']+)'")
 _PARSER_KEY = re.compile(r"Parser key \"([^\"]+)\"")
-_EXPECTED = re.compile(
-    r"Expected an? ([^\n]+?)(?:\. Got value: ([^\n]*?))?\s*(?:\. Got value: Namespace[^\n]*)?$", re.M
-)
+_EXPECTED = re.compile(r"Expected an? ([^\n]+?)(?:\. Got value: ([^\n]*?))?(?:\. Got value: Namespace[^\n]*)?$", re.M)
 _GIVEN = re.compile(r"Given value: (.+)")
-_YAML_NAMES = {"NoneType": "null", "str": "text", "bool": "true or false"}
+#: Python's types as one who writes YAML knows them
+_NAMES = {
+    "NoneType": "null",
+    "str": "text",
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "list": "a list",
+    "tuple": "a list",
+    "dict": "a mapping",
+}
 
 
-def condense(message: str, files: Sequence[Path], keys: Iterable[str], classes: Iterable[str]) -> str:
+def condense(
+    message: str, files: Sequence[Path], options: Sequence[str], keys: Iterable[str], classes: Iterable[str]
+) -> str:
     """Say in one line what is wrong with the configuration.
 
     Args:
         message: What jsonargparse says, many lines for nested keys.
         files: The --config files, in order, to say where a key stands.
+        options: The command line; a key that it gives stands in no file.
         keys: Dotted keys that the command knows, to suggest one.
         classes: Names that may stand as a class_path, to suggest one.
     """
+
+    def place(word: str) -> str:
+        return _place(word, files, options)
+
     if "parsing config" in message or "Unexpected config" in message:
         for file in files:
             if broken := _broken_yaml(file):
@@ -40,72 +57,75 @@ def condense(message: str, files: Sequence[Path], keys: Iterable[str], classes: 
     if found := _NO_FILE.search(message):
         return f"config file {found[1]} does not exist"
     if found := _UNKNOWN_KEY.search(message):
-        outer, key = _keys_before(message, found), _without_leaf(found[1])
-        close = _suggest(key, found[2].split(", ") if found[2] else _with_parents(keys))
-        return f"unknown key '{'.'.join([*outer, key])}'{_place(key, files)}{close}"
+        group, name, known = found.groups()
+        key = _without_children(f"{group}.{name}" if group else name)
+        suggestion = _suggest(key, known.split(", ") if known else _with_parents(keys))
+        return f"unknown key '{_dotted(message, found, key)}'{place(key)}{suggestion}"
     if found := _UNKNOWN_FLAG.search(message):
-        return f"unknown option {found[1].split()[0]}: see `lightning COMMAND --help`"
+        key = found[1].replace("init_args.", "")
+        return f"unknown key '{_dotted(message, found, key)}' on the command line{_suggest(key, keys)}"
     if found := _NO_IMPORT.search(message):
-        return f"class_path '{found[1]}' cannot be imported{_place(found[1], files)}: {found[2].strip()}"
+        return f"class_path '{found[1]}' cannot be imported{place(found[1])}: {found[2].strip()}"
     if found := _NO_CLASS.search(message):
-        return f"unknown class '{found[1]}'{_place(found[1], files)}{_suggest(found[1], classes)}"
+        return f"unknown class '{found[1]}'{place(found[1])}{_suggest(found[1], classes)}"
     if found := _NOT_SUBCLASS.search(message):
-        keys = ".".join(_keys_before(message, found))
-        return f"class_path '{found[1]}'{_place(found[1], files)} does not fit key '{keys}': it is no {found[2]}"
+        return f"'{found[1]}'{place(found[1])} does not fit key '{_dotted(message, found)}': it is no {found[2]}"
     if found := _MISSING.search(message):
-        prefix = _keys_before(message, found)
-        names = [name.strip().partition(".")[2] or name.strip() for name in found[1].split(",")]
-        keys = " and ".join(f"'{'.'.join([*prefix, name])}'" for name in names)
-        return f"missing {keys}: set it in a --config file or on the command line"
-    if wrong := _wrong_type(message, files):
-        return wrong
-    return _one_line(message)
+        # the outermost names carry the command, `fit.model`
+        names = [re.sub(r"^(fit|validate|test|predict)\.", "", name.strip()) for name in found[1].split(",")]
+        missing = " and ".join(f"'{_dotted(message, found, name)}'" for name in names)
+        return f"missing {missing}: set it in a --config file or on the command line"
+    return _wrong_type(message, place) or _one_line(message)
 
 
-def _wrong_type(message: str, files: Sequence[Path]) -> str | None:
+def _wrong_type(message: str, place: Callable[[str], str]) -> str | None:
     keys = _PARSER_KEY.findall(message)
-    deepest = message[message.rfind('Parser key "') :] if keys else message
-    found = _EXPECTED.findall(deepest)
+    deepest = message[message.rfind('Parser key "') :]
+    found = _EXPECTED.findall(deepest.replace("Not a valid subclass of", "Expected a class_path of a"))
     if not keys or not found:
         return None
+    # A complaint about one type ends with the value. Without it, every type of a union has complained once, and the
+    # value stands below.
+    types = [expected for expected, got in found if got] or [expected for expected, _ in found]
     value = next((got for _, got in found if got), None)
     if value is None and (given := _GIVEN.search(deepest)):
         value = given[1]
-    # With a value, the complaint is about one type; without, every type of a union complained once.
-    types = [expected for expected, got in found if got] or [expected for expected, _ in found]
-    # The alternatives of an outer union (the class itself, or nothing) come after those of the inner key.
-    names = list(dict.fromkeys(_type_name(name) for name in types))
+    names = " or ".join(dict.fromkeys(_type_name(name) for name in types))
     key = ".".join(keys)
-    return f"'{key}'{_place(key, files)} must be {' or '.join(names)}, got {_quote(value)}"
+    return f"'{key}'{place(key)} must be {names}, got {_quote(value or 'nothing')}"
 
 
 def _type_name(text: str) -> str:
-    found = re.fullmatch(r"<class '(?:[\w.]+\.)?(\w+)'>", text)
-    name = found[1] if found else text.replace("typing.", "")
-    return _YAML_NAMES.get(name, name)
+    if found := re.fullmatch(r"<class '(?:[\w.]+\.)?(\w+)'>", text):
+        return _NAMES.get(found[1], found[1])
+    if found := re.fullmatch(r"(?:typing\.)?Literal\[(.+)\]", text):
+        return f"one of {found[1]}"
+    return text.replace("typing.", "").replace("collections.abc.", "")
 
 
-def _quote(value: str | None) -> str:
-    return "nothing" if value is None else f"'{value}'" if len(value) < 60 else f"'{value[:57]}...'"
+def _quote(value: str) -> str:
+    return f"'{value}'" if len(value) < 60 else f"'{value[:57]}...'"
 
 
-def _keys_before(message: str, found: re.Match[str]) -> list[str]:
-    return _PARSER_KEY.findall(message[: found.start()])
+def _dotted(message: str, found: re.Match[str], leaf: str | None = None) -> str:
+    """Join the keys that the message goes through before it comes to the matched words."""
+    outer = _PARSER_KEY.findall(message[: found.start()])
+    return ".".join([*outer, leaf] if leaf else outer)
 
 
-def _without_leaf(key: str) -> str:
+def _without_children(key: str) -> str:
     """Cut `modle.class_path` to `modle`: what is under an unknown key is not to blame."""
-    parts = key.split(".")
-    for end in range(1, len(parts)):
-        if parts[end] in {"class_path", "init_args", "dict_kwargs"}:
-            return ".".join(parts[:end])
-    return key
+    return re.split(r"\.(?:class_path|init_args|dict_kwargs)\b", key)[0]
 
 
-def _place(key: str, files: Sequence[Path]) -> str:
-    leaf = key.rsplit(".", 1)[-1]
+def _place(word: str, files: Sequence[Path], options: Sequence[str]) -> str:
+    """Say where a key, or a class, was given."""
+    leaf = word.rsplit(".", 1)[-1]
+    flags = [option.partition("=")[0] for option in options if option.startswith("--")]
+    if any(flag.lstrip("-").rsplit(".", 1)[-1] == leaf for flag in flags) or word in options:
+        return " on the command line"
     as_key = rf"(?:^|[\s{{,-])['\"]?{re.escape(leaf)}['\"]?\s*:"
-    as_value = rf":\s*['\"]?{re.escape(key)}['\"]?\s*(?:$|[,}}])"
+    as_value = rf":\s*['\"]?{re.escape(word)}['\"]?\s*(?:$|[,}}\]])"
     pattern = re.compile(f"{as_key}|{as_value}")
     for file in reversed(files):
         for number, line in enumerate(file.read_text().splitlines() if file.is_file() else [], start=1):

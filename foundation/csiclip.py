@@ -8,9 +8,9 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from foundation.probe import CollapseAlarm, OnlineProbe
 from foundation.encoder import Encoder
 from foundation.losses.clip import CLIPLoss, retrieval
+from foundation.probe import CollapseAlarm, OnlineProbe
 from foundation.task import FoundationTask, Schedule
 
 _RETRIEVAL_BATCH = 128
@@ -54,7 +54,7 @@ class CSICLIP(FoundationTask):
         self.lr, self.weight_decay, self.schedule = lr, weight_decay, schedule
         self._validated: list[tuple[Tensor, Tensor]] = []
 
-    def prepare_from(self, datamodule: Any) -> None:  # noqa: ANN401
+    def prepare_from(self, datamodule: Any) -> None:
         """Take the input statistics of both towers from the train side."""
         sample = datamodule.sample()
         self.csi_encoder.prepare(sample)
@@ -82,7 +82,7 @@ class CSICLIP(FoundationTask):
         self.log_value("train/scale", self.loss.scale.detach(), len(features))
         return {"loss": loss, "features": features.detach()}
 
-    def on_train_batch_end(self, *_: Any) -> None:  # noqa: ANN401
+    def on_train_batch_end(self, *_: Any) -> None:
         """Clamp the temperature after the optimizer's step."""
         self.loss.clamp()
 
@@ -106,17 +106,22 @@ class CSICLIP(FoundationTask):
         for name, one, other in (("csi_to_cir", a, b), ("cir_to_csi", b, a)):
             for top in (1, 5):
                 hits = retrieval(one, other, top, _RETRIEVAL_BATCH)
-                self.log_value(f"val/{name}/retrieval_top{top}", hits, count, prog_bar=name == "csi_to_cir" and top == 1)
+                self.log_value(
+                    f"val/{name}/retrieval_top{top}", hits, count, prog_bar=name == "csi_to_cir" and top == 1
+                )
         spread = nn.functional.normalize(a.float(), dim=-1).std(0).mean() * a.shape[1] ** 0.5
         self.log_value("val/embedding_spread", spread, count)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return features and embeddings of the clean channels, with where they belong."""
         features, a, b = self(batch["csi"])
-        embeddings = {"csi_embedding": nn.functional.normalize(a, dim=-1), "cir_embedding": nn.functional.normalize(b, dim=-1)}
+        embeddings = {
+            "csi_embedding": nn.functional.normalize(a, dim=-1),
+            "cir_embedding": nn.functional.normalize(b, dim=-1),
+        }
         return {"features": features, **embeddings, **{key: batch[key] for key in ("position", "site", "user", "los")}}
 
-    def configure_optimizers(self) -> Any:  # noqa: ANN401
+    def configure_optimizers(self) -> Any:
         """Return AdamW and the schedule (section IV-B)."""
         return self.optimizers_with([(self, self.lr)], self.weight_decay, self.schedule)
 

@@ -90,7 +90,7 @@ class FineTune(FoundationTask):
             raise InputError(f"head {type(self.head).__name__} needs {', '.join(missing)}, which the data lack{hint}")
         super().setup(stage)
 
-    def prepare_from(self, datamodule: Any) -> None:  # noqa: ANN401
+    def prepare_from(self, datamodule: Any) -> None:
         """Take label statistics, and those of the input unless pre-training brought them."""
         if self.mode in ("scratch", "control"):
             self.encoder.prepare(datamodule.sample())
@@ -145,10 +145,12 @@ class FineTune(FoundationTask):
         where = {key: batch[key] for key in ("position", "site", "user", "los")}
         return {"features": features, "prediction": prediction, **where}
 
-    def configure_optimizers(self) -> Any:  # noqa: ANN401
+    def configure_optimizers(self) -> Any:
         """Return AdamW with a learning rate each for encoder and head."""
         encoder_lr = self.lr if self.mode == "scratch" else self.encoder_lr
-        return self.optimizers_with([(self.encoder, encoder_lr), (self.head, self.lr)], self.weight_decay, self.schedule)
+        return self.optimizers_with(
+            [(self.encoder, encoder_lr), (self.head, self.lr)], self.weight_decay, self.schedule
+        )
 
 
 def _model_name(checkpoint: str) -> str:

@@ -36,7 +36,7 @@ class FoundationTask(LightningModule):
         """Return the model's, head's and mode's name for the run's summary."""
         return {"model": type(self).__name__, "head": None, "mode": "pretrain"}
 
-    def prepare_from(self, datamodule: Any) -> None:  # noqa: ANN401 (any datamodule with the two methods)
+    def prepare_from(self, datamodule: Any) -> None:
         """Take statistics of inputs and labels from the train side; a checkpoint loaded later overrides them."""
 
     def setup(self, stage: str) -> None:
@@ -65,8 +65,11 @@ class FoundationTask(LightningModule):
             raise InputError(f"the checkpoint, of {made}, does not fit this {self.describe()['model']}: {problem}")
 
     def optimizers_with(
-        self, groups: Iterable[tuple[nn.Module | Iterable[nn.Parameter], float]], weight_decay: float, schedule: Schedule
-    ) -> Any:  # noqa: ANN401 (Lightning's own union)
+        self,
+        groups: Iterable[tuple[nn.Module | Iterable[nn.Parameter], float]],
+        weight_decay: float,
+        schedule: Schedule,
+    ) -> Any:
         """Return AdamW with a schedule.
 
         Args:
@@ -109,7 +112,7 @@ class FoundationTask(LightningModule):
 
         return LambdaLR(optimizer, factor)
 
-    def log_value(self, name: str, value: Tensor | float, batch_size: int, **options: Any) -> None:  # noqa: ANN401
+    def log_value(self, name: str, value: Tensor | float, batch_size: int, **options: Any) -> None:
         """Log a value by epoch, averaged over processes outside training."""
         self.log(name, value, batch_size=batch_size, sync_dist=not self.training, add_dataloader_idx=False, **options)
 

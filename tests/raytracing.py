@@ -45,18 +45,30 @@ def requires_sionna(test: Callable[..., None]) -> Callable[..., None]:
 
 
 def write_scene(folder: Path, boxes: dict[str, tuple[float, ...]], slope: float = 0.0, half: float = 50.0) -> Path:
-    """Write a Mitsuba scene of concrete: square ground z = slope x, and boxes (x_min, y_min, x_max, y_max, z_min, z_max)."""
+    """Write a Mitsuba scene: square ground z = slope x, and boxes (x_min, y_min, x_max, y_max, z_min, z_max) [m]."""
     corners = np.array([[-half, -half], [half, -half], [half, half], [-half, half]])
     meshes = {"ground": (np.column_stack([corners, slope * corners[:, 0]]), np.array([[0, 1, 2], [0, 2, 3]]))}
-    faces = [[0, 1, 5], [0, 5, 4], [1, 2, 6], [1, 6, 5], [2, 3, 7], [2, 7, 6], [3, 0, 4], [3, 4, 7], [4, 5, 6], [4, 6, 7]]
+    faces = [
+        [0, 1, 5],
+        [0, 5, 4],
+        [1, 2, 6],
+        [1, 6, 5],
+        [2, 3, 7],
+        [2, 7, 6],
+        [3, 0, 4],
+        [3, 4, 7],
+        [4, 5, 6],
+        [4, 6, 7],
+    ]
     for name, (x0, y0, x1, y1, z0, z1) in boxes.items():
         plan = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
         meshes[name] = (np.array([(x, y, z) for z in (z0, z1) for x, y in plan]), np.array(faces))
     shapes = ""
     for name, (vertices, triangles) in meshes.items():
         header = (
-            f"ply\nformat binary_little_endian 1.0\nelement vertex {len(vertices)}\nproperty float x\nproperty float y\n"
-            f"property float z\nelement face {len(triangles)}\nproperty list uchar int vertex_index\nend_header\n"
+            f"ply\nformat binary_little_endian 1.0\nelement vertex {len(vertices)}\nproperty float x\n"
+            "property float y\nproperty float z\n"
+            f"element face {len(triangles)}\nproperty list uchar int vertex_index\nend_header\n"
         )
         body = vertices.astype("<f4").tobytes() + b"".join(b"\x03" + row.astype("<i4").tobytes() for row in triangles)
         (folder / f"{name}.ply").write_bytes(header.encode() + body)

@@ -99,6 +99,7 @@ class Place:
         window: Window,
         mount: Literal["roof", "street"],
         height: float,
+        reach: float,
         rng: np.random.Generator,
     ) -> NDArray[Any]:
         """Draw places for base stations and keep those that together see most outdoor ground.
@@ -108,6 +109,7 @@ class Place:
             window: Where (x_min, y_min, x_max, y_max) [m].
             mount: On roofs, or outdoors on the ground.
             height: How high above either [m].
+            reach: How far away ground still counts [m].
             rng: Generator of the draws.
 
         Returns:
@@ -124,8 +126,10 @@ class Place:
             where = f"no {mount} in window {in_text(window)} of scene {self.name}"
             raise InputError(f"{where} for {number} base stations: move or widen it, or give base_stations")
         candidates = np.column_stack([xy[spots], surface[spots] + height])
-        street = np.flatnonzero(outdoors)[-512:]
-        seen = self.sees(candidates, np.column_stack([xy[street], surface[street] + 1.5]))
+        street = np.flatnonzero(outdoors)[-1024:]
+        targets = np.column_stack([xy[street], surface[street] + 1.5])
+        distance = np.linalg.norm(candidates[:, None, :2] - targets[None, :, :2], axis=-1)
+        seen = self.sees(candidates, targets) & (distance <= reach)
         chosen: list[int] = []
         for _ in range(number):
             covered = seen[chosen].any(0)

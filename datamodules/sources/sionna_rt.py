@@ -47,7 +47,7 @@ class SionnaRT(Source):
             a Mitsuba XML file.
         name: Name of the area, which the site names begin with; by default the scene's.
         base_stations: Positions [x, y, z] [m], or how many to place by seed (within `window`, or else in the central
-            half of the scene) where they see most outdoor ground.
+            half of the scene) where they see most outdoor ground, within `radius` for a disc.
         bs_mount: Whether base stations placed by seed stand on roofs or in the street.
         bs_height: How high above roof or street they stand [m].
         bs_orientation: Array orientation (alpha, beta, gamma) about z, y, x [rad].
@@ -222,7 +222,9 @@ class SionnaRT(Source):
             margin = (high - low) / 4
             window = self.window or (*(low + margin).tolist(), *(high - margin).tolist())
             rng = np.random.default_rng([self.seed, 0])
-            return place.stations(self.num_stations, window, self.bs_mount, self.bs_height, rng).astype(np.float32)
+            reach = self.radius if self.users == "disc" else np.inf
+            drawn = place.stations(self.num_stations, window, self.bs_mount, self.bs_height, reach, rng)
+            return drawn.astype(np.float32)
         stations = np.asarray(self.base_stations, dtype=np.float32)
         place.check_stations(stations)
         return stations

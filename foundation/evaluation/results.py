@@ -142,7 +142,11 @@ def publish(rows: list[Row], folder: Path, page: Path) -> None:
     for experiment in dict.fromkeys(row.experiment for row in merged):
         group = [row for row in merged if row.experiment == experiment]
         note = folder / "studies" / f"{experiment}.yaml"
-        comment = [line.removeprefix("#").strip() for line in note.read_text().splitlines() if line.startswith("#")] if note.exists() else []
+        comment = (
+            [line.removeprefix("#").strip() for line in note.read_text().splitlines() if line.startswith("#")]
+            if note.exists()
+            else []
+        )
         places = " -> ".join(dict.fromkeys([group[0].train_place, group[0].test_place]))
         hours = sum({(r.variant, r.head, r.mode, r.seed): r.wall_s for r in group}.values()) / 3600
         parts += [

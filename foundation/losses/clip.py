@@ -54,7 +54,9 @@ class CLIPLoss(nn.Module):
 
     def _loss(self, a: Tensor, b: Tensor, all_a: Tensor, all_b: Tensor, first: int) -> Tensor:
         target = torch.arange(first, first + len(a), device=a.device)
-        return (F.cross_entropy(self.scale * a @ all_b.T, target) + F.cross_entropy(self.scale * b @ all_a.T, target)) / 2
+        return (
+            F.cross_entropy(self.scale * a @ all_b.T, target) + F.cross_entropy(self.scale * b @ all_a.T, target)
+        ) / 2
 
 
 def gather(value: Tensor) -> Tensor:
@@ -66,7 +68,9 @@ def gather(value: Tensor) -> Tensor:
 
 def rank() -> int:
     """Return the number of this process."""
-    return torch.distributed.get_rank() if torch.distributed.is_available() and torch.distributed.is_initialized() else 0
+    return (
+        torch.distributed.get_rank() if torch.distributed.is_available() and torch.distributed.is_initialized() else 0
+    )
 
 
 def retrieval(a: Tensor, b: Tensor, top: int, batch: int = 128) -> Tensor:

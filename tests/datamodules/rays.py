@@ -29,7 +29,9 @@ def random_paths(num_users: int = 12, num_paths: int = 7, seed: int = 0, max_del
     )
 
 
-def random_site(name: str = "site", num_users: int = 60, seed: int = 0, area: str = "area", place: str = "place", **facts: object) -> Site:
+def random_site(
+    name: str = "site", num_users: int = 60, seed: int = 0, area: str = "area", place: str = "place", **facts: object
+) -> Site:
     paths = random_paths(num_users, seed=seed)
     return Site(
         name=name,

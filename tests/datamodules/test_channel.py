@@ -31,7 +31,9 @@ def reference(paths, bs, ue, ofdm, center=False, times=None, velocity=None, wave
         return gain[..., None] * np.exp(2j * np.pi * local @ elements(array).T)
 
     gain, delay = paths.gain.numpy().astype(complex), paths.delay.double().numpy()
-    tones = np.exp(-2j * np.pi * delay[..., None] * np.arange(ofdm.num_subcarriers) * ofdm.bandwidth / ofdm.num_subcarriers)
+    tones = np.exp(
+        -2j * np.pi * delay[..., None] * np.arange(ofdm.num_subcarriers) * ofdm.bandwidth / ofdm.num_subcarriers
+    )
     doppler = np.ones((1, *gain.shape))
     if times is not None:
         arrival = unit_vector(paths.aoa.double()).numpy()

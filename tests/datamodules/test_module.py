@@ -58,7 +58,9 @@ def test_ranks_see_together_what_one_process_sees(world):
     for step in range(steps):
         together = sum((rank[4 * step : 4 * step + 4] for rank in ranks), [])
         assert together == one[4 * world * step : 4 * world * (step + 1)]
-    evaluated = sorted(sum((list(ShardedSampler(dataset, 4, False, rank=r, num_replicas=world)) for r in range(world)), []))
+    evaluated = sorted(
+        sum((list(ShardedSampler(dataset, 4, False, rank=r, num_replicas=world)) for r in range(world)), [])
+    )
     assert evaluated == list(range(101)), "a link is repeated or left out"
 
 

@@ -41,13 +41,17 @@ def test_another_width_names_the_shapes(checkpoint):
 
 def test_another_model_names_the_keys(checkpoint):
     other = ResNet("resnet18", width=0.25)
-    with pytest.raises(InputError, match=r"does not fit this ResNet: \d+ missing \(mean, std, net.conv1.weight, \.\.\.\)"):
+    with pytest.raises(
+        InputError, match=r"does not fit this ResNet: \d+ missing \(mean, std, net.conv1.weight, \.\.\.\)"
+    ):
         load_encoder(checkpoint, other)
 
 
 def test_wrong_checkpoint_of_a_whole_model_is_one_line(checkpoint):
     content = torch.load(checkpoint, weights_only=True)
-    with pytest.raises(InputError, match="the checkpoint, of CSICLIP, does not fit this CSICLIP: .*another shape") as caught:
+    with pytest.raises(
+        InputError, match="the checkpoint, of CSICLIP, does not fit this CSICLIP: .*another shape"
+    ) as caught:
         from foundation.csiclip import CSICLIP
 
         CSICLIP(TinyEncoder(), TinyEncoder(), embed_dim=4).on_load_checkpoint(content)

@@ -1,9 +1,9 @@
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
 from datamodules.views import CommonPhase, Noise
 from foundation.probe import CollapseAlarm
-from lightning.pytorch import Trainer
 from tests.datamodules.test_module import build
 from tests.foundation.towers import tiny_clip
 

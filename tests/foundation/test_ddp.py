@@ -1,6 +1,5 @@
 import socket
 
-import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -58,5 +57,7 @@ def test_two_ranks_equal_one_process(tmp_path):
     value.backward()
     assert torch.allclose(two["loss"], value, rtol=1e-5)
     ours = gradients(one)
-    flat = {who: torch.cat([g[name].flatten() for name in ours]) for who, g in (("one", ours), ("two", two["gradients"]))}
+    flat = {
+        who: torch.cat([g[name].flatten() for name in ours]) for who, g in (("one", ours), ("two", two["gradients"]))
+    }
     assert (flat["two"] - flat["one"]).norm() <= 1e-5 * flat["one"].norm()

@@ -1,12 +1,12 @@
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
 from datamodules.arrays import Array
 from datamodules.channel import OFDM
 from datamodules.errors import InputError
 from foundation.finetune import FineTune
 from heads import LOS, Beam, Positioning
-from lightning.pytorch import Trainer
 from tests.datamodules.test_module import build
 from tests.foundation.towers import TinyEncoder, tiny_clip
 
@@ -41,7 +41,9 @@ def test_modes_train_what_they_say(mode, checkpoint, data, tmp_path):
     before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
     head = {name: value.clone() for name, value in model.head.state_dict().items()}
     fit(model, data, tmp_path)
-    moved = any(not torch.equal(value, before[name]) for name, value in model.encoder.net.state_dict(prefix="net.").items())
+    moved = any(
+        not torch.equal(value, before[name]) for name, value in model.encoder.net.state_dict(prefix="net.").items()
+    )
     assert moved == (mode in ("finetune", "scratch"))
     assert any(not torch.equal(value, head[name]) for name, value in model.head.state_dict().items())
     pretrained = torch.equal(before["net.0.weight"], tiny_clip().csi_encoder.net[0].weight)

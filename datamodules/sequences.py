@@ -1,0 +1,171 @@
+"""Sequences: how users move while their channel is sampled, and what is to be predicted.
+
+What is drawn for a link depends on the seed, its site and its number alone: not on its batch, the epoch, the rank or
+the device. So a link moves the same way in every epoch and on every machine.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from datamodules.errors import InputError
+
+Mobility = Literal["static", "pedestrian", "vehicular"]
+#: the classes in order of their codes 0, 1, 2
+MOBILITIES: tuple[Mobility, ...] = get_args(Mobility)
+#: lowest and highest speed of each class [m/s]: 0, 3-6 km/h, 30-120 km/h (ConTwin appendix B)
+SPEEDS: dict[Mobility, tuple[float, float]] = {
+    "static": (0.0, 0.0),
+    "pedestrian": (3 / 3.6, 6 / 3.6),
+    "vehicular": (30 / 3.6, 120 / 3.6),
+}
+#: the constants of SplitMix64 as signed numbers (Steele, Lea and Flood, OOPSLA 2014)
+_STEP, _MIX_1, _MIX_2 = (n - 2**64 for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+class Motion(NamedTuple):
+    """How the users of a batch move.
+
+    Attributes:
+        velocity: Shape (B, 3) [m/s], horizontal.
+        times: Snapshot instants, shape (N,) or, with a snapshot to predict, (N + 1,) [s]; float64.
+        mobility: Class, an index into `MOBILITIES`, shape (B,), int64.
+    """
+
+    velocity: Tensor
+    times: Tensor
+    mobility: Tensor
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Snapshots of a link while its user moves in a straight line.
+
+    Args:
+        snapshots: Number N of snapshots that a model sees. With the default interval, 5 fill ConTwin's 25 ms window.
+        interval: Time between snapshots [s]; CSI-RS every 5 ms (ConTwin section 2).
+        mobility: Weights of the classes `static`, `pedestrian` and `vehicular`; a link's class is drawn by them, and
+            its speed uniformly over the range of the class (`SPEEDS`). By default equal weights.
+        speed: Range (lowest, highest) the speed [m/s] of every link is drawn from, instead of `mobility`.
+        next_snapshot: Whether there is one more snapshot, the one to predict.
+
+    Raises:
+        InputError: An argument cannot be used.
+    """
+
+    snapshots: int = 5
+    interval: float = 5e-3
+    mobility: dict[Mobility, float] | None = None
+    speed: tuple[float, float] | None = None
+    next_snapshot: bool = True
+
+    def __post_init__(self) -> None:
+        if self.snapshots < 1:
+            raise InputError(f"sequence.snapshots must be at least 1, got {self.snapshots}")
+        if not 0 < self.interval < math.inf:
+            raise InputError(f"sequence.interval must be positive [s], got {self.interval}")
+        if self.mobility is not None:
+            if self.speed is not None:
+                raise InputError("sequence takes mobility or speed, not both")
+            unknown = sorted(set(self.mobility) - set(MOBILITIES))
+            if unknown:
+                raise InputError(f"sequence.mobility knows {', '.join(MOBILITIES)}, not {', '.join(unknown)}")
+            if min(self.mobility.values(), default=0) < 0 or not sum(self.mobility.values()) > 0:
+                raise InputError(f"sequence.mobility must be weights with a positive sum, got {self.mobility}")
+        if self.speed is not None and not 0 <= self.speed[0] <= self.speed[1] < math.inf:
+            raise InputError(f"sequence.speed must be (lowest, highest) [m/s], got {tuple(self.speed)}")
+
+    @property
+    def times(self) -> Tensor:
+        """Snapshot instants [s], shape (N,) or (N + 1,), float64."""
+        return torch.arange(self.snapshots + self.next_snapshot, dtype=torch.float64) * self.interval
+
+
+def draw_motion(sequence: Sequence, site: Tensor, user: Tensor, seed: int = 0, span: Tensor | None = None) -> Motion:
+    """Draw how each link's user moves: its class, its speed, and a uniform horizontal direction.
+
+    Args:
+        sequence: What to draw from.
+        site: Number of each link's site, shape (B,), integer.
+        user: Number of each link within its site, shape (B,), integer.
+        seed: Draws.
+        span: Range (lowest, highest) of each link's speed [m/s] where its site fixes it, NaN elsewhere, shape (B, 2);
+            see `domains.speed_spans`.
+
+    Returns:
+        The motion, on the device of `user`; what `synthesize` takes as `velocity` and `times`.
+    """
+    pick, share, turn = uniform(seed, site, user, 3).unbind(1)
+    if sequence.speed is None:
+        weights = [1.0] * len(MOBILITIES)
+        if sequence.mobility is not None:
+            weights = [float(sequence.mobility.get(name, 0)) for name in MOBILITIES]
+        edges = torch.tensor(weights, device=pick.device).cumsum(0) / sum(weights)
+        # the last class with a weight takes what rounding leaves above the last edge
+        last = max(i for i, weight in enumerate(weights) if weight > 0)
+        known = torch.searchsorted(edges, pick.contiguous(), right=True).clamp_max(last)
+        ranges = torch.tensor([SPEEDS[name] for name in MOBILITIES], device=pick.device)[known]
+    else:
+        ranges = torch.tensor(sequence.speed, device=pick.device).expand(len(pick), 2)
+    if span is not None:
+        ranges = torch.where(span.isnan(), ranges, span.to(ranges))
+    low, high = ranges.unbind(1)
+    speed = low + (high - low) * share
+    azimuth = 2 * math.pi * turn
+    velocity = torch.stack((speed * azimuth.cos(), speed * azimuth.sin(), torch.zeros_like(speed)), 1)
+    return Motion(velocity, sequence.times.to(pick.device), mobility_class(speed))
+
+
+def mobility_class(speed: Tensor) -> Tensor:
+    """Return the class of speeds [m/s], an index into `MOBILITIES`, int64.
+
+    A user at rest is `static`, one as fast as the slowest vehicle `vehicular`, and all between are `pedestrian`.
+    """
+    # half a percent below, so that a vehicle drawn at the slowest speed stays one in single precision
+    vehicular = speed >= 0.995 * SPEEDS["vehicular"][0]
+    return (speed > 0).long() + vehicular.long()
+
+
+def split_next(csi: Tensor) -> tuple[Tensor, Tensor]:
+    """Split the last snapshot off, as the target of next-snapshot prediction.
+
+    Args:
+        csi: Shape (B, N + 1, R, T, K).
+
+    Returns:
+        `csi` (B, N, R, T, K) and `next_csi` (B, R, T, K), views of the input.
+
+    Raises:
+        InputError: There is no time axis, or a single snapshot.
+    """
+    if csi.ndim != 5 or csi.shape[1] < 2:
+        raise InputError(
+            f"a snapshot to predict needs sequences of at least 2, got CSI of shape {tuple(csi.shape)}: "
+            "set data.sequence for rays, or record more snapshots"
+        )
+    return csi[:, :-1], csi[:, -1]
+
+
+def uniform(seed: int, site: Tensor, user: Tensor, count: int) -> Tensor:
+    """Return `count` uniform numbers in [0, 1) for each link, shape (B, count), that depend on nothing but the link.
+
+    A `torch.Generator` gives numbers in the order of a batch; here each link is its own stream of SplitMix64.
+    """
+    state = torch.full_like(user, seed, dtype=torch.int64)
+    for part in (site, user):
+        state = _mix(state + part.long() + _STEP)
+    stream = torch.arange(1, count + 1, device=user.device) * _STEP
+    # 24 bits: all that a float32 below one holds
+    return (_mix(state.unsqueeze(1) + stream) >> 40 & 0xFFFFFF).float() * 2.0**-24
+
+
+def _mix(state: Tensor) -> Tensor:
+    """Scramble 64-bit states; products wrap, and shifts, which keep the sign in PyTorch, are masked."""
+    state = (state ^ (state >> 30 & (1 << 34) - 1)) * _MIX_1
+    state = (state ^ (state >> 27 & (1 << 37) - 1)) * _MIX_2
+    return state ^ (state >> 31 & (1 << 33) - 1)
