@@ -13,19 +13,27 @@ if TYPE_CHECKING:
     from datamodules.channel import OFDM, synthesize
     from datamodules.environment import Environment
     from datamodules.errors import DatasetNotFoundError, InputError
+    from datamodules.export import write_deepmimo
+    from datamodules.export_waird import write_waird
     from datamodules.module import ChannelDataModule
+    from datamodules.pairs import pair
     from datamodules.paths import Paths
+    from datamodules.plots import plot_csi, plot_site, plot_statistics
     from datamodules.recording import Recording
+    from datamodules.sequences import Sequence
     from datamodules.site import Site
     from datamodules.sources.base import Source
     from datamodules.sources.deepmimo import DeepMIMO
     from datamodules.sources.deepmimo_v3 import DeepMIMOv3
+    from datamodules.sources.recorded import Recorded
     from datamodules.sources.sionna_rt import SionnaRT
+    from datamodules.sources.tr38901 import TR38901
     from datamodules.sources.waird import WAIRD
     from datamodules.views import CommonPhase, Noise, PartialSubcarriers, TimingOffset, View
 
 __all__ = [
     "OFDM",
+    "TR38901",
     "WAIRD",
     "Array",
     "ChannelDataModule",
@@ -38,18 +46,25 @@ __all__ = [
     "Noise",
     "PartialSubcarriers",
     "Paths",
+    "Recorded",
     "Recording",
+    "Sequence",
     "SionnaRT",
     "Site",
     "Source",
     "TimingOffset",
     "View",
+    "pair",
+    "plot_csi",
+    "plot_site",
+    "plot_statistics",
     "synthesize",
+    "write_deepmimo",
+    "write_waird",
 ]
 
 # imported on first use: a ray tracer or a reader is loaded only by who asks for it
 _HOME = {
-    "OFDM": "channel",
     "Array": "arrays",
     "ChannelDataModule": "module",
     "CommonPhase": "views",
@@ -59,16 +74,26 @@ _HOME = {
     "Environment": "environment",
     "InputError": "errors",
     "Noise": "views",
+    "OFDM": "channel",
     "PartialSubcarriers": "views",
     "Paths": "paths",
+    "Recorded": "sources.recorded",
     "Recording": "recording",
+    "Sequence": "sequences",
     "SionnaRT": "sources.sionna_rt",
     "Site": "site",
     "Source": "sources.base",
+    "TR38901": "sources.tr38901",
     "TimingOffset": "views",
     "View": "views",
     "WAIRD": "sources.waird",
+    "pair": "pairs",
+    "plot_csi": "plots",
+    "plot_site": "plots",
+    "plot_statistics": "plots",
     "synthesize": "channel",
+    "write_deepmimo": "export",
+    "write_waird": "export_waird",
 }
 
 

@@ -98,7 +98,7 @@ def synthesize(
     num_times = 1 if times is None else len(times)
     rows = num_times * ue.num_elements * bs.num_elements
     num_links, num_tones = len(paths), ofdm.num_subcarriers
-    shape = (num_links, ue.num_elements, bs.num_elements, num_tones)
+    shape: tuple[int, ...] = (num_links, ue.num_elements, bs.num_elements, num_tones)
     if times is not None:
         shape = (num_links, num_times, *shape[1:])
     if out is not None and (out.shape != shape or out.dtype != torch.complex64 or not out.is_contiguous()):
@@ -202,7 +202,7 @@ def _unit(turns: Tensor) -> Tensor:
 
 def _phasors(steps: Tensor, multipliers: Tensor, lengths: tuple[int, ...]) -> list[Tensor]:
     """Return runs of phasors (length, M): row i of all runs turns by multipliers[i] . steps, steps being (axes, M)."""
-    return list(_unit(multipliers.to(steps.device) @ steps).split(lengths))
+    return list(_unit(multipliers.to(steps.device) @ steps).split_with_sizes(lengths))
 
 
 def _outer(runs: list[Tensor]) -> Tensor:

@@ -63,8 +63,8 @@ def beam_power_of_paths(
 ) -> Tensor:
     """Return what `beam_power` gives for the CSI of `paths`, without making the CSI.
 
-    With c_p,b = g_p a_bs(aod_p) . s_b, the power of beam b is the quadratic form sum_pq c_p,b c_q,b^* U_pq F_pq, where U
-    and F are the Gram matrices of the paths over receive antennas and over subcarriers: P^2 terms a beam instead of
+    With c_p,b = g_p a_bs(aod_p) . s_b, the power of beam b is the quadratic form sum_pq c_p,b c_q,b^* U_pq F_pq, where
+    U and F are the Gram matrices of the paths over receive antennas and over subcarriers: P^2 terms a beam instead of
     R T K.
 
     Returns:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
@@ -23,8 +24,8 @@ class ChannelDataset(Dataset[Batch]):
     """Links of one or more sites, fetched in batches straight from the sites' tensors.
 
     A batch holds `paths` (a dict of the fields of `Paths`) or `recorded` (B, [N,] R, T, K), and `los` (B,), `position`
-    (B, 3) [m], `bs_position` (B, 3) [m], `site` (B,), `user` (B,) and `key`, a number that depends on the rows alone and
-    seeds what is drawn for them.
+    (B, 3) [m], `bs_position` (B, 3) [m], `site` (B,), `user` (B,) and `key`, a number that depends on the rows alone
+    and seeds what is drawn for them.
 
     Args:
         sites: The sites, all with rays or all recorded.
@@ -34,7 +35,7 @@ class ChannelDataset(Dataset[Batch]):
         InputError: Sites with rays and recorded ones, or recorded ones of different shapes, are mixed.
     """
 
-    def __init__(self, sites: Sequence[Site], links: np.ndarray | None = None) -> None:
+    def __init__(self, sites: Sequence[Site], links: NDArray[np.int64] | None = None) -> None:
         self.sites = list(sites)
         self.starts = np.cumsum([0, *(len(site) for site in self.sites)])
         self.links = np.arange(self.starts[-1]) if links is None else np.asarray(links)
@@ -48,6 +49,12 @@ class ChannelDataset(Dataset[Batch]):
     def __len__(self) -> int:
         """Return the number of links."""
         return len(self.links)
+
+    @property
+    def places(self) -> list[str]:
+        """Places of the links served."""
+        numbers = np.unique(np.searchsorted(self.starts, self.links, side="right") - 1)
+        return sorted({self.sites[number].place for number in numbers})
 
     def __getitem__(self, index: int) -> Batch:
         """Return one link as a batch of one."""
@@ -90,7 +97,7 @@ def _kind(shape: tuple[int, ...] | None) -> str:
     return "rays" if shape is None else f"recorded CSI of shape {tuple(shape)}"
 
 
-class ShardedSampler(DistributedSampler[Batch]):
+class ShardedSampler(DistributedSampler[int]):
     """Deals links to ranks so that W ranks with batches of B see just what one process with batches of W B sees.
 
     Args:
@@ -119,20 +126,21 @@ class ShardedSampler(DistributedSampler[Batch]):
             rank = torch.distributed.get_rank() if distributed else 0
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed, drop_last=shuffle)
         # a set smaller than one batch is served whole rather than not at all
-        self.batch_size = max(1, min(batch_size, len(dataset) // num_replicas))
-        self.steps = len(dataset) // (self.batch_size * num_replicas)
+        self.count = len(dataset)
+        self.batch_size = max(1, min(batch_size, self.count // num_replicas))
+        self.steps = self.count // (self.batch_size * num_replicas)
 
     def __len__(self) -> int:
         """Return how many links this rank serves."""
         if self.shuffle:
             return self.steps * self.batch_size
-        return len(range(self.rank, len(self.dataset), self.num_replicas))  # type: ignore[arg-type]
+        return len(range(self.rank, self.count, self.num_replicas))
 
     def __iter__(self) -> Iterator[int]:
         """Yield this rank's links in batch order."""
         if not self.shuffle:
-            return iter(range(self.rank, len(self.dataset), self.num_replicas))  # type: ignore[arg-type]
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.dataset))  # type: ignore[arg-type]
+            return iter(range(self.rank, self.count, self.num_replicas))
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
         order = order[: self.steps * self.batch_size * self.num_replicas]
         return iter(order.reshape(self.steps, self.num_replicas, self.batch_size)[:, self.rank].reshape(-1).tolist())
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import shapely
+from numpy.typing import NDArray
 
 from datamodules.errors import InputError
 
@@ -22,8 +23,8 @@ class Environment:
         bounds: The area of interest (x_min, y_min, x_max, y_max) [m].
     """
 
-    footprints: tuple[np.ndarray, ...]
-    heights: np.ndarray
+    footprints: tuple[NDArray[np.float64], ...]
+    heights: NDArray[np.float64]
     bounds: tuple[float, float, float, float]
 
     def __post_init__(self) -> None:
@@ -31,7 +32,7 @@ class Environment:
             raise InputError(f"{len(self.footprints)} footprints but {len(self.heights)} heights")
 
     @classmethod
-    def empty(cls, position: np.ndarray) -> Environment:
+    def empty(cls, position: NDArray[np.floating]) -> Environment:
         """Return an open field around user positions (U, 2 or 3) [m]."""
         if len(position) == 0:
             return cls((), np.zeros(0), (0.0, 0.0, 0.0, 0.0))

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.arrays import Array, rotation_matrix
-from datamodules.channel import OFDM, synthesize
-from datamodules.codebook import beam_power, beam_power_of_paths, dft_codebook
-from datamodules.dataset import Batch, ChannelDataset, ShardedSampler, to_paths
+from datamodules.arrays import Array
+from datamodules.batch import BatchMaker, Extra
+from datamodules.channel import OFDM
+from datamodules.codebook import dft_codebook
+from datamodules.dataset import Batch, ChannelDataset, ShardedSampler
 from datamodules.errors import InputError
+from datamodules.sequences import Sequence as Snapshots
 from datamodules.sources.base import Source
 from datamodules.splits import SIDES, Fractions, Rule, split_links
-from datamodules.views import View, observe
+from datamodules.views import View
 
 #: how much CSI [complex values] and how many links a sample for statistics may hold
 _SAMPLE_VALUES, _SAMPLE_LINKS = 2**24, 4096
@@ -47,9 +49,13 @@ class ChannelDataModule(LightningDataModule):
         observation: What happens to `csi` before the model sees it; labels come from the clean channel.
         num_labels: Trains on that many links only, drawn by seed; validation and test stay whole.
         max_per_area: Serves at most that many links of one area, drawn by seed (CSI-CLIP section IV-A: 50,000).
+        sequence: Makes `csi` a sequence (B, N, R, T, K) of a moving user, and adds `next_csi` (B, R, T, K).
+        extras: Adds `map` (B, 1, 64, 64), `geometry` (B, 8) or `domain` (B, A).
+        geometry_los: Whether `geometry` tells the line of sight.
         num_workers: Loader processes; rows cost so little that none are needed on a CPU. Default: 2 with CUDA.
         predict_on: Which side `lightning predict` runs over.
-        seed: Draws splits, subsets, orders and views.
+        split_seed: Draws the split.
+        seed: Draws subsets, orders, views and motions.
     """
 
     def __init__(
@@ -68,8 +74,12 @@ class ChannelDataModule(LightningDataModule):
         observation: list[View] | None = None,
         num_labels: int | None = None,
         max_per_area: int | None = None,
+        sequence: Snapshots | None = None,
+        extras: list[Extra] | None = None,
+        geometry_los: bool = True,
         num_workers: int | None = None,
         predict_on: Literal["all", "train", "validation", "test"] = "all",
+        split_seed: int = 0,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -80,16 +90,15 @@ class ChannelDataModule(LightningDataModule):
         self.views, self.observation = views, observation or []
         self.codebook = dft_codebook(bs, num_beams) if num_beams else None
         self.num_workers = num_workers if num_workers is not None else 2 * torch.cuda.is_available()
-        self.predict_on, self.seed = predict_on, seed
+        self.sequence, self.extras, self.geometry_los = sequence, extras or [], geometry_los
+        self.predict_on, self.split_seed, self.seed = predict_on, split_seed, seed
         self.sides: dict[str, ChannelDataset] = {}
         self.dropped = 0
 
     @property
     def batch_keys(self) -> tuple[str, ...]:
         """Keys of a finished batch."""
-        keys = ("csi", "los", "position", "bs_position", "site", "user")
-        keys += ("beam", "beam_power") if self.codebook is not None else ()
-        return keys + (("views",) if self.views is not None else ())
+        return self._make.keys
 
     def prepare_data(self) -> None:
         """Make the sites that are missing, on one process a machine, and hold all against their checksums."""
@@ -101,12 +110,12 @@ class ChannelDataModule(LightningDataModule):
         if self.sides:
             return
         sites = [site for source in self.sources for site in source.sites(verify=False)]
-        masks = split_links(sites, self.split, self.fractions, self.block, self.holdout, self.seed)
+        masks = split_links(sites, self.split, self.fractions, self.block, self.holdout, self.split_seed)
         served = self._served(ChannelDataset(sites))
         for side, mask in zip(SIDES, masks, strict=True):
             self.sides[side] = ChannelDataset(sites, np.flatnonzero(mask & served))
-        for side in SIDES[:: 2 if self.fractions[1] == 0 else 1]:
-            if not len(self.sides[side]):
+        for side, share in zip(SIDES, self.fractions, strict=True):
+            if not len(self.sides[side]) and (share > 0 or side == "train"):
                 raise InputError(f"no link with a path on the {side} side of the `{self.split}` split: add data")
         self.sides["all"] = ChannelDataset(sites, np.flatnonzero(served))
         if self.num_labels is not None:
@@ -115,10 +124,21 @@ class ChannelDataModule(LightningDataModule):
                 raise InputError(f"data.num_labels is {self.num_labels}, but the train side holds {len(links)} links")
             keep = np.random.default_rng(self.seed).permutation(len(links))[: self.num_labels]
             self.sides["train"] = ChannelDataset(sites, links[np.sort(keep)])
-        frames = torch.stack([site.bs_orientation for site in sites])
-        self._frames = rotation_matrix(frames).float() if frames.any() else None
+        self._make = BatchMaker(
+            sites,
+            self.bs,
+            self.ue,
+            self.ofdm,
+            self.codebook,
+            self.views,
+            self.observation,
+            self.sequence,
+            self.extras,
+            self.geometry_los,
+            self.seed,
+        )
 
-    def _served(self, every: ChannelDataset) -> np.ndarray:
+    def _served(self, every: ChannelDataset) -> NDArray[np.bool_]:
         """Mask the links that are served: with a path, and within the share of their area."""
         served = torch.cat([site.links.has_path for site in every.sites]).numpy()
         self.dropped = int((~served).sum())
@@ -131,10 +151,12 @@ class ChannelDataModule(LightningDataModule):
         return served
 
     def describe(self) -> dict[str, Any]:
-        """Return the split rule, the sizes and the links dropped for want of a path."""
-        sizes = {f"n_{side}": len(self.sides[side]) for side in SIDES} if self.sides else {}
-        places = sorted({site.place for site in self.sides["all"].sites}) if self.sides else []
-        return {"split": self.split, **sizes, "dropped_no_path": self.dropped, "places": places}
+        """Return the split rule, the sizes, the links dropped for want of a path, and the places of both sides."""
+        if not self.sides:
+            return {"split": self.split}
+        sizes = {f"n_{side}": len(self.sides[side]) for side in SIDES}
+        places = {f"{side}_places": self.sides[side].places for side in ("train", "test")}
+        return {"split": self.split, **sizes, "dropped_no_path": self.dropped, **places}
 
     # --- loaders
 
@@ -179,44 +201,9 @@ class ChannelDataModule(LightningDataModule):
         epoch = self.trainer.current_epoch if self.trainer is not None and training else 0
         return self.finish(batch, epoch)
 
-    @torch.no_grad()
-    def finish(self, batch: Batch, epoch: int = 0) -> Batch:
-        """Turn rows of rays into a batch for a model.
-
-        Args:
-            batch: What `ChannelDataset` serves, on any device.
-            epoch: What is drawn depends on the seed, the rows and this alone, so a resumed run draws the same.
-
-        Returns:
-            The batch of DESIGN: `csi` and the other `batch_keys`.
-        """
-        csi = batch.get("recorded")
-        if csi is None:
-            csi = synthesize(to_paths(batch), self.bs, self.ue, self.ofdm, mount=self._mount(batch))
-        result = self._labels(batch)
-        if self.views is not None or self.observation:
-            # 32 bits: all that the generator of the CPU takes in
-            seed = zlib.crc32(f"{self.seed} {epoch} {batch['key']}".encode())
-            generator = torch.Generator(csi.device).manual_seed(seed)
-            if self.views is not None:
-                result["views"] = [observe(csi, self.views, generator) for _ in range(2)]
-            csi = observe(csi, self.observation, generator)
-        return {"csi": csi, **result}
-
-    def _mount(self, batch: Batch) -> Tensor | None:
-        """Return the rotation of each link's base station, (B, 3, 3), or None where none is turned."""
-        return None if self._frames is None else self._frames.to(batch["los"].device)[batch["site"]]
-
-    def _labels(self, batch: Batch) -> Batch:
-        labels = {key: batch[key] for key in ("los", "position", "bs_position", "site", "user")}
-        if self.codebook is not None:
-            codebook = self.codebook.to(batch["los"].device)
-            if "paths" in batch:
-                power = beam_power_of_paths(to_paths(batch), self.bs, self.ue, self.ofdm, codebook, self._mount(batch))
-            else:
-                power = beam_power(batch["recorded"], codebook)
-            labels |= {"beam": power.argmax(1), "beam_power": power}
-        return labels
+    def finish(self, rows: Batch, epoch: int = 0) -> Batch:
+        """Turn rows, as the loaders serve them, into a batch for a model; see `BatchMaker`."""
+        return self._make(rows, epoch)
 
     # --- from the train side only
 
@@ -232,7 +219,7 @@ class ChannelDataModule(LightningDataModule):
             `position_mean` and `position_std` (3,) [m] of the user relative to its base station, `los_counts` (2,) of
             NLOS and LOS, and, with `num_beams`, `beam_counts` (Q,), all over up to 4096 training links.
         """
-        batch = self._labels(self._draw(_SAMPLE_LINKS))
+        batch = self._make.labels(self._draw(_SAMPLE_LINKS))
         offset = (batch["position"] - batch["bs_position"]).double()
         known = batch["los"][batch["los"] >= 0].long()
         statistics = {
@@ -250,6 +237,6 @@ class ChannelDataModule(LightningDataModule):
         return dataset.__getitems__(rows)
 
 
-def _as_is(batch: Batch) -> Batch:
+def _as_is(batch: Any) -> Any:
     """Pass on what the dataset has already put together."""
     return batch

@@ -57,7 +57,7 @@ class Paths:
     def __post_init__(self) -> None:
         if self.gain.ndim != 2:
             raise InputError(f"Paths.gain must have shape (U, P), got {tuple(self.gain.shape)}")
-        sizes = {"U": self.gain.shape[0], "P": self.gain.shape[1]}
+        sizes: dict[str | int, int] = {"U": self.gain.shape[0], "P": self.gain.shape[1]}
         for name, (axes, dtype) in _LAYOUT.items():
             value: Tensor = getattr(self, name)
             shape = tuple(sizes.get(axis, axis) for axis in axes)

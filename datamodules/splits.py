@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from datamodules.errors import InputError
 from datamodules.site import Site
@@ -15,7 +16,7 @@ Rule = Literal["random", "spatial", "site", "city"]
 Fractions = tuple[float, float, float]
 
 #: one boolean mask a side, over all links in order of the sites
-Masks = tuple[np.ndarray, np.ndarray, np.ndarray]
+Masks = tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]
 SIDES = ("train", "validation", "test")
 
 
@@ -69,7 +70,7 @@ def split_links(
     return masks
 
 
-def _deal(unit: np.ndarray, fractions: Fractions, rng: np.random.Generator) -> np.ndarray:
+def _deal(unit: NDArray[np.int64], fractions: Fractions, rng: np.random.Generator) -> NDArray[np.int8]:
     """Deal shuffled units (a number a link) to the sides until each holds its share of links; returns the sides."""
     units, inverse, counts = np.unique(unit, return_inverse=True, return_counts=True)
     order = rng.permutation(len(units))
@@ -81,14 +82,17 @@ def _deal(unit: np.ndarray, fractions: Fractions, rng: np.random.Generator) -> n
     return side[inverse]
 
 
-def _blocks(sites: Sequence[Site], site_of: np.ndarray, block: float) -> np.ndarray:
+def _blocks(sites: Sequence[Site], site_of: NDArray[np.int64], block: float) -> NDArray[np.int64]:
     """Number the map blocks: links of one area in one square share a number."""
     if block <= 0:
         raise InputError(f"data.block must be positive [m], got {block}")
     position = np.concatenate([site.links.position.numpy()[:, :2] for site in sites])
+    if not np.isfinite(position).all():
+        raise InputError("the `spatial` split needs every user's position, and the data lack some: use `random`")
     cell = np.floor(position / block).astype(np.int64)
     group = np.array(_groups(sites))[site_of]
-    return np.unique(np.column_stack([group, cell]), axis=0, return_inverse=True)[1].reshape(-1)
+    number: NDArray[np.int64] = np.unique(np.column_stack([group, cell]), axis=0, return_inverse=True)[1].reshape(-1)
+    return number
 
 
 def _number(names: Sequence[str]) -> list[int]:
@@ -106,7 +110,7 @@ def _groups(sites: Sequence[Site]) -> list[int]:
             i = parent[i]
         return i
 
-    boxes: dict[int, np.ndarray] = {}
+    boxes: dict[int, NDArray[np.float32]] = {}
     for i, site in enumerate(sites):
         if len(site):
             position = site.links.position.numpy()[:, :2]
@@ -126,14 +130,14 @@ def _groups(sites: Sequence[Site]) -> list[int]:
 
 def _deal_groups(
     sites: Sequence[Site],
-    site_of: np.ndarray,
-    group: np.ndarray,
+    site_of: NDArray[np.int64],
+    group: NDArray[np.int64],
     names: list[str],
     fractions: Fractions,
     block: float,
     holdout: Sequence[str],
     rng: np.random.Generator,
-) -> np.ndarray:
+) -> NDArray[np.int8]:
     """Hold out whole groups of sites for test, and part of the rest for validation."""
     unknown = sorted(set(holdout) - set(names))
     if unknown:

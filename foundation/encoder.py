@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from lightning.pytorch.core.mixins import HyperparametersMixin
+from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
 from torch import Tensor, nn
 
 
@@ -25,12 +25,13 @@ class Encoder(nn.Module, HyperparametersMixin, ABC):
     num_features: int
 
     @abstractmethod
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Return features (B, D)."""
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
+        """Return features (B, D); a subclass names its own inputs."""
 
     def prepare(self, batch: Mapping[str, Any]) -> None:
         """Fill buffers with statistics of the input, once, from a sample of the train side; a checkpoint holds them."""
 
     def encode(self, batch: Mapping[str, Any]) -> Tensor:
         """Return features (B, D) of a batch."""
-        return self(*(batch[key] for key in self.input_keys))  # type: ignore[no-any-return]
+        features: Tensor = self(*(batch[key] for key in self.input_keys))
+        return features

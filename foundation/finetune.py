@@ -25,9 +25,9 @@ class FineTune(FoundationTask):
         head: Makes the head from the width of the features; in YAML a head's class with its arguments.
         encoder: The encoder; by default as the checkpoint describes it.
         checkpoint: Pre-trained weights for the modes `probe` and `finetune`.
-        mode: `scratch` trains everything from new weights; `probe` trains the head alone, the encoder frozen and in eval
-            mode; `finetune` trains both; `control` is a probe of an encoder that was never trained, or has nothing to
-            train: what the pre-training must beat.
+        mode: `scratch` trains everything from new weights; `probe` trains the head alone, the encoder frozen and in
+            eval mode; `finetune` trains both; `control` is a probe of an encoder that was never trained, or has nothing
+            to train: what the pre-training must beat.
         lr: Learning rate of the head, and of everything in mode `scratch`.
         encoder_lr: Learning rate of the encoder in mode `finetune`.
         weight_decay: Weight decay of AdamW.
@@ -107,7 +107,8 @@ class FineTune(FoundationTask):
         """Return the head's raw predictions for a batch."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             features = self.encoder.encode(batch)
-        return self.head(features)  # type: ignore[no-any-return]
+        prediction: Tensor = self.head(features)
+        return prediction
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the head's loss."""
@@ -121,13 +122,13 @@ class FineTune(FoundationTask):
         prediction = self(batch)
         self.log_value("val/loss", self.head.loss(prediction, batch), len(prediction))
         self.val_metrics.update(prediction, batch)
-        self.log_dict(self.val_metrics, batch_size=len(prediction))  # type: ignore[arg-type]
+        self.log_dict(self.val_metrics, batch_size=len(prediction))
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Score the test side, and keep what the pictures need."""
         prediction = self(batch)
         self.test_metrics.update(prediction, batch)
-        self.log_dict(self.test_metrics, batch_size=len(prediction))  # type: ignore[arg-type]
+        self.log_dict(self.test_metrics, batch_size=len(prediction))
         keys = {*self.head.requires, "los", "position", "bs_position"}
         self._tested.append({"prediction": prediction.cpu(), **{key: batch[key].cpu() for key in keys}})
 

@@ -60,7 +60,7 @@ class OnlineProbe(Callback):
             self.net.train()
             loss = self.head.loss(self.net(features.detach().float()), batch)
             self.optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             self.optimizer.step()
 
     def on_validation_batch_end(

@@ -53,7 +53,7 @@ class FoundationTask(LightningModule):
             "prefix": f"{self.encoder_attribute}.",
             "model": self.describe()["model"],
         }
-        # under the command line these are plain settings; a model built in Python carries modules, which are no settings
+        # under the command line these are plain settings; a model built in Python carries modules, which are none
         settings = checkpoint.get("hyper_parameters", {})
         checkpoint["hyper_parameters"] = {k: v for k, v in settings.items() if not _is_live(v)}
 

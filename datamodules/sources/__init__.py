@@ -1,0 +1,1 @@
+"""Sources: where channels come from."""

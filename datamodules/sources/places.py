@@ -122,8 +122,8 @@ class Place:
         outdoors, surface = self.is_outdoors(xy), self.surface(xy)
         fit = outdoors if mount == "street" else surface - self.ground(xy) > _LOWEST_ROOF
         spots = np.flatnonzero(fit)[: 256 * number]
-        if len(spots) < number:
-            where = f"no {mount} in window {in_text(window)} of scene {self.name}"
+        if len(spots) < number or not outdoors.any():
+            where = f"no {mount} over open ground in window {in_text(window)} of scene {self.name}"
             raise InputError(f"{where} for {number} base stations: move or widen it, or give base_stations")
         candidates = np.column_stack([xy[spots], surface[spots] + height])
         street = np.flatnonzero(outdoors)[-1024:]

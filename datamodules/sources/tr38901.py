@@ -39,7 +39,7 @@ _VERSION = 1
 _CHUNK = 256
 #: complex values of the largest factor of one synthesis call: 128 MB
 _CALL_SIZE = 2**24
-#: bytes of one ray, and rays of a link without line of sight: 20 in each of the most clusters of Table 7.5-6
+#: bytes of one ray, and most rays of a link: 20 in each cluster of Table 7.5-6, and line of sight
 _RAY_BYTES, _RAYS = 30, {"umi": 380, "uma": 400, "rma": 221, "inh": 380}
 
 

@@ -45,16 +45,14 @@ def rows_of(summary: dict[str, Any]) -> list[Row]:
     """Return the rows of a `summary.json`; none when the run was not tested."""
     head, mode, seed = summary.get("head") or "", summary.get("mode") or "", summary.get("seed") or 0
     hardware = summary.get("hardware", {})
-    place = "+".join(summary.get("places", []))
-    held_out = "+".join(summary.get("test_places", [])) or place
     common = {
         "experiment": summary["experiment"],
         "variant": summary["run_id"].removesuffix(f"-{head}-{mode}-s{seed}"),
         "head": head,
         "mode": mode,
         "split": summary.get("split", ""),
-        "train_place": place,
-        "test_place": held_out,
+        "train_place": "+".join(summary.get("train_places", [])),
+        "test_place": "+".join(summary.get("test_places", [])),
         "seed": seed,
         "n_train": summary.get("n_train", 0),
         "params_total": summary.get("params_total", 0),

@@ -52,7 +52,7 @@ class Study:
         for task in self.tasks:
             for seed in self.seeds:
                 start = ["fit", "--config", f"experiments/finetune/{task}.yaml", *common, *self.adapt]
-                start += ["--seed_everything", str(seed)]
+                start += ["--seed_everything", str(seed), "--data.seed", str(seed)]
                 for variant in self.pretrain:
                     checkpoint = runs / self.name / f"pretrain-{variant}" / "checkpoints" / "best.ckpt"
                     for mode in self.modes:

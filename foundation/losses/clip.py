@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.distributed.nn.functional as differentiable
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+_all_gather: Callable[[Tensor], tuple[Tensor, ...]] = differentiable.all_gather
 
 
 class CLIPLoss(nn.Module):
@@ -44,12 +47,12 @@ class CLIPLoss(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the loss of embeddings of shape (B, D), normalised here, against those of all processes."""
-        a, b = F.normalize(a.float(), dim=-1), F.normalize(b.float(), dim=-1)
+        a, b = _unit(a), _unit(b)
         return self._loss(a, b, gather(a), gather(b), rank() * len(a))
 
     def local(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the loss within this process's batch alone, whose size may differ from that of others."""
-        a, b = F.normalize(a.float(), dim=-1), F.normalize(b.float(), dim=-1)
+        a, b = _unit(a), _unit(b)
         return self._loss(a, b, a, b, 0)
 
     def _loss(self, a: Tensor, b: Tensor, all_a: Tensor, all_b: Tensor, first: int) -> Tensor:
@@ -59,11 +62,16 @@ class CLIPLoss(nn.Module):
         ) / 2
 
 
+def _unit(value: Tensor) -> Tensor:
+    """Scale rows to unit length, in single precision at least."""
+    return F.normalize(value.float() if value.dtype in (torch.float16, torch.bfloat16) else value, dim=-1)
+
+
 def gather(value: Tensor) -> Tensor:
     """Concatenate a tensor over processes, keeping gradients; batches must be equal in size."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return value
-    return torch.cat(differentiable.all_gather(value))
+    return torch.cat(_all_gather(value))
 
 
 def rank() -> int:

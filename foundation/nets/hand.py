@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -22,6 +23,9 @@ class HandFeatures(Encoder):
             parts (of the mean over receive antennas).
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self, num_antennas: int, num_subcarriers: int, kind: Literal["profiles", "power", "raw"] = "profiles"
     ) -> None:
@@ -37,7 +41,7 @@ class HandFeatures(Encoder):
         self.register_buffer("mean", torch.zeros(self.num_features))
         self.register_buffer("std", torch.ones(self.num_features))
 
-    def prepare(self, batch: dict[str, Any]) -> None:
+    def prepare(self, batch: Mapping[str, Any]) -> None:
         """Take the mean and standard deviation of every feature over a sample of the train side."""
         values = self._features(batch["csi"])
         self.mean.copy_(values.mean(0))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +29,13 @@ class ResNet(Encoder):
             power in dB, standardised over the train side, as a third channel: path loss spans 60 dB and more, of which
             a global scale leaves the far users nearly nothing.
         width: Scales the number of channels of every stage.
-        norm: `batch`, or `group` of 16 channels: the same on one process and on many, and no leak between the samples of
-            a contrastive batch.
+        norm: `batch`, or `group` of 16 channels: the same on one process and on many, and no leak between the samples
+            of a contrastive batch.
         stem_stride: 4, or 2 leaving out the stem's pooling, for images of 32 rows or less.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -45,24 +49,25 @@ class ResNet(Encoder):
         super().__init__()
         self.save_hyperparameters()
         import timm  # not at import: it is slow to load, and the command line must not pay for it
-        from timm.layers import GroupNorm
+        from timm.layers.norm import GroupNorm
 
-        layers = {
+        layers: dict[str, Any] = {
             "in_chans": 2 if normalize == "global" else 3,
             "num_classes": 0,
             "channels": tuple(max(16, round(width * n / 16) * 16) for n in (64, 128, 256, 512)),
         }
         if norm == "group":
             layers["norm_layer"] = lambda n, **kwargs: GroupNorm(n, num_groups=n // 16, **kwargs)
-        self.net = timm.create_model(backbone, **layers)
+        net: Any = timm.create_model(backbone, **layers)
         if stem_stride == 2:
-            self.net.maxpool = nn.Identity()
+            net.maxpool = nn.Identity()
+        self.net: nn.Module = net
         self.domain, self.normalize = domain, normalize
-        self.num_features = self.net.num_features
+        self.num_features = net.num_features
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("std", torch.ones(()))
 
-    def prepare(self, batch: dict[str, Tensor]) -> None:
+    def prepare(self, batch: Mapping[str, Any]) -> None:
         """Take the statistics of the input from a sample of the train side."""
         if self.normalize == "global":
             values = image(self._transform(batch["csi"]))
@@ -75,7 +80,8 @@ class ResNet(Encoder):
         """Return features (B, D) of CSI (B, R, T, K)."""
         # channels-last: 1.1 to 1.4 times as fast as contiguous on a CPU, seven times with group norm and narrow towers
         pixels = self._image(csi).contiguous(memory_format=torch.channels_last)
-        return self.net(pixels)  # type: ignore[no-any-return]
+        features: Tensor = self.net(pixels)
+        return features
 
     def _transform(self, csi: Tensor) -> Tensor:
         if self.domain == "angle_delay":

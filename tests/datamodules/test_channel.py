@@ -164,5 +164,5 @@ def test_patterns_have_their_closed_form_values():
 
 @pytest.mark.parametrize("bad", [{"rows": 0}, {"pattern": "yagi"}])
 def test_bad_arrays_are_refused(bad):
-    with pytest.raises(ValueError, match="array needs|unknown antenna pattern"):
+    with pytest.raises(ValueError, match=r"array needs|unknown antenna pattern"):
         Array(**bad)

@@ -56,12 +56,10 @@ def test_ranks_see_together_what_one_process_sees(world):
     ranks = [list(ShardedSampler(dataset, 4, True, rank=r, num_replicas=world)) for r in range(world)]
     steps = min(len(one) // (4 * world), len(ranks[0]) // 4)
     for step in range(steps):
-        together = sum((rank[4 * step : 4 * step + 4] for rank in ranks), [])
+        together = [link for rank in ranks for link in rank[4 * step : 4 * step + 4]]
         assert together == one[4 * world * step : 4 * world * (step + 1)]
-    evaluated = sorted(
-        sum((list(ShardedSampler(dataset, 4, False, rank=r, num_replicas=world)) for r in range(world)), [])
-    )
-    assert evaluated == list(range(101)), "a link is repeated or left out"
+    evaluated = [link for r in range(world) for link in ShardedSampler(dataset, 4, False, rank=r, num_replicas=world)]
+    assert sorted(evaluated) == list(range(101)), "a link is repeated or left out"
 
 
 def test_epochs_differ_and_repeat_by_seed():
@@ -163,5 +161,5 @@ def test_partial_subcarriers_keep_their_share_and_the_power():
 
 @pytest.mark.parametrize("make", [lambda: Noise((3.0, 1.0)), lambda: PartialSubcarriers((0.0, 0.5))])
 def test_bad_views_are_refused(make):
-    with pytest.raises(ValueError, match="lowest, highest|must lie in"):
+    with pytest.raises(ValueError, match=r"lowest, highest|must lie in"):
         make()

@@ -176,13 +176,13 @@ def test_given_points_keep_their_order(tmp_path):
 
 @requires_sionna
 def test_killed_run_resumes_to_the_same_bytes(tmp_path, monkeypatch):
-    facts = {**CANYON, "users": "grid", "window": (-40, -8, 40, 8), "spacing": 4, "chunk": 8}
+    facts = {**CANYON, "users": "grid", "window": (-40, -8, 40, 8), "spacing": 4, "chunk": 16}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     SionnaRT(**facts, cache=str(whole)).sites()
     code = f"from datamodules.sources.sionna_rt import SionnaRT; SionnaRT(**{facts!r}, cache={str(broken)!r}).sites()"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while len(chunks := sorted(broken.glob(".*.partial/*.safetensors"))) < 3 and time.monotonic() < deadline:
+    while len(chunks := sorted(broken.glob(".*.partial/*.safetensors"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
@@ -195,7 +195,7 @@ def test_killed_run_resumes_to_the_same_bytes(tmp_path, monkeypatch):
     trace = scenes.Tracer.__call__
     monkeypatch.setattr(scenes.Tracer, "__call__", lambda *args: traced.append(1) or trace(*args))
     SionnaRT(**facts, cache=str(broken)).sites()
-    assert 0 < len(traced) <= 10 - 3 + 1
+    assert 0 < len(traced) <= 5 - 2 + 1
     files = {path.relative_to(whole) for path in whole.rglob("*") if path.is_file() and path.suffix != ".lock"}
     assert len(files) == 2
     for file in files:
@@ -207,10 +207,11 @@ def test_a_scene_that_changes_is_another_site(tmp_path):
     facts = {"base_stations": [[-10, 5, 20]], "users": "grid", "spacing": 20, "samples": 100, "cache": str(tmp_path)}
     file = write_scene(tmp_path, {"house": HOUSE})
     before = SionnaRT(str(file), **facts)
-    first = before.sites()[0]
+    digest, [first] = before.recipes()[0].digest, before.sites()
+    assert first.environment.heights[0] == pytest.approx(15, abs=0.1)
     write_scene(tmp_path, {"house": (*HOUSE[:5], 25.0)})
     after = SionnaRT(str(file), **facts)
-    assert after.recipes()[0].digest != before.recipes()[0].digest or first.environment.heights[0] == 15
+    assert after.recipes()[0].digest != digest
     assert after.sites()[0].environment.heights[0] == pytest.approx(25, abs=0.1)
 
 

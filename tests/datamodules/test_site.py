@@ -107,7 +107,7 @@ def test_a_full_disk_leaves_no_half_site(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("datamodules.site.save_file", full)
-    with pytest.raises(InputError, match="cannot write site 'site' .*No space left"):
+    with pytest.raises(InputError, match=r"cannot write site 'site' .*No space left"):
         random_site().save(tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
 

@@ -30,7 +30,7 @@ from datamodules.sources.tr38901 import TR38901
 from datamodules.sources.tr38901_rays import CELLS, SCENARIOS, drop, place_users, sample, to_paths
 
 FREQUENCY = 3.5e9
-SMALL = {"bs": Array(2, 2), "ofdm": OFDM(8, 10e6)}
+SMALL: dict[str, Any] = {"bs": Array(2, 2), "ofdm": OFDM(8, 10e6)}
 
 
 def source(cache: Path, **settings: Any) -> TR38901:
@@ -147,7 +147,7 @@ def test_users_stand_in_their_cell(scenario: Any) -> None:
 # --- against the tables
 
 
-def los_probability(scenario: str, distance: np.ndarray) -> np.ndarray:
+def los_probability(scenario: str, distance: np.ndarray[Any, Any]) -> Any:
     """TR 38.901 Table 7.4.2-1, outdoor users no higher than 13 m; `distance` is horizontal [m]."""
     decay = {"umi": 36.0, "uma": 63.0}[scenario]
     near = np.minimum(18 / distance, 1)
@@ -212,7 +212,7 @@ def test_medians_of_the_spreads_are_those_of_the_table(scenario: Any, sight: Any
 
 
 def test_releases_differ() -> None:
-    old, new = (drop("uma", "nlos", FREQUENCY, 300, 0, release) for release in ("16.1", "19.2"))  # type: ignore[arg-type]
+    old, new = (drop("uma", "nlos", FREQUENCY, 300, 0, release) for release in ("16.1", "19.2"))
     assert azimuth_spread(new).median() < 0.7 * azimuth_spread(old).median()
 
 

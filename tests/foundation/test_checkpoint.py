@@ -5,6 +5,7 @@ import torch
 
 from datamodules.errors import DatasetNotFoundError, InputError
 from foundation.checkpoint import load_encoder
+from foundation.csiclip import CSICLIP
 from foundation.nets.resnet import ResNet
 from tests.foundation.towers import TinyEncoder, tiny_clip
 
@@ -49,12 +50,11 @@ def test_another_model_names_the_keys(checkpoint):
 
 def test_wrong_checkpoint_of_a_whole_model_is_one_line(checkpoint):
     content = torch.load(checkpoint, weights_only=True)
+    other = CSICLIP(TinyEncoder(), TinyEncoder(), embed_dim=4)
     with pytest.raises(
-        InputError, match="the checkpoint, of CSICLIP, does not fit this CSICLIP: .*another shape"
+        InputError, match=r"the checkpoint, of CSICLIP, does not fit this CSICLIP: .*another shape"
     ) as caught:
-        from foundation.csiclip import CSICLIP
-
-        CSICLIP(TinyEncoder(), TinyEncoder(), embed_dim=4).on_load_checkpoint(content)
+        other.on_load_checkpoint(content)
     assert "\n" not in str(caught.value)
 
 

@@ -84,9 +84,9 @@ def test_test_run_scores_and_draws(checkpoint, data, tmp_path):
 
 
 def test_what_a_mode_lacks_is_said(checkpoint, tmp_path):
-    with pytest.raises(InputError, match="mode `probe` needs model.checkpoint"):
+    with pytest.raises(InputError, match=r"mode `probe` needs model\.checkpoint"):
         FineTune(lambda n: LOS(n), mode="probe")
-    with pytest.raises(InputError, match="mode `scratch` needs model.encoder"):
+    with pytest.raises(InputError, match=r"mode `scratch` needs model\.encoder"):
         FineTune(lambda n: LOS(n), mode="scratch")
     with pytest.raises(InputError, match="does not fit this TinyEncoder"):
         FineTune(lambda n: LOS(n), encoder=TinyEncoder(width=8), checkpoint=checkpoint)
@@ -94,5 +94,5 @@ def test_what_a_mode_lacks_is_said(checkpoint, tmp_path):
 
 def test_a_label_that_the_data_lack_is_named(checkpoint, tmp_path):
     model = FineTune(lambda n: Beam(n, num_beams=4), checkpoint=checkpoint)
-    with pytest.raises(InputError, match="head Beam needs beam, beam_power, which the data lack: set data.num_beams"):
+    with pytest.raises(InputError, match=r"head Beam needs beam, beam_power, which the data lack: set data\.num_beams"):
         fit(model, build(tmp_path / "sites"), tmp_path)

@@ -1,0 +1,171 @@
+"""`BatchMaker`: from rows of rays to the batch that a model receives, on the device of the rows."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from datamodules.arrays import Array, rotation_matrix
+from datamodules.channel import OFDM, SPEED_OF_LIGHT, synthesize
+from datamodules.codebook import beam_power, beam_power_of_paths
+from datamodules.dataset import Batch, to_paths
+from datamodules.domains import domain_labels, site_domains, speed_spans
+from datamodules.environment_images import AreaMaps
+from datamodules.errors import InputError
+from datamodules.recording import Recording
+from datamodules.sequences import Motion, draw_motion, split_next
+from datamodules.sequences import Sequence as Snapshots
+from datamodules.site import Site
+from datamodules.views import View, observe
+
+#: what a batch may hold beyond channel and position
+Extra = Literal["map", "geometry", "domain"]
+_GIVEN = ("los", "position", "bs_position", "site", "user")
+
+
+class BatchMaker:
+    """Makes the channel, its labels and its observations.
+
+    What is drawn depends on the seed, the epoch and the rows alone, so that a resumed run draws the same.
+
+    Args:
+        sites: The sites, in the order that `site` in a batch counts.
+        bs: Base-station array.
+        ue: User array.
+        ofdm: Subcarrier grid.
+        codebook: Beams (Q, T) to label with, or None.
+        views: What two independent observations do, or None for none.
+        observation: What happens to `csi` itself.
+        snapshots: Sequence settings, or None for single snapshots; recordings then give their first one.
+        extras: Which further keys to make.
+        geometry_los: Whether `geometry` holds the line-of-sight flag (env_channel section IV-A), or a neutral value.
+        seed: Draws.
+
+    Raises:
+        InputError: Recorded CSI does not fit the beams' array or the sequence.
+    """
+
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        bs: Array,
+        ue: Array,
+        ofdm: OFDM,
+        codebook: Tensor | None,
+        views: list[View] | None,
+        observation: list[View],
+        snapshots: Snapshots | None,
+        extras: Sequence[Extra],
+        geometry_los: bool,
+        seed: int,
+    ) -> None:
+        self.bs, self.ue, self.ofdm, self.codebook = bs, ue, ofdm, codebook
+        self.views, self.observation, self.snapshots = views, observation, snapshots
+        self.extras, self.geometry_los, self.seed = extras, geometry_los, seed
+        frames = torch.stack([site.bs_orientation for site in sites])
+        self.frames = rotation_matrix(frames).float() if frames.any() else None
+        self.wavelengths = torch.tensor([SPEED_OF_LIGHT / site.carrier_frequency for site in sites])
+        self.spans = speed_spans(sites)
+        self.domains = site_domains(sites, bs)
+        self.maps = AreaMaps.draw(sites) if {"map", "geometry"} & set(extras) else None
+        links = sites[0].links
+        if isinstance(links, Recording):
+            self._check(links)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys of a batch."""
+        keys: tuple[str, ...] = ("csi", *_GIVEN, *self.extras)
+        if self.codebook is not None:
+            keys += ("beam", "beam_power")
+        if self.snapshots is not None and self.snapshots.next_snapshot:
+            keys += ("next_csi",)
+        return (*keys, "views") if self.views is not None else keys
+
+    @torch.no_grad()
+    def __call__(self, rows: Batch, epoch: int = 0) -> Batch:
+        """Return the batch of `rows`, as `ChannelDataset` serves them."""
+        motion = self._motion(rows)
+        csi = self._channel(rows, motion)
+        batch = self.labels(rows, motion)
+        if self.snapshots is not None and self.snapshots.next_snapshot:
+            csi, batch["next_csi"] = split_next(csi)
+        if self.views is not None or self.observation:
+            # 32 bits: all that the generator of the CPU takes in
+            seed = zlib.crc32(f"{self.seed} {epoch} {rows['key']}".encode())
+            generator = torch.Generator(csi.device).manual_seed(seed)
+            if self.views is not None:
+                batch["views"] = [observe(csi, self.views, generator) for _ in range(2)]
+            csi = observe(csi, self.observation, generator)
+        return {"csi": csi, **batch}
+
+    def labels(self, rows: Batch, motion: Motion | None = None) -> Batch:
+        """Return the labels of `rows`, from the clean channel; cheap, for no CSI is made of rays."""
+        batch = {key: rows[key] for key in _GIVEN}
+        device, site = rows["los"].device, rows["site"]
+        if self.codebook is not None:
+            codebook = self.codebook.to(device)
+            if "recorded" in rows:
+                recorded = rows["recorded"]
+                power = beam_power(recorded[:, 0] if recorded.ndim == 5 else recorded, codebook)
+            else:
+                power = beam_power_of_paths(to_paths(rows), self.bs, self.ue, self.ofdm, codebook, self._mount(rows))
+            batch |= {"beam": power.argmax(1), "beam_power": power}
+        if self.maps is not None:
+            maps = self.maps = self.maps.to(device)
+            if "map" in self.extras:
+                batch["map"] = maps.map(site)
+            if "geometry" in self.extras:
+                batch["geometry"] = maps.geometry(
+                    site, rows["bs_position"], rows["position"], rows["los"], self.geometry_los
+                )
+        if "domain" in self.extras:
+            mobility = None if motion is None else motion.mobility
+            batch["domain"] = domain_labels(self.domains.to(device), site, rows["los"], mobility)
+        return batch
+
+    def _channel(self, rows: Batch, motion: Motion | None) -> Tensor:
+        if "recorded" in rows:
+            recorded: Tensor = rows["recorded"]
+            if recorded.ndim == 4:
+                return recorded
+            return recorded[:, 0] if self.snapshots is None else recorded[:, : len(self.snapshots.times)]
+        paths, mount = to_paths(rows), self._mount(rows)
+        if motion is None:
+            return synthesize(paths, self.bs, self.ue, self.ofdm, mount=mount)
+        return synthesize(
+            paths,
+            self.bs,
+            self.ue,
+            self.ofdm,
+            mount=mount,
+            velocity=motion.velocity,
+            times=motion.times,
+            wavelength=self.wavelengths.to(paths.gain.device)[rows["site"]],
+        )
+
+    def _mount(self, rows: Batch) -> Tensor | None:
+        """Return the rotation of each link's base station, (B, 3, 3), or None where none is turned."""
+        return None if self.frames is None else self.frames.to(rows["los"].device)[rows["site"]]
+
+    def _motion(self, rows: Batch) -> Motion | None:
+        if self.snapshots is None or "recorded" in rows:
+            return None
+        site = rows["site"]
+        return draw_motion(self.snapshots, site, rows["user"], self.seed, self.spans.to(site.device)[site])
+
+    def _check(self, links: Recording) -> None:
+        shape = tuple(links.pairs.shape[1:-1])
+        if self.codebook is not None and shape[-2] != self.codebook.shape[1]:
+            raise InputError(
+                f"data.bs has {self.codebook.shape[1]} elements, but the recorded CSI {shape[-2]} antennas"
+            )
+        if self.snapshots is not None and (len(shape) != 4 or shape[0] < len(self.snapshots.times)):
+            held = shape[0] if len(shape) == 4 else 1
+            raise InputError(
+                f"data.sequence asks for {len(self.snapshots.times)} snapshots, but the recorded CSI has {held}"
+            )

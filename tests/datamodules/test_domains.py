@@ -1,0 +1,50 @@
+import math
+import zlib
+
+import torch
+
+from datamodules.arrays import Array
+from datamodules.domains import AXES, UNKNOWN, domain_labels, site_domains, speed_spans
+from datamodules.environment import Environment
+from datamodules.recording import Recording
+from datamodules.site import Site
+from tests.datamodules.rays import random_site
+
+
+def recorded(**facts) -> Site:
+    links = Recording.build(torch.ones(3, 1, 1, 2, dtype=torch.complex64), torch.zeros(3, 3), torch.tensor([1, 0, -1]))
+    return Site("r", links, torch.zeros(3), 28e9, "r", "r", Environment.empty(links.position.numpy()), **facts)
+
+
+def test_codes() -> None:
+    turned = torch.tensor([1.0, math.radians(5), 0.0])
+    sites = [
+        random_site("a", 3, place="munich", bs_orientation=turned, domain={"scenario": "munich"}),
+        random_site("b", 3, domain={"scenario": "uma", "mobility": "vehicular", "speed": [10.0, 20.0]}),
+        recorded(domain={"scenario": "inh", "mobility": "static", "tilt": math.radians(15)}),
+        recorded(bs_orientation=turned),
+    ]
+    table = site_domains(sites, Array(orientation=(0.0, math.radians(10), 0.0)))
+    assert table.tolist() == [
+        [zlib.crc32(b"munich"), UNKNOWN, UNKNOWN, 15, 3500],
+        [1, UNKNOWN, 2, 10, 3500],
+        # a recording keeps the tilt that it was made with, whatever the array of the datamodule
+        [3, UNKNOWN, 0, 15, 28000],
+        [zlib.crc32(b"r"), UNKNOWN, UNKNOWN, 5, 28000],
+    ]
+    assert len(AXES) == table.shape[1]
+    spans = speed_spans(sites)
+    assert spans[1].tolist() == [10, 20]
+    assert spans[[0, 2, 3]].isnan().all()
+
+
+def test_labels_of_links() -> None:
+    table = torch.tensor([[0, UNKNOWN, 2, 0, 3500], [3, UNKNOWN, UNKNOWN, 15, 28000]])
+    site, los = torch.tensor([1, 0, 1]), torch.tensor([1, 0, -1], dtype=torch.int8)
+    assert domain_labels(table, site, los).tolist() == [
+        [3, 1, -1, 15, 28000],
+        [0, 0, 2, 0, 3500],
+        [3, -1, -1, 15, 28000],
+    ]
+    assert domain_labels(table, site, los, torch.tensor([0, 1, 2]))[:, 2].tolist() == [0, 1, 2]
+    assert table[:, 1].tolist() == [UNKNOWN, UNKNOWN]
