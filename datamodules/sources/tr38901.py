@@ -221,7 +221,7 @@ class TR38901(Source):
     def _draw(self, domain: _Domain, shift: Tensor, work: Path) -> Paths | Recording:
         """Draw the links chunk by chunk, each kept in `work` once done."""
         parts: list[dict[str, Tensor]] = []
-        with tqdm(total=self.sequences, desc=domain.name, unit="link") as progress:
+        with tqdm(total=self.sequences, desc=domain.name, unit="link", leave=False) as progress:
             for first in range(0, self.sequences, _CHUNK):
                 part = _restore(work, first)
                 if part is None:

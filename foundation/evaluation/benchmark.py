@@ -172,14 +172,17 @@ def training_loop(folder: str) -> Row:
     from lightning.pytorch import Trainer
 
     from foundation import CSICLIP, ResNet
+    from foundation.nets.resnet import Domain
+
+    domains: tuple[Domain, Domain] = ("csi", "cir")
 
     def build() -> tuple[CSICLIP, ChannelDataModule]:
         torch.manual_seed(0)
-        towers = [ResNet("resnet18", domain, "link", 0.5, "group") for domain in ("csi", "cir")]  # type: ignore[arg-type]
+        csi, cir = (ResNet("resnet18", domain, "link", 0.5, "group") for domain in domains)
         data = ChannelDataModule(RandomLinks(4000, folder), split="random", fractions=(0.8, 0.0, 0.2), views=[])
         data.prepare_data()
         data.setup("fit")
-        return CSICLIP(*towers, schedule="constant"), data
+        return CSICLIP(csi, cir, schedule="constant"), data
 
     def bare() -> None:
         model, data = bare_parts
@@ -237,7 +240,8 @@ def _resident() -> int:
 def large_data(folder: str) -> list[Row]:
     """Measure opening and serving 700,000 links in a process of its own; theirs is the bar."""
     RandomLinks(700_000, folder).sites()
-    command = [sys.executable, "-c", f"from foundation.evaluation.benchmark import _open_large; _open_large({folder!r})"]
+    program = f"from foundation.evaluation.benchmark import _open_large; _open_large({folder!r})"
+    command = [sys.executable, "-c", program]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found: dict[str, Any] = json.loads(printed.strip().splitlines()[-1])
     return [

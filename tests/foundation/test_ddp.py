@@ -21,7 +21,7 @@ class Loss(torch.nn.Module):
         torch.manual_seed(0)
         self.model = CSICLIP(ResNet(**SETTINGS), ResNet(**SETTINGS, domain="cir"), embed_dim=16).to(dtype)
         # as every training does: or the power in dB swamps the image, all embeddings are nearly one, and their
-        # differences, hence the gradients, lose two digits in float32
+        # differences, hence the gradients, lose one to two digits in float32
         for tower in (self.model.csi_encoder, self.model.cir_encoder):
             tower.prepare({"csi": batch(dtype)})
 
