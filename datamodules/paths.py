@@ -155,6 +155,15 @@ class Paths:
 
         return Paths(**{name: grow(getattr(self, name), "P" in axes) for name, (axes, _) in _LAYOUT.items()})
 
+    def narrow(self, num_paths: int) -> Paths:
+        """Return the links with their strongest `num_paths` paths, as views."""
+        return Paths(
+            **{
+                name: getattr(self, name)[:, :num_paths] if "P" in axes else getattr(self, name)
+                for name, (axes, _) in _LAYOUT.items()
+            }
+        )
+
     def __len__(self) -> int:
         """Return the number of links `U`."""
         return self.gain.shape[0]

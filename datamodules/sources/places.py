@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -47,32 +47,28 @@ class Place:
     """
 
     def __init__(self, file: Path) -> None:
-        scene = scenes.read(file, merge_shapes=False)
-        import mitsuba as mi
-
         self.name = file.stem
-        self._scene: Any = scene.mi_scene
-        meshes = {name: item.mi_mesh for name, item in scene.objects.items()}
+        meshes = scenes.triangles(file)
         ground = {name for name in meshes if _GROUND_NAME.match(name)}
         if not ground:
-            half = _plan_area(self._scene.bbox()) / 2
-            large = {name for name, mesh in meshes.items() if _plan_area(mesh.bbox()) > half}
-            ground = {name for name in large if _is_flat(mi.load_dict({"type": "scene", "mesh": meshes[name]}))}
+            half = _plan_area(np.concatenate(list(meshes.values()))) / 2
+            ground = {name for name, mesh in meshes.items() if _plan_area(mesh) > half and _is_flat(mesh)}
         if not ground:
             raise InputError(f"scene {file.stem} has no ground for users to stand on: name its ground object 'ground'")
         self._obstacles = [mesh for name, mesh in meshes.items() if name not in ground]
-        parts = {f"mesh{i}": meshes[name] for i, name in enumerate(sorted(ground))}
-        self._ground: Any = mi.load_dict({"type": "scene", **parts})
-        box = self._ground.bbox()
-        self.bounds = (float(box.min.x), float(box.min.y), float(box.max.x), float(box.max.y))
+        everything = np.concatenate([meshes[name] for name in sorted(ground)])
+        self._ground = _Relief(everything)
+        self._roofs = _Relief(np.concatenate(self._obstacles or [np.zeros((0, 3, 3))]))
+        (x_min, y_min), (x_max, y_max) = _corners(everything).tolist()
+        self.bounds: Window = (x_min, y_min, x_max, y_max)
 
     def ground(self, xy: NDArray[Any]) -> NDArray[Any]:
         """Return the ground's height [m] at points (U, 2), shape (U,); NaN outside the scene."""
-        return _height(self._ground, xy)
+        return self._ground.height(xy)
 
     def surface(self, xy: NDArray[Any]) -> NDArray[Any]:
         """Return the height [m] of the topmost surface, ground or roof, at points (U, 2), shape (U,)."""
-        return _height(self._scene, xy)
+        return np.asarray(np.fmax(self._ground.height(xy), self._roofs.height(xy)))
 
     def is_open(self, xy: NDArray[Any]) -> NDArray[Any]:
         """Say which points (U, 2) have ground below and only sky above it, shape (U,), bool."""
@@ -80,18 +76,7 @@ class Place:
 
     def is_outdoors(self, xy: NDArray[Any]) -> NDArray[Any]:
         """Say which points (U, 2) are open and in no building's outline, so in no courtyard, shape (U,), bool."""
-        return np.asarray(self.is_open(xy) & ~shapely.contains_xy(self._built_up, xy[:, 0], xy[:, 1]))
-
-    def sees(self, origins: NDArray[Any], targets: NDArray[Any]) -> NDArray[Any]:
-        """Say between which points (S, 3) and (V, 3) [m] there is line of sight, shape (S, V), bool."""
-        import mitsuba as mi
-
-        start = np.repeat(origins, len(targets), axis=0).astype(np.float32)
-        step = np.tile(targets, (len(origins), 1)).astype(np.float32) - start
-        ray = mi.Ray3f(o=mi.Point3f(*start.T), d=mi.Vector3f(*step.T))
-        # counted in steps, and a step is the whole link
-        ray.maxt = type(ray.maxt)(1.0)
-        return np.asarray(~np.asarray(self._scene.ray_test(ray))).reshape(len(origins), len(targets))
+        return np.asarray(self.is_open(xy) & ~shapely.intersects_xy(self._built_up, xy[:, 0], xy[:, 1]))
 
     def stations(
         self,
@@ -100,6 +85,7 @@ class Place:
         mount: Literal["roof", "street"],
         height: float,
         reach: float,
+        sees: Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]],
         rng: np.random.Generator,
     ) -> NDArray[Any]:
         """Draw places for base stations and keep those that together see most outdoor ground.
@@ -110,6 +96,7 @@ class Place:
             mount: On roofs, or outdoors on the ground.
             height: How high above either [m].
             reach: How far away ground still counts [m].
+            sees: Says between which points (S, 3) and (V, 3) there is line of sight, see `Tracer.sees`.
             rng: Generator of the draws.
 
         Returns:
@@ -129,7 +116,7 @@ class Place:
         street = np.flatnonzero(outdoors)[-1024:]
         targets = np.column_stack([xy[street], surface[street] + 1.5])
         distance = np.linalg.norm(candidates[:, None, :2] - targets[None, :, :2], axis=-1)
-        seen = self.sees(candidates, targets) & (distance <= reach)
+        seen = sees(candidates, targets) & (distance <= reach)
         chosen: list[int] = []
         for _ in range(number):
             covered = seen[chosen].any(0)
@@ -221,45 +208,57 @@ def in_text(numbers: Sequence[float] | NDArray[Any]) -> str:
     return "(" + ", ".join(f"{number:.1f}" for number in numbers) + ")"
 
 
-def _plan_area(box: Any) -> float:
-    return float((box.max.x - box.min.x) * (box.max.y - box.min.y))
+class _Relief:
+    """Heights of the surface that triangles (N, 3, 3) [m] make when seen from above."""
+
+    def __init__(self, triangles: NDArray[Any]) -> None:
+        self._triangles = _lying(triangles)
+        self._tree = shapely.STRtree(shapely.polygons(self._triangles[..., :2]))
+
+    def height(self, xy: NDArray[Any], lowest: bool = False) -> NDArray[Any]:
+        """Return the highest, or lowest, z [m] at points (U, 2), shape (U,); NaN where there is none."""
+        point, triangle = self._tree.query(shapely.points(xy), predicate="intersects")
+        corner, along, across = (self._triangles[triangle, i] for i in range(3))
+        along, across, step = along - corner, across - corner, xy[point] - corner[:, :2]
+        area = along[:, 0] * across[:, 1] - along[:, 1] * across[:, 0]
+        u = (step[:, 0] * across[:, 1] - step[:, 1] * across[:, 0]) / area
+        v = (along[:, 0] * step[:, 1] - along[:, 1] * step[:, 0]) / area
+        height = np.full(len(xy), np.nan)
+        (np.fmin if lowest else np.fmax).at(height, point, corner[:, 2] + u * along[:, 2] + v * across[:, 2])
+        return height
 
 
-def _is_flat(mi_scene: Any) -> bool:
+def _lying(triangles: NDArray[Any]) -> NDArray[Any]:
+    """Leave out triangles that seen from above are nothing: walls, slivers."""
+    edges = triangles[:, 1:, :2] - triangles[:, :1, :2]
+    area = np.abs(edges[:, 0, 0] * edges[:, 1, 1] - edges[:, 0, 1] * edges[:, 1, 0]) / 2
+    return np.asarray(triangles[area > 1e-3])
+
+
+def _corners(triangles: NDArray[Any]) -> NDArray[Any]:
+    """Return the lowest and the highest (x, y) [m], shape (2, 2)."""
+    return np.stack([triangles[..., :2].min((0, 1)), triangles[..., :2].max((0, 1))])
+
+
+def _plan_area(triangles: NDArray[Any]) -> float:
+    return float(np.prod(np.diff(_corners(triangles), axis=0)))
+
+
+def _is_flat(triangles: NDArray[Any]) -> bool:
     """Say whether a surface is one layer thick, as ground is and a closed room is not."""
-    box = mi_scene.bbox()
-    share = (np.stack(np.meshgrid(*[np.linspace(0.05, 0.95, 8)] * 2), axis=-1)).reshape(-1, 2)
-    low, high = np.array([box.min.x, box.min.y]), np.array([box.max.x, box.max.y])
+    relief, (low, high) = _Relief(triangles), _corners(triangles)
+    share = np.stack(np.meshgrid(*[np.linspace(0.05, 0.95, 8)] * 2), axis=-1).reshape(-1, 2)
     xy = low + share * (high - low)
-    thickness = _height(mi_scene, xy) - _height(mi_scene, xy, upwards=True)
+    thickness = relief.height(xy) - relief.height(xy, lowest=True)
     return bool(np.isfinite(thickness).any() and np.nanmax(thickness) < _GROUND_TOLERANCE)
 
 
-def _height(mi_scene: Any, xy: NDArray[Any], upwards: bool = False) -> NDArray[Any]:
-    """Return where vertical rays through points (U, 2) first meet a scene [m], from above or below; NaN if never."""
-    import mitsuba as mi
-
-    box = mi_scene.bbox()
-    start = float(box.min.z) - 10 if upwards else float(box.max.z) + 10
-    x, y = np.asarray(xy, dtype=np.float32).T
-    origin = mi.Point3f(mi.Float(x), mi.Float(y), mi.Float(start))
-    # the distance alone: all else of a hit is worked out by each of a city's thousand meshes in turn
-    hit = mi_scene.ray_intersect_preliminary(mi.Ray3f(o=origin, d=mi.Vector3f(0, 0, 1 if upwards else -1)))
-    distance = np.asarray(hit.t, dtype=np.float64)
-    height = np.round(np.float32(start) + distance if upwards else np.float32(start) - distance, 3)
-    return np.where(np.asarray(hit.is_valid()), height, np.nan)
-
-
-def _outlines(mesh: Any) -> list[tuple[NDArray[Any], float]]:
-    """Project a mesh on the ground: the outline (V, 2) [m] of each connected part, and the height of its top [m].
+def _outlines(triangles: NDArray[Any]) -> list[tuple[NDArray[Any], float]]:
+    """Project an object on the ground: the outline (V, 2) [m] of each connected part, and the height of its top [m].
 
     Walls project to nothing, so a building whose walls and roof are two objects counts once, by its roof.
     """
-    vertices = np.asarray(mesh.vertex_position(np.arange(mesh.vertex_count()))).T.astype(np.float64)
-    triangles = vertices[np.asarray(mesh.face_indices(np.arange(mesh.face_count()))).T]
-    edges = triangles[:, 1:, :2] - triangles[:, :1, :2]
-    area = np.abs(edges[:, 0, 0] * edges[:, 1, 1] - edges[:, 0, 1] * edges[:, 1, 0]) / 2
-    triangles = triangles[area > 1e-3]
+    triangles = _lying(triangles)
     if len(triangles) == 0:
         return []
     # the millimetre grid heals the gaps between the triangles of a roof

@@ -223,7 +223,9 @@ class SionnaRT(Source):
             window = self.window or (*(low + margin).tolist(), *(high - margin).tolist())
             rng = np.random.default_rng([self.seed, 0])
             reach = self.radius if self.users == "disc" else np.inf
-            drawn = place.stations(self.num_stations, window, self.bs_mount, self.bs_height, reach, rng)
+            drawn = place.stations(
+                self.num_stations, window, self.bs_mount, self.bs_height, reach, self.tracer.sees, rng
+            )
             return drawn.astype(np.float32)
         stations = np.asarray(self.base_stations, dtype=np.float32)
         place.check_stations(stations)
