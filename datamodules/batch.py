@@ -72,14 +72,16 @@ class BatchMaker:
         self.spans = speed_spans(sites)
         self.domains = site_domains(sites, bs)
         self.maps = AreaMaps.draw(sites) if {"map", "geometry"} & set(extras) else None
+        self.located = any(site.links.position.isfinite().all(1).any() for site in sites)
         links = sites[0].links
         if isinstance(links, Recording):
             self._check(links)
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Keys of a batch."""
-        keys: tuple[str, ...] = ("csi", *_GIVEN, *self.extras)
+        """Keys of a batch that hold something: `position` is left out where the data know none."""
+        given = tuple(key for key in _GIVEN if key != "position" or self.located)
+        keys: tuple[str, ...] = ("csi", *given, *self.extras)
         if self.codebook is not None:
             keys += ("beam", "beam_power")
         if self.snapshots is not None and self.snapshots.next_snapshot:

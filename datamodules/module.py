@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from datamodules.sequences import Sequence as Snapshots
 from datamodules.sources.base import Source
 from datamodules.splits import SIDES, Fractions, Rule, split_links
 from datamodules.views import View
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: how much CSI [complex values] and how many links a sample for statistics may hold
 _SAMPLE_VALUES, _SAMPLE_LINKS = 2**24, 4096
@@ -205,6 +208,19 @@ class ChannelDataModule(LightningDataModule):
         """Turn rows, as the loaders serve them, into a batch for a model; see `BatchMaker`."""
         return self._make(rows, epoch)
 
+    def plot(self, batch: Batch, index: int = 0, prediction: Tensor | None = None) -> Figure:
+        """Draw one channel of a finished batch: its magnitude over antennas and subcarriers, and its delay profile.
+
+        Args:
+            batch: What `finish` returns, or a loader under a Trainer.
+            index: Which link.
+            prediction: CSI (R, T, K) to draw beside it.
+        """
+        from datamodules.plots import plot_csi
+
+        csi = batch["csi"][index].cpu()
+        return plot_csi(csi[0] if csi.ndim == 4 else csi, self.ofdm.bandwidth, prediction)
+
     # --- from the train side only
 
     def sample(self) -> Batch:
@@ -221,6 +237,7 @@ class ChannelDataModule(LightningDataModule):
         """
         batch = self._make.labels(self._draw(_SAMPLE_LINKS))
         offset = (batch["position"] - batch["bs_position"]).double()
+        offset = offset[offset.isfinite().all(1)] if offset.isfinite().any() else torch.zeros_like(offset)
         known = batch["los"][batch["los"] >= 0].long()
         statistics = {
             "position_mean": offset.mean(0).float(),

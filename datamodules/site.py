@@ -9,7 +9,7 @@ import shutil
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +20,9 @@ from datamodules.environment import Environment
 from datamodules.errors import DatasetNotFoundError, InputError
 from datamodules.paths import Paths
 from datamodules.recording import Recording
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: grows when a change makes older folders unreadable
 FORMAT = 1
@@ -68,6 +71,12 @@ class Site:
         if not isinstance(self.links, Paths):
             raise InputError(f"site {self.name!r} holds recorded CSI, which has no rays")
         return self.links
+
+    def plot(self, color: Literal["los", "power"] = "los") -> Figure:
+        """Draw the map: buildings, base station, and users coloured by line of sight or by received power."""
+        from datamodules.plots import plot_site
+
+        return plot_site(self, color)
 
     def save(self, folder: Path) -> None:
         """Write the site into `folder`, whole or not at all.

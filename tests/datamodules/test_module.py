@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from datamodules.dataset import ChannelDataset, ShardedSampler
 from datamodules.errors import InputError
 from datamodules.module import ChannelDataModule
 from datamodules.paths import Paths
+from datamodules.recording import Recording
 from datamodules.sources.base import Recipe, Source
 from datamodules.views import CommonPhase, Noise, PartialSubcarriers, TimingOffset
 from tests.datamodules.rays import random_site
@@ -163,3 +166,21 @@ def test_partial_subcarriers_keep_their_share_and_the_power():
 def test_bad_views_are_refused(make):
     with pytest.raises(ValueError, match=r"lowest, highest|must lie in"):
         make()
+
+
+def test_pictures_of_a_site_and_of_a_channel(tmp_path):
+    module = build(tmp_path)
+    batch = first(module)
+    assert len(module.plot(batch, 3).axes) >= 2
+    assert module.sides["train"].sites[0].plot("power").axes
+
+
+def test_data_without_positions_say_so(tmp_path):
+    csi = torch.randn(40, 1, 4, 8, dtype=torch.complex64)
+    recording = Recording.build(csi, torch.full((40, 3), torch.nan), torch.arange(40) % 2)
+    site = dataclasses.replace(random_site("a"), links=recording)
+    module = build(tmp_path, [site])
+    assert "position" not in module.batch_keys
+    assert torch.isfinite(module.statistics()["position_std"]).all()
+    with pytest.raises(InputError, match="needs every user's position"):
+        build(tmp_path, [site], split="spatial")
