@@ -1,5 +1,6 @@
 """Every YAML under experiments/ is composed, and those with a model are run."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,8 @@ def test_models_run(file, street_data, checkpoint, tmp_path, monkeypatch):
     if "finetune" in file.parts:
         args += ["--model.checkpoint", checkpoint, "--then_test", "false"]
     if "paper" in file.parts:
-        args += ["--data.batch_size", "2", "--data.bs.rows", "2", "--data.bs.cols", "2", "--data.ofdm.num_subcarriers", "32"]
+        args += ["--data.batch_size", "2", "--data.bs.rows", "2", "--data.bs.cols", "2"]
+        args += ["--data.ofdm.num_subcarriers", "32"]
     commands = run(args)
     assert any(key.startswith("val/") for key in commands.trainer.callback_metrics)
 
@@ -64,6 +66,6 @@ def test_studies_name_what_exists(file, monkeypatch):
     commands = Study.load(file).commands(Path("runs"))
     assert len({run_id for run_id, _ in commands}) == len(commands)
     for _, args in commands:
-        for flag, value in zip(args, args[1:], strict=False):
+        for flag, value in itertools.pairwise(args):
             if flag == "--config":
                 assert Path(value).is_file(), value

@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 
 from foundation.cli import main
 
-QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false", "--trainer.accelerator", "cpu"]
+QUIET = [
+    "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false", "--trainer.accelerator", "cpu",
+]  # fmt: skip
 SMALL = [
     "--model.csi_encoder.width", "0.25", "--model.cir_encoder.width", "0.25",
     "--data.bs.cols", "8", "--data.ofdm.num_subcarriers", "16",
@@ -41,7 +43,8 @@ def test_pretrain_adapt_test_predict(pretrained, street_data, tmp_path, capsys):
     assert summary["n_train"] == 20
     assert summary["metrics"]["test/positioning/mean_m"] > 0
     assert {file.name for file in (folder / "plots").iterdir()} == {"error_cdf.png", "error_map.png"}
-    assert main(["predict", "--config", str(folder / "config.yaml"), "--ckpt_path", str(folder / "checkpoints" / "best.ckpt")]) == 0
+    best = str(folder / "checkpoints" / "best.ckpt")
+    assert main(["predict", "--config", str(folder / "config.yaml"), "--ckpt_path", best]) == 0
     rows = load_file(folder / "predictions.safetensors")
     assert rows["prediction"].shape == (len(rows["user"]), 2)
 

@@ -170,7 +170,7 @@ class Areas(Source):
             index: Number of the area among those of the city.
 
         Returns:
-            The window (x_min, y_min, x_max, y_max) [m], base-station positions (S, 3) [m] and user positions (U, 3) [m].
+            The window (x_min, y_min, x_max, y_max), base stations (S, 3) and users (U, 3) [m].
 
         Raises:
             InputError: No window of the size holds both buildings and enough outdoor ground.

@@ -10,7 +10,7 @@ third to a quarter of the time (`python -m datamodules.sources.areas_bench`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -25,8 +25,10 @@ from datamodules.sources import scenes
 _BEND = 3
 #: neighbours in the order of shooting share one of so many sectors of azimuth
 _SECTORS = 64
-#: room for candidate paths, per base station. Areas of 30 users fill 10,000; diffuse reflection needs Sionna's own million
-_CANDIDATES, _DIFFUSE_CANDIDATES = 100_000, 1_000_000
+#: room for the candidate paths of a base station: users fill 50 to 350 each, but with diffuse reflection any number
+_CANDIDATES_PER_USER, _DIFFUSE_CANDIDATES = 4_000, 1_000_000
+#: samples x interactions x base stations x users of one call; Sionna's deterministic solver takes 50 bytes for each
+_CALL_SIZE = 20_000_000
 _GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -37,12 +39,14 @@ class StreetTracer(scenes.Tracer):
     """
 
     def __call__(self, stations: NDArray[Any], users: NDArray[Any]) -> list[Paths]:
-        """Trace every base station to every user; arguments and result as those of `Tracer`."""
-        if self.scattering > 0:
+        """Trace every base station to every user, any number; arguments and result as those of `Tracer`."""
+        chunk = max(1, _CALL_SIZE // (self.samples * max(self.max_depth, 1) * len(stations)))
+        parts = [self._trace(stations, users[start : start + chunk]) for start in range(0, len(users), chunk)]
+        return [Paths.cat([part[station] for part in parts]) for station in range(len(stations))]
+
+    def _trace(self, stations: NDArray[Any], users: NDArray[Any]) -> list[Paths]:
+        with towards_horizon() if self.scattering == 0 else nullcontext():
             traced = solve(self, stations, users)
-        else:
-            with towards_horizon():
-                traced = solve(self, stations, users)
         return scenes.to_paths(traced, self.frequency, users, self.max_paths)
 
 
@@ -57,7 +61,7 @@ def solve(tracer: scenes.Tracer, stations: NDArray[Any], users: NDArray[Any]) ->
     Returns:
         The `sionna.rt.Paths` between single antennas.
     """
-    scene = scenes.load(tracer.file, tracer.frequency, tracer.scattering)
+    scene, diffuse = scenes.load(tracer.file, tracer.frequency, tracer.scattering), tracer.scattering > 0
     from sionna.rt import PathSolver, Receiver, Transmitter
 
     devices = [Transmitter(f"bs{i}", position=position.tolist()) for i, position in enumerate(stations)]
@@ -67,11 +71,11 @@ def solve(tracer: scenes.Tracer, stations: NDArray[Any], users: NDArray[Any]) ->
         return PathSolver(deterministic=True)(
             scene,
             max_depth=tracer.max_depth,
-            max_num_paths_per_src=_DIFFUSE_CANDIDATES if tracer.scattering > 0 else _CANDIDATES,
+            max_num_paths_per_src=_DIFFUSE_CANDIDATES if diffuse else _CANDIDATES_PER_USER * len(users),
             samples_per_src=tracer.samples,
             los=tracer.los,
             specular_reflection=tracer.specular,
-            diffuse_reflection=tracer.scattering > 0,
+            diffuse_reflection=diffuse,
             refraction=False,  # these buildings are empty shells: a ray would pass one far too easily
             diffraction=tracer.diffraction,
             seed=tracer.seed,
@@ -107,7 +111,8 @@ def horizon_lattice(number: int) -> NDArray[np.float32]:
     azimuth = step * _GOLDEN % 1
     upwards = ((2 * step + 1) / number - 1) ** _BEND
     order = np.lexsort((upwards, np.floor(azimuth * _SECTORS)))
-    return np.column_stack([azimuth, (1 - upwards) / 2])[order].astype(np.float32)
+    points: NDArray[np.float32] = np.column_stack([azimuth, (1 - upwards) / 2])[order].astype(np.float32)
+    return points
 
 
 def _lattice(number: int) -> Any:

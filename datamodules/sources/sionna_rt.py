@@ -24,7 +24,7 @@ from datamodules.sources import places, scenes
 from datamodules.sources.base import Recipe, Source
 
 #: samples x interactions x base stations x users of one call; Sionna's deterministic solver takes 50 bytes for each
-_CALL_SIZE = 20_000_000
+_CALL_SIZE = 10_000_000
 #: arguments that say who stands where, apart from `points`
 _PLACING = (
     "name", "base_stations", "bs_mount", "bs_height", "bs_orientation", "sectors", "users", "window", "spacing",
@@ -69,7 +69,7 @@ class SionnaRT(Source):
             leaves diffuse reflection out.
         samples: Rays shot from each base station.
         max_paths: Paths kept per link, strongest first.
-        chunk: Users traced at a time; by default as many as take about 1 GB. A killed run loses at most one chunk.
+        chunk: Users traced at a time; by default as many as take about 0.5 GB. A killed run loses at most one chunk.
         seed: Seed of everything that is drawn.
         cache: Folder of finished sites.
 

@@ -213,6 +213,17 @@ def test_killed_run_resumes_to_the_same_bytes(tmp_path, monkeypatch):
 
 
 @requires_sionna
+def test_full_disk_is_said_and_leaves_no_site(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("datamodules.sources.sionna_rt.os.replace", refuse)
+    with pytest.raises(InputError, match=r"cannot write the traced links to .*No space left"):
+        SionnaRT(**CANYON, users="points", points=[[0, 0]], cache=str(tmp_path)).sites()
+    assert not list(tmp_path.glob("[!.]*"))
+
+
+@requires_sionna
 def test_a_scene_that_changes_is_another_site(tmp_path):
     facts = {"base_stations": [[-10, 5, 20]], "users": "grid", "spacing": 20, "samples": 100, "cache": str(tmp_path)}
     file = write_scene(tmp_path, {"house": HOUSE})

@@ -1,0 +1,197 @@
+"""The factory: makes the sites of sources in many processes, on one machine or over a Ray cluster.
+
+One task is one recipe. `base.make` locks it and writes its sites whole or not at all, so that tasks may be killed, run
+twice, or run beside other programs: what is there is never made again.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from functools import lru_cache
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+
+import torch
+
+from datamodules.errors import InputError
+from datamodules.sources.base import Recipe, Source, make
+
+#: tasks that a Ray cluster is given ahead of time; what is pending makes it grow
+_AHEAD = 1000
+_DIED = "its process died, killed or out of memory: run it again, with fewer workers if that repeats"
+
+#: recipe number, and what went wrong
+Outcome = tuple[int, str | None]
+
+
+def build(sources: Source | Sequence[Source], workers: int | None = None, address: str | None = None) -> dict[str, str]:
+    """Make all sites of one or more sources that are not there yet, with one progress bar over all.
+
+    A recipe that fails does not stop the others. Run it again to go on after a failure or a kill.
+
+    Args:
+        sources: The sources. They travel to the workers as a pickle; what a recipe does is worked out there.
+        workers: Processes on this machine; by default one for each core this process may use. They share the cores
+            out. A script that calls this needs the `if __name__ == "__main__":` that Python's `spawn` asks for.
+        address: Ray cluster that works in their stead; by default `$RAY_ADDRESS`. Its machines need this package, and
+            the working folder, data and cache at the same paths.
+
+    Returns:
+        What went wrong, a line each, by the name of the first site of the recipe; empty when all sites are there.
+
+    Raises:
+        InputError: `workers` is below 1, a source cannot list its recipes, or Ray is asked for and not installed.
+    """
+    from tqdm import tqdm
+
+    if workers is not None and workers < 1:
+        raise InputError(f"workers must be at least 1, got {workers}")
+    address = address or os.environ.get("RAY_ADDRESS")
+    payload = pickle.dumps([sources] if isinstance(sources, Source) else list(sources))
+    recipes = _recipes(payload)
+    missing = [number for number, (recipe, cache) in enumerate(recipes) if not _is_made(recipe, cache)]
+    if address:
+        outcomes = _on_ray(payload, missing, address)
+    elif len(missing) == 1:
+        # in this process, where the source shows its own progress
+        outcomes = ((number, _attempt(payload, number)) for number in missing)
+    else:
+        outcomes = _on_this_machine(payload, missing, min(workers or len(_cores()), max(len(missing), 1)))
+    sizes = [len(recipe.names) for recipe, _ in recipes]
+    failures = {}
+    with tqdm(total=sum(sizes), desc="making sites", unit="site", disable=len(missing) == 1) as progress:
+        progress.update(sum(sizes) - sum(sizes[number] for number in missing))
+        for number, problem in outcomes:
+            recipe, cache = recipes[number]
+            if problem is None and not _is_made(recipe, cache):
+                problem = f"was made on another machine: {cache.resolve()} must be storage that all machines share"
+            if problem is not None:
+                failures[recipe.names[0]] = problem
+            progress.update(sizes[number])
+    return failures
+
+
+@lru_cache(maxsize=4)
+def _recipes(payload: bytes) -> list[tuple[Recipe, Path]]:
+    """List the recipes of pickled sources, each with its cache; once a process."""
+    sources: list[Source] = pickle.loads(payload)
+    return [(recipe, source.cache) for source in sources for recipe in source.recipes()]
+
+
+def _is_made(recipe: Recipe, cache: Path) -> bool:
+    return all(folder.is_dir() for folder in recipe.folders(cache))
+
+
+def _attempt(payload: bytes, number: int) -> str | None:
+    """Make the sites of one recipe; return what went wrong, in one line."""
+    try:
+        make(*_recipes(payload)[number])
+    except InputError as error:
+        return " ".join(str(error).split())
+    except Exception as error:  # a fault of one area, or of a library: the others go on
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return None
+
+
+def _on_this_machine(payload: bytes, missing: list[int], workers: int) -> Iterator[Outcome]:
+    """Make recipes in processes; those that were at work when one of them died are tried once more, one by one."""
+    suspects: list[int] = []
+    todo = list(reversed(missing))
+    while todo:
+        for number, problem in _in_pool(payload, todo, workers):
+            if problem is _DIED:
+                suspects.append(number)
+            else:
+                yield number, problem
+    for number in suspects:
+        yield from _in_pool(payload, [number], 1)
+
+
+def _in_pool(payload: bytes, todo: list[int], workers: int) -> Iterator[Outcome]:
+    """Take recipes off the end of `todo` until it is empty or a process dies."""
+    context = multiprocessing.get_context("spawn")  # a fork would take Dr.Jit's and PyTorch's locks along, not threads
+    start = (context.Value("i", 0), workers)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=start)
+    running: dict[Future[str | None], int] = {}
+    try:
+        while todo or running:
+            while todo and len(running) < workers:
+                number = todo.pop()
+                running[pool.submit(_attempt, payload, number)] = number
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                number = running.pop(future)
+                yield number, future.result()
+    except BrokenProcessPool:
+        yield from ((at_work, _DIED) for at_work in (number, *running.values()))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker(counter: Synchronized[int], workers: int) -> None:
+    """Give a new process its share of the cores, and make it end with its parent."""
+    os.environ["TQDM_DISABLE"] = "1"  # there is one bar, the factory's
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with counter.get_lock():
+        rank = counter.value
+        counter.value += 1
+    cores = _cores()
+    own = cores[rank % workers :: workers] or [cores[rank % len(cores)]]
+    # Dr.Jit starts as many threads as there are cores to run on; PyTorch has already counted them
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, own)
+    torch.set_num_threads(len(own))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _cores() -> list[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _on_ray(payload: bytes, missing: list[int], address: str) -> Iterator[Outcome]:
+    """Make recipes on a Ray cluster, a task each, one core each."""
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError(
+            f"Ray is asked for ({address}) but not installed: pip install 'csi-foundation[ray]', or unset RAY_ADDRESS"
+        ) from error
+    ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
+    task = ray.remote(num_cpus=1)(_attempt_in)
+    todo = list(reversed(missing))
+    running: dict[object, int] = {}
+    while todo or running:
+        while todo and len(running) < _AHEAD:
+            number = todo.pop()
+            running[task.remote(os.getcwd(), payload, number)] = number
+        [done], _ = ray.wait(list(running), num_returns=1)
+        number = running.pop(done)
+        try:
+            yield number, ray.get(done)
+        except ray.exceptions.RayError as error:
+            yield number, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _attempt_in(folder: str, payload: bytes, number: int) -> str | None:
+    """Do what `_attempt` does, in the working folder of who asked."""
+    os.environ["TQDM_DISABLE"] = "1"
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        return f"{folder} is not on every machine of the cluster ({error.strerror})"
+    return _attempt(payload, number)
