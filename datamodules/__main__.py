@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from datamodules import listing
 from datamodules.errors import DatasetNotFoundError, InputError
 
 if TYPE_CHECKING:
-    from datamodules.site import Site
     from datamodules.sources.base import Source
 
 
@@ -23,7 +22,7 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message} (see {self.prog} --help)")
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def main(args: list[str] | None = None) -> int:
     """Run a command.
 
     Args:
@@ -32,7 +31,10 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 2 for input that cannot be used or sites that are damaged, or 130 when interrupted.
     """
+    args = sys.argv[1:] if args is None else args
     try:
+        if args[:1] == ["import"]:
+            return _import(args[1:])
         options = _parser().parse_args(args)
         command: Callable[[argparse.Namespace], int] = options.command
         return command(options)
@@ -138,102 +140,30 @@ def _build(entry: Any) -> Source:
     except InputError:
         raise
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
-        lines = [line.strip() for line in str(error).split("Given value")[0].splitlines()]
-        raise InputError(
-            f"data.init_args.source: {' '.join(lines)[:400].removeprefix('Parser key "source": ')}"
-        ) from error
+        text = " ".join(str(error).split("Given value")[0].split()).removeprefix('Parser key "source": ')
+        raise InputError(f"data.init_args.source: {text[:400]}") from error
     return source
 
 
 # --- what is there
 
 
-def _folders(options: argparse.Namespace) -> list[Path]:
-    cache: Path = options.cache or Path(os.environ.get("CSI_CACHE", "data/sites"))  # as every Source has it
-    folders = sorted(file.parent for file in cache.glob("*/site.json") if not file.parent.name.startswith("."))
-    if not folders:
-        raise DatasetNotFoundError(f"no site in {cache}: make some with `make`, or set --cache")
-    return folders
-
-
-def _matching(options: argparse.Namespace) -> Iterator[tuple[Path, Site]]:
-    """Open the sites that bear a name: a site's, its folder's or its area's."""
-    from datamodules.site import Site
-
-    found = False
-    for folder in _folders(options):
-        facts = _facts(folder)
-        if options.name in (folder.name, facts.get("name"), facts.get("area")):
-            found = True
-            yield folder, Site.load(folder)
-    if not found:
-        raise DatasetNotFoundError(f"no site or area is named {options.name!r}: `ls` lists them")
-
-
-def _facts(folder: Path) -> dict[str, Any]:
-    try:
-        facts: dict[str, Any] = json.loads((folder / "site.json").read_text())
-        return facts if isinstance(facts, dict) else {}
-    except (OSError, ValueError):
-        return {}
-
-
 def _ls(options: argparse.Namespace) -> int:
-    rows = [("name", "links", "size", "place", "area", "source")]
-    total = 0
-    for folder in _folders(options):
-        facts, size = _facts(folder), sum(file.stat().st_size for file in folder.iterdir())
-        total += size
-        source = facts.get("provenance", {}).get("source", "?")
-        cells = (facts.get("name", f"{folder.name} (damaged)"), facts.get("num_users", "?"), _bytes(size))
-        rows.append((*map(str, cells), str(facts.get("place", "?")), str(facts.get("area", "?")), str(source)))
-    widths = [max(len(row[column]) for row in rows) for column in range(6)]
+    folders = listing.folders(options.cache)
+    rows = [("name", "links", "size", "place", "area", "source"), *map(listing.row, folders)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(f"{cell:{'>' if i in (1, 2) else ''}{widths[i]}}" for i, cell in enumerate(row)).rstrip())
-    print(f"{len(rows) - 1} sites, {_bytes(total)}")
+    print(f"{len(folders)} sites, {listing.in_bytes(sum(map(listing.size, folders)))}")
     return 0
 
 
 def _show(options: argparse.Namespace) -> int:
-    for folder, site in _matching(options):
+    for folder, site in listing.matching(options.cache, options.name):
         print(f"{site.name} ({folder})")
-        for key, value in _statistics(site).items():
+        for key, value in listing.statistics(site).items():
             print(f"  {key:20} {value}")
     return 0
-
-
-def _statistics(site: Site) -> dict[str, str]:
-    """Return what there is to say about a site, in words."""
-    from datamodules.paths import Paths
-
-    links, (low, high) = site.links, (site.environment.bounds[:2], site.environment.bounds[2:])
-    counts = {key: int((links.los == state).sum()) for key, state in (("los", 1), ("nlos", 0), ("neither", -1))}
-    facts = {
-        "place, area": f"{site.place}, {site.area}",
-        "carrier": f"{site.carrier_frequency / 1e9:g} GHz",
-        "base station": f"{_triple(site.bs_position.tolist())} m, turned by {_triple(site.bs_orientation.tolist())} rad",
-        "bounds": f"{_triple(low)} to {_triple(high)} m, {len(site.environment.heights)} buildings",
-        "links": f"{len(links)}: {counts['los']} in line of sight, {counts['nlos']} not, {counts['neither']} unknown",
-    }
-    if isinstance(links, Paths) and links.has_path.any():
-        served = links[links.has_path]
-        weight, delay = served.gain.abs().double().square(), served.delay.double()
-        weight = weight / weight.sum(1, keepdim=True)
-        mean = (weight * delay).sum(1, keepdim=True)
-        spread = (weight * (delay - mean).square()).sum(1).sqrt()
-        power = 10 * served.power.double().log10()
-        facts |= {
-            "links": facts["links"].replace("unknown", "without any path"),
-            "paths a link": f"{served.mask.sum(1).double().mean():.1f} on average, {links.num_paths} at most",
-            "delay spread": f"{1e9 * spread.median():.1f} ns in the median",
-            "power": f"{power.min():.1f} to {power.max():.1f} dB, {power.median():.1f} dB in the median, for 1 W sent",
-        }
-    labels = {key: value for key, value in site.domain.items() if key != "frequency"}
-    return facts | {"domain": json.dumps(labels), "provenance": json.dumps(site.provenance)}
-
-
-def _triple(values: Sequence[float]) -> str:
-    return "(" + ", ".join(f"{value:.2f}" for value in values) + ")"
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -242,7 +172,7 @@ def _verify(options: argparse.Namespace) -> int:
     from datamodules.site import Site
 
     damaged = []
-    folders = _folders(options)
+    folders = listing.folders(options.cache)
     for folder in tqdm(folders, desc="verifying", unit="site"):
         try:
             Site.load(folder)
@@ -256,7 +186,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _plot(options: argparse.Namespace) -> int:
     plots = import_module("datamodules.plots")
-    figure = plots.plot_statistics([site for _, site in _matching(options)])
+    figure = plots.plot_statistics([site for _, site in listing.matching(options.cache, options.name)])
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(options.out)
@@ -266,7 +196,7 @@ def _plot(options: argparse.Namespace) -> int:
     return 0
 
 
-def _import(options: argparse.Namespace) -> int:
+def _import(args: list[str]) -> int:
     import jsonargparse
 
     from datamodules.sources.recorded_import import import_recording
@@ -274,19 +204,11 @@ def _import(options: argparse.Namespace) -> int:
     parser = jsonargparse.ArgumentParser(prog="python -m datamodules import", exit_on_error=False)
     parser.add_function_arguments(import_recording, as_positional=True)
     try:
-        given = parser.parse_args(options.rest)
+        given = parser.parse_args(args)
     except jsonargparse.ArgumentError as error:
         raise InputError(f"{str(error).split('Given value')[0]} (see {parser.prog} --help)") from error
     print(import_recording(**vars(given)))
     return 0
-
-
-def _bytes(size: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if size < 1000:
-            break
-        size /= 1000
-    return f"{size:.3g} {unit}"
 
 
 def _say(line: str, status: int = 0) -> int:

@@ -108,8 +108,8 @@ def run(args: list[str]) -> Commands:
         args: The command line without the program's name.
     """
     _quieten()
-    # Before torch loads OpenMP: threads that wait by spinning slow each other down three- to tenfold as soon as anything
-    # else wants a core (a forward pass of 64 links on two cores, one of them busy: 120 to 560 ms instead of 35).
+    # Before torch loads OpenMP: threads that spin while they wait slow each other down as soon as anything else wants a
+    # core (a forward pass of 64 links on two cores, one of them busy: 120 to 560 ms instead of 35).
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     import torch
 
