@@ -176,12 +176,14 @@ def _load(file: Path, _: int, frequency: float, scattering: float) -> Any:
     try:
         scene.frequency = frequency
     except ValueError as error:
-        found = re.search(r"'(\w+)'", str(error))
-        ranges = ITU_MATERIALS_PROPERTIES.get(found[1] if found else "", {})
-        valid = ", ".join(f"{low:g}-{high:g} GHz" for low, high in ranges) or "some frequencies"
+        # Sionna names whichever it meets first, in an order that changes from run to run
+        kinds = sorted(re.findall(r"'(\w+)'", str(error)) + [m.itu_type for m in scene.radio_materials.values()])
+        ranges = {kind: ITU_MATERIALS_PROPERTIES.get(kind, {}) for kind in kinds}
+        beyond = [k for k in kinds if not any(low < frequency / 1e9 < high for low, high in ranges[k])]
+        valid = ", ".join(f"{low:g}-{high:g} GHz" for low, high in ranges[beyond[0]])
         raise InputError(
-            f"scene {file.stem} holds {found[1] if found else 'a material'}, which ITU-R P.2040 defines for {valid}, "
-            f"not {frequency / 1e9:g} GHz: change frequency, or the material in a copy of the scene"
+            f"scene {file.stem} holds {beyond[0]}, which ITU-R P.2040 defines for {valid}, not "
+            f"{frequency / 1e9:g} GHz: change frequency, or the material in a copy of the scene"
         ) from error
     for material in scene.radio_materials.values() if scattering > 0 else ():
         if float(material.scattering_coefficient[0]) == 0:
