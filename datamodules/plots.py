@@ -40,7 +40,9 @@ def plot_site(site: Site, color: Literal["los", "power"] = "los") -> Figure:
     """
     low, high = extent(site)
     # as high as the map needs, within what fits on a page
-    figure = _figure(8.5, min(max(1.2 + 6.2 * (high[1] - low[1]) / (high[0] - low[0]), 3.0), 9.0))
+    figure = _figure(
+        8.5 if color == "los" else 10.0, min(max(1.2 + 6.2 * (high[1] - low[1]) / (high[0] - low[0]), 3.0), 9.0)
+    )
     draw_map(figure.add_subplot(), site, color)
     return figure
 

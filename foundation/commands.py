@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 import sys
 from collections.abc import Iterable
@@ -175,6 +176,9 @@ class Commands(LightningCLI):
             plugins.append(AtomicCheckpointIO())
         if given.sync_batchnorm and not (given.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()):
             given.sync_batchnorm = False  # PyTorch has no synchronised batch normalisation on the CPU
+        if given.devices == "auto" and "LOCAL_WORLD_SIZE" in os.environ and not torch.cuda.is_available():
+            # torchrun has said how many processes there are; on a CPU `auto` would say one
+            given.devices = int(os.environ["LOCAL_WORLD_SIZE"])
         # The composed config is logged instead of the model's share of it.
         self.model._log_hyperparams = False
         if self.run is None:

@@ -83,8 +83,11 @@ def _plant(foliage: Foliage, file: Path, _: int) -> NDArray[np.float64]:
     rows = shapely.union_all(place.buildings.polygons).buffer(foliage.setback, quad_segs=2).boundary
     # rows of one tree or none are backyards and corners
     lines = [line for line in shapely.get_parts(rows) if line.length > foliage.spacing]
-    spots = [line.interpolate(np.arange(foliage.spacing / 2, line.length, foliage.spacing)) for line in lines]
-    xy = shapely.get_coordinates(np.concatenate([np.zeros(0, dtype=object), *spots]))
+    spots = [
+        shapely.line_interpolate_point(line, np.arange(foliage.spacing / 2, line.length, foliage.spacing))
+        for line in lines
+    ]
+    xy = np.concatenate([np.zeros((0, 2)), *map(shapely.get_coordinates, spots)])
     xy = xy[rng.random(len(xy)) < foliage.share]
     xy = xy[place.is_outdoors(xy)]
     radius = rng.uniform(*foliage.radius, len(xy))

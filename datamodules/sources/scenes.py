@@ -10,7 +10,6 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from functools import lru_cache
@@ -176,15 +175,14 @@ def _load(file: Path, _: int, frequency: float, scattering: float) -> Any:
     try:
         scene.frequency = frequency
     except ValueError as error:
-        # Sionna names whichever it meets first, in an order that changes from run to run
-        kinds = sorted(re.findall(r"'(\w+)'", str(error)) + [m.itu_type for m in scene.radio_materials.values()])
-        ranges = {kind: ITU_MATERIALS_PROPERTIES.get(kind, {}) for kind in kinds}
-        beyond = [k for k in kinds if not any(low < frequency / 1e9 < high for low, high in ranges[k])]
-        valid = ", ".join(f"{low:g}-{high:g} GHz" for low, high in ranges[beyond[0]])
-        raise InputError(
-            f"scene {file.stem} holds {beyond[0]}, which ITU-R P.2040 defines for {valid}, not "
-            f"{frequency / 1e9:g} GHz: change frequency, or the material in a copy of the scene"
-        ) from error
+        # worked out anew: Sionna names whichever it meets first, in an order that changes from run to run
+        for kind in sorted({getattr(material, "itu_type", "vacuum") for material in scene.radio_materials.values()}):
+            ranges = ITU_MATERIALS_PROPERTIES[kind]
+            if not any(low < frequency / 1e9 < high for low, high in ranges):
+                valid = ", ".join(f"{low:g}-{high:g} GHz" for low, high in ranges)
+                why = f"holds {kind}, which ITU-R P.2040 defines for {valid}, not {frequency / 1e9:g} GHz"
+                raise InputError(f"scene {file.stem} {why}: change frequency, or the material in a copy") from error
+        raise InputError(f"scene {file.stem} cannot be set to {frequency / 1e9:g} GHz: {error}") from error
     for material in scene.radio_materials.values() if scattering > 0 else ():
         if float(material.scattering_coefficient[0]) == 0:
             material.scattering_coefficient = scattering

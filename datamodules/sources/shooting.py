@@ -24,7 +24,7 @@ from datamodules.sources import scenes
 #: no direction is left out
 _BEND = 3
 #: neighbours in the order of shooting share one of so many sectors of azimuth
-_SECTORS = 64
+_SECTORS = 256
 #: room for the candidate paths of a base station: users fill 50 to 350 each, but with diffuse reflection any number
 _CANDIDATES_PER_USER, _DIFFUSE_CANDIDATES = 4_000, 1_000_000
 #: samples x interactions x base stations x users of one call; Sionna's deterministic solver takes 50 bytes for each
