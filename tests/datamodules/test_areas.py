@@ -118,14 +118,14 @@ def test_holding_out_a_city_and_overlapping_areas(sites):
 
 @requires_sionna
 def test_bent_rays_find_more_than_even_ones(towns):
-    areas = Areas(towns[:1], **{**FEW, "users": 40})
+    areas = Areas(towns[:1], **{**FEW, "users": 16})
     [file] = areas.tracers
     _, stations, users = areas.lay_out(places.place(file), 0)
     facts = {"frequency": 28e9, "max_depth": 3, "diffraction": True}
     power = {
         name: np.stack([paths.power.numpy() for paths in kind(file, **facts, samples=samples)(stations, users)])
         for name, kind, samples in (
-            ("all", scenes.Tracer, 200_000),
+            ("all", scenes.Tracer, 60_000),
             ("even", scenes.Tracer, 2000),
             ("bent", StreetTracer, 2000),
         )
@@ -165,7 +165,9 @@ def test_no_window_without_houses_or_without_streets(tmp_path):
     for folder, boxes in ((field, {}), (block, {"house": (-49, -49, 49, 49, -1, 20)})):
         folder.mkdir()
         source = Areas([str(write_scene(folder, boxes))], areas_per_place=1, size=(50, 90), cache=str(tmp_path))
-        with pytest.raises(InputError, match=r"no window of 50 to 90 m in scene own has buildings and outdoor ground .* size"):
+        with pytest.raises(
+            InputError, match=r"no window of 50 to 90 m in scene own has buildings and outdoor ground .* size"
+        ):
             source.sites()
         assert not list(tmp_path.glob("own_*"))
 
