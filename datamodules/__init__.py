@@ -22,12 +22,15 @@ if TYPE_CHECKING:
     from datamodules.recording import Recording
     from datamodules.sequences import Sequence
     from datamodules.site import Site
+    from datamodules.sources.areas import Areas
     from datamodules.sources.base import Source
+    from datamodules.sources.catalogue import DeepMIMOCatalogue
     from datamodules.sources.deepmimo import DeepMIMO
     from datamodules.sources.deepmimo_v3 import DeepMIMOv3
     from datamodules.sources.recorded import Recorded
     from datamodules.sources.sionna_rt import SionnaRT
     from datamodules.sources.tr38901 import TR38901
+    from datamodules.sources.twins import Twins
     from datamodules.sources.waird import WAIRD
     from datamodules.views import CommonPhase, Noise, PartialSubcarriers, TimingOffset, View
 
@@ -35,11 +38,13 @@ __all__ = [
     "OFDM",
     "TR38901",
     "WAIRD",
+    "Areas",
     "Array",
     "ChannelDataModule",
     "CommonPhase",
     "DatasetNotFoundError",
     "DeepMIMO",
+    "DeepMIMOCatalogue",
     "DeepMIMOv3",
     "Environment",
     "InputError",
@@ -53,6 +58,7 @@ __all__ = [
     "Site",
     "Source",
     "TimingOffset",
+    "Twins",
     "View",
     "pair",
     "plot_csi",
@@ -65,11 +71,13 @@ __all__ = [
 
 # imported on first use: a ray tracer or a reader is loaded only by who asks for it
 _HOME = {
+    "Areas": "sources.areas",
     "Array": "arrays",
     "ChannelDataModule": "module",
     "CommonPhase": "views",
     "DatasetNotFoundError": "errors",
     "DeepMIMO": "sources.deepmimo",
+    "DeepMIMOCatalogue": "sources.catalogue",
     "DeepMIMOv3": "sources.deepmimo_v3",
     "Environment": "environment",
     "InputError": "errors",
@@ -85,6 +93,7 @@ _HOME = {
     "Source": "sources.base",
     "TR38901": "sources.tr38901",
     "TimingOffset": "views",
+    "Twins": "sources.twins",
     "View": "views",
     "WAIRD": "sources.waird",
     "pair": "pairs",

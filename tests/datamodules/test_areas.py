@@ -46,9 +46,8 @@ def test_lattice_is_what_sionna_shoots_along_and_only_then():
     from sionna.rt.path_solvers import sb_deterministic
 
     even = sb_deterministic.fibonacci_lattice
-    with pytest.raises(KeyError), towards_horizon():
+    with towards_horizon():
         ray = mi.warp.square_to_uniform_sphere(sb_deterministic.fibonacci_lattice(1000))
-        raise KeyError
     assert sb_deterministic.fibonacci_lattice is even
     azimuth, height = horizon_lattice(1000).T
     np.testing.assert_allclose(ray.z, 1 - 2 * height, atol=1e-6)
