@@ -112,7 +112,7 @@ def test_workers_below_one(toy):
 
 def test_two_processes_make_a_site_once(tmp_path):
     code = (
-        "from pathlib import Path; from tests.datamodules.test_factory import Toy; from datamodules.factory import build; "
+        "from pathlib import Path; from tests.datamodules.test_factory import Toy, build; "
         f"build(Toy(['a'], '{tmp_path}/cache', Path('{tmp_path}/log'), seconds=2.0))"
     )
     both = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) for _ in range(2)]
@@ -138,7 +138,7 @@ def test_ray_is_asked_for_and_not_installed(toy, monkeypatch):
 class FakeRay:
     """Ray's few calls, done at once; the third task is lost."""
 
-    class exceptions:  # noqa: N801
+    class exceptions:
         RayError = RuntimeError
 
     def __init__(self):
@@ -241,11 +241,11 @@ def _at_work(cache):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 1 MB."""
+    """A file system of 400 KB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)], capture_output=True, text=True, check=False
     ) if os.getuid() == 0 else None  # fmt: skip
     if mounted is None or mounted.returncode:
         pytest.skip(f"only root may mount a small disk here: {mounted.stderr.strip() if mounted else 'not root'}")
