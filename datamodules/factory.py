@@ -11,7 +11,7 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
@@ -55,15 +55,17 @@ def build(sources: Source | Sequence[Source], workers: int | None = None, addres
         raise InputError(f"workers must be at least 1, got {workers}")
     address = address or os.environ.get("RAY_ADDRESS")
     payload = pickle.dumps([sources] if isinstance(sources, Source) else list(sources))
+    _recipes.cache_clear()  # files may have changed since the last call
     recipes = _recipes(payload)
     missing = [number for number, (recipe, cache) in enumerate(recipes) if not _is_made(recipe, cache)]
-    if address:
-        outcomes = _on_ray(payload, missing, address)
-    elif len(missing) == 1:
+    outcomes: Iterable[Outcome]
+    if len(missing) < 2:
         # in this process, where the source shows its own progress
         outcomes = ((number, _attempt(payload, number)) for number in missing)
+    elif address:
+        outcomes = _on_ray(payload, missing, address)
     else:
-        outcomes = _on_this_machine(payload, missing, min(workers or len(_cores()), max(len(missing), 1)))
+        outcomes = _on_this_machine(payload, missing, min(workers or len(_cores()), len(missing)))
     sizes = [len(recipe.names) for recipe, _ in recipes]
     failures = {}
     with tqdm(total=sum(sizes), desc="making sites", unit="site", disable=len(missing) == 1) as progress:

@@ -47,12 +47,12 @@ class Row:
 def rates(works: list[Callable[[], None]], count: int) -> list[float]:
     """Return items a second of several works, the median of runs taken in turn, so that all meet the same machine."""
     seconds: list[list[float]] = [[] for _ in works]
-    for run in range(RUNS + 1):
+    for _ in range(RUNS):
         for work, times in zip(works, seconds, strict=True):
+            work()  # not counted: threads and caches are left as the work before it wanted them
             started = time.perf_counter()
             work()
-            if run:  # the first fills caches
-                times.append(time.perf_counter() - started)
+            times.append(time.perf_counter() - started)
     return [count / statistics.median(times) for times in seconds]
 
 

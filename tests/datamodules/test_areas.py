@@ -108,11 +108,25 @@ def test_more_areas_leave_the_first_as_they_are(towns):
     assert other.digest != few.recipes()[0].digest
 
 
-def test_holding_out_a_city_and_overlapping_areas(sites):
+def test_holding_out_a_city(sites):
     train, validation, test = split_links(sites, "city", (0.8, 0.2, 0.0), holdout=["village"])
     place = np.repeat([site.place for site in sites], [len(site) for site in sites])
     assert set(place[test]) == {"village"}
     assert set(place[train | validation]) == {"town"}
+
+
+def test_areas_that_overlap_stay_on_one_side(sites):
+    side = np.argmax(split_links(sites, "site", (1.0, 0.0, 0.0), holdout=["village_0001"]), axis=0)
+    starts = np.cumsum([0, *(len(site) for site in sites)])[:-1]
+    boxes = [shapely.box(*shapely.MultiPoint(site.paths.position[:, :2].numpy()).bounds) for site in sites]
+    overlaps = 0
+    for i, a in enumerate(sites):
+        for j, b in enumerate(sites[:i]):
+            if a.place == b.place and a.area != b.area and boxes[i].intersects(boxes[j]):
+                overlaps += 1
+                assert side[starts[i]] == side[starts[j]]
+    assert overlaps > 0
+    assert set(side) == {0, 2}
 
 
 @requires_sionna
