@@ -147,7 +147,7 @@ class ChannelDataModule(LightningDataModule):
         self.dropped = int((~served).sum())
         if self.max_per_area is not None:
             area = np.repeat([site.area for site in every.sites], [len(site) for site in every.sites])
-            rng = np.random.default_rng(self.seed)
+            rng = np.random.default_rng([self.seed, 1])  # not the order that the split draws
             for name in np.unique(area):
                 links = np.flatnonzero(served & (area == name))
                 served[rng.permutation(links)[self.max_per_area :]] = False

@@ -3,8 +3,9 @@
 Sionna shoots its rays evenly over the sphere. A base station below the roofs reaches its users between walls that stand
 upright, so whatever arrives has left nearly level, and three rays of four are spent on the sky and on the pavement
 below the antenna. `StreetTracer` bends Sionna's lattice towards the horizon, and orders it so that the rays that a CPU
-follows together fly side by side. On four cities at 28 GHz, 20,000 such rays keep what 100,000 of Sionna's keep, in a
-third to a quarter of the time (`python -m datamodules.sources.areas_bench`).
+follows together fly side by side. In twelve areas of four cities at 28 GHz, 20,000 such rays keep more of the energy
+than 100,000 of Sionna's in a third of the time, and of the average link what 75,000 keep, 2.6 times as fast
+(`python -m datamodules.sources.areas_bench 3`).
 """
 
 from __future__ import annotations
