@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
 
+from datamodules.errors import InputError
 from datamodules.site import FORMAT, Site
 
 
@@ -91,3 +95,34 @@ def make(recipe: Recipe, cache: Path) -> None:
         for leftover in work.iterdir():
             leftover.unlink()
         work.rmdir()
+
+
+def store_chunk(work: Path, index: int, tensors: dict[str, Tensor], made: str) -> None:
+    """Write a finished chunk into a recipe's work folder, whole or not at all; its name ends in its checksum.
+
+    Args:
+        work: The recipe's work folder.
+        index: Number of the chunk.
+        tensors: What it holds.
+        made: What was done to its links, for the message: traced, drawn.
+
+    Raises:
+        InputError: The disk is full or cannot be written.
+    """
+    data = save_tensors(tensors)
+    file = work / f"{index:07d}.{hashlib.sha256(data).hexdigest()}.safetensors"
+    try:
+        file.with_suffix(".tmp").write_bytes(data)
+        os.replace(file.with_suffix(".tmp"), file)
+    except OSError as error:
+        raise InputError(f"cannot write the {made} links to {file}: {error}") from error
+
+
+def restore_chunk(work: Path, index: int) -> dict[str, Tensor] | None:
+    """Read a chunk that an earlier run has finished; None if there is none that is sound."""
+    for file in work.glob(f"{index:07d}.*.safetensors"):
+        data = file.read_bytes()
+        if hashlib.sha256(data).hexdigest() == file.name.split(".")[1]:
+            return load_tensors(data)
+        file.unlink()
+    return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.metadata
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -13,15 +12,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from tqdm import tqdm
 
 from datamodules.errors import DatasetNotFoundError, InputError
 from datamodules.paths import Paths
 from datamodules.site import Site
 from datamodules.sources import places, scenes
-from datamodules.sources.base import Recipe, Source
+from datamodules.sources.base import Recipe, Source, restore_chunk, store_chunk
 
 #: samples x interactions x base stations x users of one call; Sionna's deterministic solver takes 50 bytes for each
 _CALL_SIZE = 10_000_000
@@ -276,23 +273,13 @@ class SionnaRT(Source):
 
 
 def _store(work: Path, index: int, parts: list[Paths]) -> None:
-    """Write a chunk whole or not at all; its name ends in its checksum."""
-    data = save_tensors({f"{i}.{key}": value for i, part in enumerate(parts) for key, value in part.as_dict().items()})
-    file = work / f"{index:06d}.{hashlib.sha256(data).hexdigest()}.safetensors"
-    try:
-        file.with_suffix(".tmp").write_bytes(data)
-        os.replace(file.with_suffix(".tmp"), file)
-    except OSError as error:
-        raise InputError(f"cannot write the traced links to {file}: {error}") from error
+    tensors = {f"{i}.{key}": value for i, part in enumerate(parts) for key, value in part.as_dict().items()}
+    store_chunk(work, index, tensors, "traced")
 
 
 def _restore(work: Path, index: int, num_stations: int) -> list[Paths] | None:
-    """Read a chunk that an earlier run has traced; None if there is none that is sound."""
-    for file in work.glob(f"{index:06d}.*.safetensors"):
-        data = file.read_bytes()
-        if hashlib.sha256(data).hexdigest() == file.name.split(".")[1]:
-            tensors = load_tensors(data)
-            fields = [field.name for field in dataclasses.fields(Paths)]
-            return [Paths.from_dict({name: tensors[f"{i}.{name}"] for name in fields}) for i in range(num_stations)]
-        file.unlink()
-    return None
+    tensors = restore_chunk(work, index)
+    if tensors is None:
+        return None
+    fields = [field.name for field in dataclasses.fields(Paths)]
+    return [Paths.from_dict({name: tensors[f"{i}.{name}"] for name in fields}) for i in range(num_stations)]

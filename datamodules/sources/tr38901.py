@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import itertools
 import math
-import os
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,8 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 from tqdm import tqdm
 
@@ -29,7 +25,7 @@ from datamodules.recording import Recording
 from datamodules.sequences import MOBILITIES, SPEEDS, Mobility, draw_motion, mobility_class
 from datamodules.sequences import Sequence as Snapshots
 from datamodules.site import Site
-from datamodules.sources.base import Recipe, Source
+from datamodules.sources.base import Recipe, Source, restore_chunk, store_chunk
 from datamodules.sources.tr38901_rays import CELLS, Release, Scenario, Sight, drop
 
 Keep = Literal["csi", "rays"]
@@ -223,10 +219,10 @@ class TR38901(Source):
         parts: list[dict[str, Tensor]] = []
         with tqdm(total=self.sequences, desc=domain.name, unit="link", leave=False) as progress:
             for first in range(0, self.sequences, _CHUNK):
-                part = _restore(work, first)
+                part = restore_chunk(work, first)
                 if part is None:
                     part = self._chunk(domain, first, min(_CHUNK, self.sequences - first)).as_dict()
-                    _store(work, first, part)
+                    store_chunk(work, first, part, "drawn")
                 parts.append({**part, "position": part["position"] + shift})
                 progress.update(len(part["los"]))
         if self.keep == "rays":
@@ -276,24 +272,3 @@ def _speeds(values: Sequence[Mobility | float]) -> list[Mobility | float]:
     numbers = [value for value in values if not isinstance(value, str)]
     chosen = _among("speeds", classes, MOBILITIES) if classes or not numbers else []
     return chosen + (_within("speeds", numbers, 0.0, 1e3, "m/s") if numbers else [])
-
-
-def _store(work: Path, index: int, part: dict[str, Tensor]) -> None:
-    """Write a chunk whole or not at all; its name ends in its checksum."""
-    data = save_tensors(part)
-    file = work / f"{index:07d}.{hashlib.sha256(data).hexdigest()}.safetensors"
-    try:
-        file.with_suffix(".tmp").write_bytes(data)
-        os.replace(file.with_suffix(".tmp"), file)
-    except OSError as error:
-        raise InputError(f"cannot write the drawn links to {file}: {error}") from error
-
-
-def _restore(work: Path, index: int) -> dict[str, Tensor] | None:
-    """Read a chunk that an earlier run has drawn; None if there is none that is sound."""
-    for file in work.glob(f"{index:07d}.*.safetensors"):
-        data = file.read_bytes()
-        if hashlib.sha256(data).hexdigest() == file.name.split(".")[1]:
-            return load_tensors(data)
-        file.unlink()
-    return None

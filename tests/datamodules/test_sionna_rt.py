@@ -217,7 +217,7 @@ def test_full_disk_is_said_and_leaves_no_site(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("datamodules.sources.sionna_rt.os.replace", refuse)
+    monkeypatch.setattr("datamodules.sources.base.os.replace", refuse)
     with pytest.raises(InputError, match=r"cannot write the traced links to .*No space left"):
         SionnaRT(**CANYON, users="points", points=[[0, 0]], cache=str(tmp_path)).sites()
     assert not list(tmp_path.glob("[!.]*"))
