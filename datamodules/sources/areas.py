@@ -18,7 +18,7 @@ from datamodules.errors import InputError
 from datamodules.site import Site
 from datamodules.sources import scenes
 from datamodules.sources.base import Recipe, Source
-from datamodules.sources.places import Place, Window, in_text
+from datamodules.sources.places import PLACING, Place, Window, in_text
 from datamodules.sources.places import place as open_place
 from datamodules.sources.shooting import StreetTracer
 
@@ -132,6 +132,7 @@ class Areas(Source):
         parameters = {
             "source": "areas",
             "sionna-rt": importlib.metadata.version("sionna-rt"),
+            "placing": PLACING,
             "scene": file.stem,
             **dataclasses.asdict(self.tracers[file]),
             "file": scenes.fingerprint(file),

@@ -19,8 +19,12 @@ from datamodules.sources import scenes
 #: (x_min, y_min, x_max, y_max) [m]
 Window = tuple[float, float, float, float]
 
+#: grows when users or base stations are placed otherwise, so that sites in the cache are made anew
+PLACING = 2
 #: what lies at most this far above the ground [m] is still ground: roads, kerbs, lawns
 _GROUND_TOLERANCE = 0.5
+#: half the gap [m] between two outlines through which nobody walks from a courtyard to the street
+_TOUCHING = 0.1
 #: lowest roof [m] that a base station is put on
 _LOWEST_ROOF = 5.0
 #: points drawn at a time
@@ -75,7 +79,7 @@ class Place:
         return np.asarray(self.surface(xy) - self.ground(xy) < _GROUND_TOLERANCE)
 
     def is_outdoors(self, xy: NDArray[Any]) -> NDArray[Any]:
-        """Say which points (U, 2) are open and in no building's outline, so in no courtyard, shape (U,), bool."""
+        """Say which points (U, 2) are open and in no courtyard, of one building or of several, shape (U,), bool."""
         return np.asarray(self.is_open(xy) & ~shapely.intersects_xy(self._built_up, xy[:, 0], xy[:, 1]))
 
     def stations(
@@ -188,7 +192,12 @@ class Place:
 
     @cached_property
     def _built_up(self) -> Any:
-        union = shapely.union_all(self.buildings.polygons)
+        """All outlines, with the ground that they enclose."""
+        # outlines are true to 0.1 m, so walls that touch may be drawn that far apart
+        grown = shapely.get_parts(shapely.union_all(self.buildings.polygons).buffer(_TOUCHING, join_style="mitre"))
+        yards = [shapely.Polygon(ring) for part in grown for ring in part.interiors]
+        enclosed = shapely.union_all(yards).buffer(_TOUCHING, join_style="mitre")
+        union = shapely.union_all([*self.buildings.polygons, enclosed])
         shapely.prepare(union)
         return union
 

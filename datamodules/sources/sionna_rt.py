@@ -157,7 +157,8 @@ class SionnaRT(Source):
         if self.points is not None:
             placing["points"] = hashlib.sha256(self._given_points().tobytes()).hexdigest()
         version = importlib.metadata.version("sionna-rt")
-        return {"source": "sionna_rt", "sionna-rt": version, "scene": self.tracer.file.stem, **tracing, **placing}
+        versions = {"sionna-rt": version, "placing": places.PLACING}
+        return {"source": "sionna_rt", **versions, "scene": self.tracer.file.stem, **tracing, **placing}
 
     def _make(self, work: Path) -> Iterator[Site]:
         place = places.place(self.tracer.file)

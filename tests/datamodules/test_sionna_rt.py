@@ -128,6 +128,21 @@ def test_no_user_of_a_city_is_indoors(etoile):
     assert len(etoile[0].environment.heights) > 20
 
 
+@requires_sionna
+@pytest.mark.parametrize(("gate", "outdoors"), [(0.15, False), (3.0, True)])
+def test_a_courtyard_that_several_houses_enclose_is_not_outdoors(gate, outdoors, tmp_path):
+    houses = {
+        "west": (-20, -20, -15, 20, -1, 12),
+        "east": (15, -20, 20, 20, -1, 12),
+        "south": (-15, -20, 15, -15, -1, 12),
+        "north": (-15 + gate, 15, 15, 20, -1, 12),
+    }
+    place = places.place(write_scene(tmp_path, houses))
+    spots = np.array([[0.0, 0.0], [-14.9, -14.9], [14.9, 14.9], [30.0, 0.0], [-17.0, 0.0]])
+    assert place.is_outdoors(spots).tolist() == [outdoors] * 3 + [True, False]
+    assert len(place.buildings.heights) == 4
+
+
 def test_line_of_sight_is_that_of_the_profile_below(etoile):
     place = places.place(scenes.find("etoile"))
     share = np.linspace(0.001, 0.999, 400)[:, None]
