@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
 
-#: the three line-of-sight states: label, colour (told apart by the colour-blind), size; drawn in this order
-_LOS = {-1: ("no path", "#bbbbbb", 2.0), 1: ("line of sight", "#0072b2", 7.0), 0: ("no line of sight", "#e69f00", 7.0)}
+#: the three line-of-sight states: label and colour (told apart by the colour-blind); drawn in this order
+_LOS = {-1: ("no path", "#999999"), 1: ("line of sight", "#0072b2"), 0: ("no line of sight", "#e69f00")}
 _BS_COLOR = "#d62728"
 
 
@@ -58,16 +58,18 @@ def draw_map(axes: Axes, site: Site, color: str) -> None:
     axes.set(xlabel="x [m]", ylabel="y [m]", xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
     axes.set_title(f"{site.name}, {hertz(site.carrier_frequency)}, {len(site):,} users", pad=24)
     x, y = site.links.position[:, :2].T.numpy()
-    for state, (label, shade, size) in _LOS.items():
+    served_size, unserved_size = _sizes(len(site))
+    for state, (label, shade) in _LOS.items():
         unserved = state == -1 and isinstance(site.links, Paths)
+        size = unserved_size if unserved else served_size
         if state == -1 and not unserved:
-            label, size = "line of sight unknown", 7.0
+            label = "line of sight unknown"
         chosen = (site.links.los == state).numpy()
         if chosen.any() and (color == "los" or unserved):
             axes.scatter(x[chosen], y[chosen], size, shade, linewidths=0, label=f"{label} ({chosen.sum():,})", zorder=2)
     if color == "power":
         served, power = site.links.has_path.numpy(), decibel(_power(site))
-        points = axes.scatter(x[served], y[served], 7.0, power[served], cmap="plasma", linewidths=0, zorder=2)
+        points = axes.scatter(x[served], y[served], served_size, power[served], cmap="plasma", linewidths=0, zorder=2)
         rays = isinstance(site.links, Paths)
         _color_bar(axes, points, "received power for 1 W sent [dB]" if rays else "mean |CSI|² [dB]", 1.02)
     if len(site.environment.heights):
@@ -78,6 +80,15 @@ def draw_map(axes: Axes, site: Site, color: str) -> None:
     for handle in legend.legend_handles:
         if handle is not None and hasattr(handle, "set_sizes"):
             handle.set_sizes([30.0])
+
+
+def _sizes(users: int) -> tuple[float, float]:
+    """Return the areas [points^2] of the marks of users that are served, and of those that are not.
+
+    A few users are to be found on the map; in a grid of thousands those that no path reaches are but its background.
+    """
+    growth = min(4.0, max(1.0, (500 / users) ** 0.5))
+    return 7.0 * growth, min(7.0 * growth, 2.0 * growth**2)
 
 
 def _draw_buildings(axes: Axes, site: Site, left: float) -> None:

@@ -71,6 +71,16 @@ def test_map_shows_every_user_by_state(sites: list[Site]) -> None:
     assert any(text.get_text() == "20 m" for text in axes.texts)
 
 
+def test_few_users_are_drawn_large(sites: list[Site]) -> None:
+    sizes = []
+    for links in (sites[0].paths[:20], Paths.cat([sites[0].paths] * 5)):
+        figure = plot_site(with_unserved(replace(sites[0], links=links), 10))
+        marks = {str(c.get_label()).split(" (")[0]: c for c in figure.axes[0].collections}
+        sizes += [float(marks[label].get_sizes()[0]) for label in ("line of sight", "no path")]  # type: ignore[attr-defined]
+    assert min(sizes[:2]) > 20
+    assert sizes[2:] == [7.0, 2.0]
+
+
 def test_map_of_power(sites: list[Site]) -> None:
     site = with_unserved(sites[0], 7)
     figure = plot_site(site, "power")
