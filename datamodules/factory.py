@@ -10,13 +10,16 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import lru_cache
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
@@ -39,7 +42,7 @@ def build(sources: Source | Sequence[Source], workers: int | None = None, addres
     Args:
         sources: The sources. They travel to the workers as a pickle; what a recipe does is worked out there.
         workers: Processes on this machine; by default one for each core this process may use. They share the cores
-            out. A script that calls this needs the `if __name__ == "__main__":` that Python's `spawn` asks for.
+            out. A script that defines a source of its own needs an `if __name__ == "__main__":` around its work.
         address: Ray cluster that works in their stead; by default `$RAY_ADDRESS`. Its machines need this package, and
             the working folder, data and cache at the same paths.
 
@@ -57,7 +60,7 @@ def build(sources: Source | Sequence[Source], workers: int | None = None, addres
     payload = pickle.dumps([sources] if isinstance(sources, Source) else list(sources))
     _recipes.cache_clear()  # files may have changed since the last call
     recipes = _recipes(payload)
-    missing = [number for number, (recipe, cache) in enumerate(recipes) if not _is_made(recipe, cache)]
+    missing = [number for number, (recipe, cache) in enumerate(recipes) if not recipe.is_made(cache)]
     outcomes: Iterable[Outcome]
     if len(missing) < 2:
         # in this process, where the source shows its own progress
@@ -72,7 +75,7 @@ def build(sources: Source | Sequence[Source], workers: int | None = None, addres
         progress.update(sum(sizes) - sum(sizes[number] for number in missing))
         for number, problem in outcomes:
             recipe, cache = recipes[number]
-            if problem is None and not _is_made(recipe, cache):
+            if problem is None and not recipe.is_made(cache):
                 problem = f"was made on another machine: {cache.resolve()} must be storage that all machines share"
             if problem is not None:
                 failures[recipe.names[0]] = problem
@@ -85,10 +88,6 @@ def _recipes(payload: bytes) -> list[tuple[Recipe, Path]]:
     """List the recipes of pickled sources, each with its cache; once a process."""
     sources: list[Source] = pickle.loads(payload)
     return [(recipe, source.cache) for source in sources for recipe in source.recipes()]
-
-
-def _is_made(recipe: Recipe, cache: Path) -> bool:
-    return all(folder.is_dir() for folder in recipe.folders(cache))
 
 
 def _attempt(payload: bytes, number: int) -> str | None:
@@ -126,7 +125,8 @@ def _in_pool(payload: bytes, todo: list[int], workers: int) -> Iterator[Outcome]
         while todo or running:
             while todo and len(running) < workers:
                 number = todo.pop()
-                running[pool.submit(_attempt, payload, number)] = number
+                with _main_hidden(payload):
+                    running[pool.submit(_attempt, payload, number)] = number
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 number = running.pop(future)
                 yield number, future.result()
@@ -134,6 +134,18 @@ def _in_pool(payload: bytes, todo: list[int], workers: int) -> Iterator[Outcome]
         yield from ((at_work, _DIED) for at_work in (number, *running.values()))
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _main_hidden(payload: bytes) -> Iterator[None]:
+    """Keep new processes from running the user's script once more, unless it defines one of the sources."""
+    main = sys.modules["__main__"]
+    if b"__main__" not in payload:
+        sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _start_worker(counter: Synchronized[int], workers: int) -> None:

@@ -18,6 +18,7 @@ from datamodules.channel import OFDM
 from datamodules.codebook import dft_codebook
 from datamodules.dataset import Batch, ChannelDataset, ShardedSampler
 from datamodules.errors import InputError
+from datamodules.factory import build
 from datamodules.sequences import Sequence as Snapshots
 from datamodules.sources.base import Source
 from datamodules.splits import SIDES, Fractions, Rule, split_links
@@ -26,6 +27,8 @@ from datamodules.views import View
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+#: from so many recipes on that are to be made, processes share them out
+_MANY = 4
 #: how much CSI [complex values] and how many links a sample for statistics may hold
 _SAMPLE_VALUES, _SAMPLE_LINKS = 2**24, 4096
 
@@ -104,9 +107,14 @@ class ChannelDataModule(LightningDataModule):
         return self._make.keys
 
     def prepare_data(self) -> None:
-        """Make the sites that are missing, on one process a machine, and hold all against their checksums."""
+        """Make the sites that are missing, on one process a machine, and hold all against their checksums.
+
+        Many are made in parallel, see `factory.build`.
+        """
+        if sum(not recipe.is_made(source.cache) for source in self.sources for recipe in source.recipes()) >= _MANY:
+            build(self.sources)
         for source in self.sources:
-            source.sites()
+            source.sites()  # makes what is still missing, or says why it cannot be made
 
     def setup(self, stage: str | None = None) -> None:
         """Open the sites and split their links; the same in every stage."""

@@ -45,6 +45,10 @@ class Recipe:
         """Where the sites lie, in the order of `names`."""
         return [cache / f"{name}-{self.digest}" for name in self.names]
 
+    def is_made(self, cache: Path) -> bool:
+        """Say whether all of its sites are there."""
+        return all(folder.is_dir() for folder in self.folders(cache))
+
 
 class Source(ABC):
     """Where channels come from: makes sites once, then reads them from the cache.
@@ -80,16 +84,15 @@ class Source(ABC):
 
 def make(recipe: Recipe, cache: Path) -> None:
     """Make the sites of one recipe unless they are there; a second process waits and finds them made."""
-    folders = recipe.folders(cache)
-    if all(folder.is_dir() for folder in folders):
+    if recipe.is_made(cache):
         return
     cache.mkdir(parents=True, exist_ok=True)
     work = cache / f".{recipe.names[0]}-{recipe.digest}.partial"
     with FileLock(work.with_suffix(".lock")):
-        if all(folder.is_dir() for folder in folders):
+        if recipe.is_made(cache):
             return
         work.mkdir(exist_ok=True)
-        for folder, site in zip(folders, recipe.make(work), strict=True):
+        for folder, site in zip(recipe.folders(cache), recipe.make(work), strict=True):
             if not folder.is_dir():
                 site.save(folder)
         for leftover in work.iterdir():

@@ -105,6 +105,26 @@ def test_sources_are_joined_and_one_recipe_stays_in_this_process(toy, tmp_path):
     assert f"y {os.getpid()} " in (tmp_path / "log").read_text()
 
 
+SCRIPT = """
+from pathlib import Path
+from tests.datamodules.test_factory import Toy, build
+log = Path("{log}")
+with log.open("a") as file:
+    file.write("the script runs\\n")
+build(Toy(list("abc"), "{cache}", log), workers=2)
+"""
+
+
+def test_workers_do_not_run_the_script_that_asks_for_them(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(log=tmp_path / "log", cache=tmp_path / "cache"))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, str(script)], env=environment, check=True)
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert len(lines) == 4
+    assert lines.count("the script runs") == 1
+
+
 def test_workers_below_one(toy):
     with pytest.raises(InputError, match="workers must be at least 1, got 0"):
         build(toy(), workers=0)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import datamodules.module as module_of_data
 from datamodules.arrays import Array
 from datamodules.channel import OFDM
 from datamodules.codebook import beam_power, dft_codebook
@@ -50,6 +51,18 @@ def test_rows_come_in_the_order_asked_for_across_sites():
     assert batch["site"].tolist() == [2, 0, 1, 2, 0, 1, 0]
     assert batch["user"].tolist() == [5, 3, 1, 9, 0, 0, 29]
     assert dataset[31]["user"].tolist() == [1]
+
+
+def test_many_missing_sites_are_made_by_processes(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(module_of_data, "build", lambda sources: asked.append(len(sources)))
+    sites = [random_site(name, 20, seed=seed) for seed, name in enumerate("abcd")]
+    build(tmp_path, sites[:3])
+    assert asked == []
+    build(tmp_path / "anew", sites)
+    assert asked == [1]
+    build(tmp_path / "anew", sites)
+    assert asked == [1]
 
 
 @pytest.mark.parametrize("world", [2, 3])
