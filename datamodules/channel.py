@@ -4,6 +4,9 @@ The sum over paths is one batched matrix product. Its two factors are phasors th
 and subcarriers, so each is an outer product of a few short runs (16 x 16 for 256 subcarriers), and only the runs need
 a sine and a cosine. Their phases are formed in float64 and reduced to one turn before that, so a delay of many periods
 costs no precision.
+
+Small batches are bound by the number of these operations. So on the CPU, where no gradient is wanted and the elements
+are isotropic, `datamodules.fused` writes the same two factors in one compiled call.
 """
 
 from __future__ import annotations
@@ -106,15 +109,27 @@ def synthesize(
     if velocity is not None:
         velocity = velocity.to(paths.gain.device).expand(num_links, 3)
 
+    needs_grad = torch.is_grad_enabled() and any(
+        value.requires_grad for value in (paths.gain, paths.delay, paths.aod, paths.aoa)
+    )
+    fused = not needs_grad and _is_fusable(paths, bs, ue)
+
     def product(start: int, stop: int, into: Tensor | None) -> Tensor:
-        part = _filled(paths if stop - start == num_links else paths[start:stop])
-        space, tones = link_factors(part, bs, ue, ofdm, None if mount is None else mount[start:stop], reference)
+        part = paths if stop - start == num_links else paths[start:stop]
+        frames = None if mount is None else mount[start:stop]
+        if fused:
+            from datamodules.fused import link_factors as fused_factors  # here: the compiler takes time to import
+
+            space, tones = fused_factors(part, bs, ue, ofdm, frames, reference)
+        else:
+            part = _filled(part)
+            space, tones = link_factors(part, bs, ue, ofdm, frames, reference)
         if velocity is not None and times is not None and wavelength is not None:
             length = wavelength[start:stop, None] if isinstance(wavelength, Tensor) else wavelength
             space = _with_doppler(space, part, velocity[start:stop], times, length)
         return torch.bmm(space.permute(1, 0, 2), tones.permute(1, 2, 0), out=into)
 
-    if torch.is_grad_enabled() and any(v.requires_grad for v in (paths.gain, paths.delay, paths.aod, paths.aoa)):
+    if needs_grad:
         return product(0, num_links, None).reshape(shape)
     result = torch.empty(shape, dtype=torch.complex64, device=paths.gain.device) if out is None else out
     flat = result.view(num_links, rows, num_tones)
@@ -167,6 +182,12 @@ def link_factors(
     return space.reshape(-1, *paths.gain.shape), tones.reshape(-1, *paths.gain.shape)
 
 
+def _is_fusable(paths: Paths, bs: Array, ue: Array) -> bool:
+    """Say whether `datamodules.fused` covers the case; a graph that is being compiled is better left whole."""
+    plain = bs.isotropic and ue.isotropic and paths.gain.device.type == "cpu"
+    return plain and not torch.compiler.is_compiling()
+
+
 def _filled(paths: Paths) -> Paths:
     """Leave out the columns that are padding in every link, on the CPU: a GPU would have to wait for their number."""
     if paths.gain.device.type != "cpu":
@@ -177,7 +198,8 @@ def _filled(paths: Paths) -> Paths:
 
 def _with_doppler(space: Tensor, paths: Paths, velocity: Tensor, times: Tensor, wavelength: float | Tensor) -> Tensor:
     """Add the time axis to the space factor: (R*T, U, P) becomes (N*R*T, U, P)."""
-    doppler = torch.einsum("upx,ux->up", unit_vector(paths.aoa.double()), velocity.double()) / wavelength
+    arrival = unit_vector(paths.aoa[:, : space.shape[-1]].double())
+    doppler = torch.einsum("upx,ux->up", arrival, velocity.double()) / wavelength
     turns = _unit(times.to(doppler)[:, None, None] * doppler)
     return (turns[:, None] * space).flatten(0, 1)
 

@@ -126,7 +126,8 @@ def test_gradients_reach_every_ray_parameter():
     paths = random_paths()
     leaves = {key: getattr(paths, key).clone().requires_grad_() for key in ("gain", "delay", "aod", "aoa")}
     csi = synthesize(type(paths)(**{**paths.as_dict(), **leaves}), Array(2, 4), Array(1, 2), OFDM(8))
-    assert torch.equal(csi.detach(), synthesize(paths, Array(2, 4), Array(1, 2), OFDM(8)))
+    plain = synthesize(paths, Array(2, 4), Array(1, 2), OFDM(8))
+    assert torch.allclose(csi.detach(), plain, atol=1e-6 * plain.abs().max().item())
     (csi.abs().square().sum() * 1e10).backward()
     for key, leaf in leaves.items():
         assert torch.isfinite(leaf.grad).all(), key

@@ -1,0 +1,204 @@
+"""Both factors of the sum over paths in one pass over the rays, compiled for the CPU.
+
+`synthesize` of a small batch is bound by the number of its tensor operations, not by their work. Here one call does all
+of them, and does no more than it must: padding takes no sine, and a phasor that progresses uniformly over antennas or
+subcarriers grows by doubling, the second half of a run being the first half times one number. That number is squared
+in float64, so only the writing rounds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules.arrays import Array, rotation_matrix
+from datamodules.paths import Paths
+
+if TYPE_CHECKING:
+    from datamodules.channel import OFDM, Reference
+
+#: adding and taking away 1.5 * 2^52 rounds a float64 to an integer, in vectors too
+_ROUND = 1.5 * 2.0**52
+#: Taylor series of e^{j pi x / 2}, to the last bit of float64 for |x| <= 1/2, as literals that compile to constants
+_COS = tuple((-1) ** i * (math.pi / 2) ** (2 * i) / math.factorial(2 * i) for i in range(9))
+_SIN = tuple((-1) ** i * (math.pi / 2) ** (2 * i + 1) / math.factorial(2 * i + 1) for i in range(8))
+_TURNS = 1 / (2 * math.pi)
+
+
+def link_factors(
+    paths: Paths, bs: Array, ue: Array, ofdm: OFDM, mount: Tensor | None = None, reference: Reference = "corner"
+) -> tuple[Tensor, Tensor]:
+    """Do as `channel.link_factors`, for isotropic arrays on the CPU; the path axis ends with the longest link's last.
+
+    Returns:
+        The factors of the product over paths: (R*T, U, P), the gain in it, and (K, U, P), both complex64; views of
+        memory that runs along the antennas and along the subcarriers.
+    """
+    counts, steps, bs_frame, ue_frame = _progressions(bs, ue, ofdm, reference)
+    num_links, num_paths = paths.gain.shape
+    rows, num_tones = bs.num_elements * ue.num_elements, ofdm.num_subcarriers
+    space, tones = (torch.empty(num_links * num_paths * n, dtype=torch.complex64) for n in (rows, num_tones))
+    frames = (bs_frame if mount is None else mount.double() @ bs_frame).expand(num_links, 3, 3)
+    rays = (paths.gain, paths.delay, paths.aod, paths.aoa, frames)
+    width = _fill(*(value.numpy(force=True) for value in rays), ue_frame, counts, steps, space.numpy(), tones.numpy())
+    used = num_links * width
+    return (
+        space[: used * rows].view(num_links, width, rows).permute(2, 0, 1),
+        tones[: used * num_tones].view(num_links, width, num_tones).permute(2, 0, 1),
+    )
+
+
+@lru_cache(maxsize=64)
+def _progressions(
+    bs: Array, ue: Array, ofdm: OFDM, reference: Reference
+) -> tuple[NDArray[np.int64], NDArray[np.float64], Tensor, NDArray[np.float64]]:
+    """Return, as `_fill` takes them, the lengths of the five axes, what they progress by, and the arrays' frames."""
+    counts = [ue.rows, ue.cols, bs.rows, bs.cols, ofdm.num_subcarriers]
+    spacing = [*ue.spacing, *bs.spacing]
+    starts = [-d * (n - 1) / 2 if reference == "center" else 0.0 for n, d in zip(counts, spacing, strict=False)]
+    steps = np.array([[*spacing, -ofdm.spacing, 1.0], [*starts, 0.0, 0.0]])
+    bs_frame, ue_frame = (rotation_matrix(array.orientation)[None] for array in (bs, ue))
+    return np.array(counts), steps, bs_frame, ue_frame.numpy()
+
+
+def _compiled(*signature: str) -> Callable[[Callable[..., Any]], Any]:
+    """Compile, at once where a signature is given, and keep the result on disk where there is a place for it."""
+    # fused multiply-add is all that is relaxed: reordered sums would undo `_ROUND`
+    options: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
+    jit: Any = numba.njit
+
+    def compiled(function: Callable[..., Any]) -> Any:
+        try:
+            return jit(*signature, cache=True, **options)(function)
+        except (RuntimeError, OSError):  # no folder for it can be written: seconds in every process instead of once
+            return jit(*signature, **options)(function)
+
+    return compiled
+
+
+@_compiled()
+def _turn(phases: NDArray[np.float64], scale: float, count: int, phasors: NDArray[np.float64]) -> None:
+    """Write cos and sin of 2 pi scale phases; plain arithmetic, which the compiler turns into vectors."""
+    for i in range(count):
+        turns = scale * phases[i]
+        x = turns - ((turns + _ROUND) - _ROUND)
+        y = x * x
+        c = _COS[8]
+        s = _SIN[7]
+        for n in range(7, -1, -1):
+            c = c * y + _COS[n]
+        for n in range(6, -1, -1):
+            s = s * y + _SIN[n]
+        s *= x
+        for _ in range(2):  # the series is of a quarter of the angle: square twice
+            c, s = c * c - s * s, 2 * c * s
+        phasors[0, i] = c
+        phasors[1, i] = s
+
+
+@_compiled()
+def _grow(run: NDArray[np.complex64], filled: int, count: int, step: complex) -> int:
+    """Append to run[:filled] its products with step, step^2, ... step^(count - 1); return the new length."""
+    total = filled * count
+    while filled < total:
+        size = min(filled, total - filled)
+        factor = np.complex64(step)
+        fresh = run[filled : filled + size]
+        for i in range(size):
+            fresh[i] = run[i] * factor
+        step = step * step
+        filled += size
+    return total
+
+
+@_compiled(
+    "int64(complex64[:, :], float32[:, :], float32[:, :, :], float32[:, :, :], float64[:, :, :], float64[:, :, :],"
+    " int64[::1], float64[:, ::1], complex64[::1], complex64[::1])"
+)
+def _fill(
+    gain: NDArray[np.complex64],
+    delay: NDArray[np.float32],
+    aod: NDArray[np.float32],
+    aoa: NDArray[np.float32],
+    bs_frames: NDArray[np.float64],
+    ue_frame: NDArray[np.float64],
+    counts: NDArray[np.int64],
+    steps: NDArray[np.float64],
+    space: NDArray[np.complex64],
+    tones: NDArray[np.complex64],
+) -> int:
+    """Write the factors, (U, width, R*T) and (U, width, K) from the start of flat buffers, and return the width.
+
+    The width is that of the longest link. steps[0] holds what the phase progresses by along each of the five axes
+    [wavelengths, and -Hz for the subcarriers] and 1, steps[1] where it starts.
+    """
+    num_links, num_paths = gain.shape
+    link = np.empty(num_links * num_paths, np.int64)
+    angles = np.empty((4, num_links * num_paths))
+    # what the phase progresses by: rows and columns of the user, of the base station, subcarriers; and where it starts
+    along = np.empty((6, num_links * num_paths))
+    count = 0
+    width = min(1, num_paths)
+    for u in range(num_links):
+        for p in range(num_paths):
+            if gain[u, p] != 0:
+                link[count] = u
+                angles[0, count] = aoa[u, p, 0]
+                angles[1, count] = aoa[u, p, 1]
+                angles[2, count] = aod[u, p, 0]
+                angles[3, count] = aod[u, p, 1]
+                along[4, count] = delay[u, p]
+                along[5, count] = 0
+                count += 1
+                width = max(width, p + 1)
+
+    azimuth, zenith = np.empty((2, count)), np.empty((2, count))
+    for side in range(2):
+        if counts[2 * side] * counts[2 * side + 1] == 1:
+            continue
+        _turn(angles[2 * side], _TURNS, count, azimuth)
+        _turn(angles[2 * side + 1], _TURNS, count, zenith)
+        frames = bs_frames if side else ue_frame
+        for i in range(count):
+            u = link[i] if side else 0
+            x, y, z = zenith[1, i] * azimuth[0, i], zenith[1, i] * azimuth[1, i], zenith[0, i]
+            row = frames[u, 0, 2] * x + frames[u, 1, 2] * y + frames[u, 2, 2] * z
+            col = frames[u, 0, 1] * x + frames[u, 1, 1] * y + frames[u, 2, 1] * z
+            along[2 * side, i] = row
+            along[2 * side + 1, i] = col
+            along[5, i] += steps[1, 2 * side] * row + steps[1, 2 * side + 1] * col
+
+    phasor = np.empty((6, 2, count))
+    for axis in range(6):
+        if axis == 5 or counts[axis] > 1:
+            _turn(along[axis], steps[0, axis], count, phasor[axis])
+
+    rows = counts[0] * counts[1] * counts[2] * counts[3]
+    i = 0
+    for u in range(num_links):
+        for p in range(width):
+            at = u * width + p
+            antennas = space[at * rows : (at + 1) * rows]
+            grid = tones[at * counts[4] : (at + 1) * counts[4]]
+            if gain[u, p] == 0:
+                antennas.fill(0)
+                grid.fill(0)
+                continue
+            antennas[0] = gain[u, p] * complex(phasor[5, 0, i], phasor[5, 1, i])
+            filled = 1
+            for axis in range(3, -1, -1):  # the columns of the base station run fastest
+                if counts[axis] > 1:
+                    filled = _grow(antennas, filled, counts[axis], complex(phasor[axis, 0, i], phasor[axis, 1, i]))
+            grid[0] = 1
+            if counts[4] > 1:
+                _grow(grid, 1, counts[4], complex(phasor[4, 0, i], phasor[4, 1, i]))
+            i += 1
+    return width
