@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from datamodules.sources.catalogue import DeepMIMOCatalogue
     from datamodules.sources.deepmimo import DeepMIMO
     from datamodules.sources.deepmimo_v3 import DeepMIMOv3
+    from datamodules.sources.foliage import Foliage
     from datamodules.sources.recorded import Recorded
     from datamodules.sources.sionna_rt import SionnaRT
     from datamodules.sources.tr38901 import TR38901
@@ -47,6 +48,7 @@ __all__ = [
     "DeepMIMOCatalogue",
     "DeepMIMOv3",
     "Environment",
+    "Foliage",
     "InputError",
     "Noise",
     "PartialSubcarriers",
@@ -80,6 +82,7 @@ _HOME = {
     "DeepMIMOCatalogue": "sources.catalogue",
     "DeepMIMOv3": "sources.deepmimo_v3",
     "Environment": "environment",
+    "Foliage": "sources.foliage",
     "InputError": "errors",
     "Noise": "views",
     "OFDM": "channel",
