@@ -1,11 +1,14 @@
 """Every YAML under experiments/ is composed, and those with a model are run."""
 
+import inspect
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+import datamodules
 from foundation.cli import main, run
 from foundation.evaluation.study import Study
 from tests.foundation.towers import tiny_clip
@@ -15,7 +18,7 @@ FILES = sorted((ROOT / "experiments").rglob("*.yaml"))
 CONTENT = {file: yaml.safe_load(file.read_text()) for file in FILES}
 MODELS = [file for file in FILES if "class_path" in CONTENT[file].get("model", {})]
 STUDIES = [file for file in FILES if file.parent.name == "studies"]
-OVERLAYS = [file for file in FILES if file not in MODELS + STUDIES and "paper" not in file.parts]
+OVERLAYS = [file for file in FILES if file not in MODELS + STUDIES]
 QUICK = ["--trainer.fast_dev_run", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 
 
@@ -55,9 +58,38 @@ def test_overlays_compose(file, capsys, monkeypatch):
         main(["fit", "--config", base, "--config", str(file), "--print_config"])
     assert leaving.value.code == 0
     composed = yaml.safe_load(capsys.readouterr().out)
-    for key, value in CONTENT[file].get("data", {}).get("init_args", {}).items():
-        if key == "source":
-            assert composed["data"]["init_args"]["source"]["class_path"].endswith(value["class_path"])
+    given, composed = (content.get("data", {}).get("init_args", {}) for content in (CONTENT[file], composed))
+    assert holds(composed, given)
+    if "source" in given:
+        for source, made in zip(listed(composed["source"]), listed(given["source"]), strict=True):
+            assert source["init_args"] == with_defaults(source, made.get("init_args", {}))
+
+
+def holds(composed: Any, given: Any) -> bool:
+    """Say whether a composed value has all that a YAML gives; class names are composed to full ones."""
+    if isinstance(given, dict):
+        return all(
+            composed[key].endswith(value) if key == "class_path" else holds(composed[key], value)
+            for key, value in given.items()
+        )
+    if isinstance(given, list):
+        return len(composed) == len(given) and all(map(holds, composed, given))
+    return bool(composed == given)
+
+
+def with_defaults(source: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a source of which a YAML gives some: nothing else may come from the experiment's own."""
+    signature = inspect.signature(getattr(datamodules, source["class_path"].rsplit(".", 1)[-1]))
+    expected = {}
+    for key, value in source["init_args"].items():
+        default = signature.parameters[key].default
+        plain = isinstance(default, (bool, int, float, str, tuple, type(None)))
+        expected[key] = value if key in given or not plain else list(default) if isinstance(default, tuple) else default
+    return expected
+
+
+def listed(sources: Any) -> list[Any]:
+    return sources if isinstance(sources, list) else [sources]
 
 
 @pytest.mark.parametrize("file", STUDIES, ids=name)
