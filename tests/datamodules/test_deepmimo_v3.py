@@ -43,15 +43,18 @@ def real_sites(city: str, band: str, folder: Path) -> list[Site]:
     return DeepMIMOv3(f"{city}_{band}", str(real_root("deepmimo_v3")), max_paths=25, cache=str(folder)).sites()
 
 
-def write_v3(root: Path, name: str, num_users: int, split: int | None = None, sent: float = 0.0) -> Path:
-    """Write a scenario of two base stations in the released layout, users in one file or two."""
+def write_v3(
+    root: Path, name: str, num_users: int, split: int | None = None, sent: float = 0.0, num_base_stations: int = 2
+) -> Path:
+    """Write a scenario in the released layout, users in one file or two."""
     scenario = root / name
     scenario.mkdir(parents=True)
-    savemat(scenario / "params.mat", {"version": 2, "carrier_freq": 3.5e9, "transmit_power": sent, "num_BS": 2})
+    facts = {"version": 2, "carrier_freq": 3.5e9, "transmit_power": sent, "num_BS": num_base_stations}
+    savemat(scenario / "params.mat", facts)
     users = np.full((num_users, 3), 2.0)
     users[:, :2] = np.random.default_rng(0).uniform([-60, -20], [60, 20], size=(num_users, 2))
     users = users.astype(np.float32)
-    for number, transmitter in enumerate(BASE_STATIONS[:2], start=1):
+    for number, transmitter in enumerate(BASE_STATIONS[:num_base_stations], start=1):
         arrays = trace(transmitter, users.astype(np.float64), 3.5e9)
         arrays = arrays | {"power": arrays["power"] + sent, "los": (arrays["inter"] == 0).astype(float)}
         keys = ("phase", "delay", "power", "aoa_az", "aoa_el", "aod_az", "aod_el", "los")

@@ -1,0 +1,87 @@
+"""Every YAML of experiments/data/ is trained on: its own data, in small."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from datamodules.arrays import Array
+from datamodules.channel import OFDM, synthesize
+from datamodules.errors import DatasetNotFoundError
+from datamodules.export_waird import write_waird
+from datamodules.sources.recorded_import import import_recording
+from foundation.cli import run
+from tests.data.deepmimo.data import write_scenario
+from tests.datamodules.rays import random_site
+from tests.datamodules.test_deepmimo_v3 import write_v3
+from tests.datamodules.test_export_waird import random_area
+from tests.raytracing import skip_without_sionna
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "experiments" / "data").glob("*.yaml"))
+MODEL = [
+    "--model.csi_encoder.width", "0.25", "--model.cir_encoder.width", "0.25",
+    "--trainer.fast_dev_run", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
+    "--data.batch_size", "16", "--data.block", "5.0",
+]  # fmt: skip
+#: what makes a YAML's data small or, of the catalogue, lets it do with the scenarios that are written below
+SMALL = {
+    "areas": ["--data.source.places", "[etoile, munich]", "--data.source.areas_per_place", "2"],
+    "catalogue": ["--data.source.missing", "skip"],
+    "etoile": ["--data.source.num_users", "100"],
+    "munich": ["--data.source.num_users", "100"],
+    "tr38901": ["--data.source.scenarios", "[umi, inh]", "--data.source.sequences", "60"],
+    "twins": ["--data.source.base.num_users", "60", "--data.source.base.samples", "10000"],
+}
+#: a city is read and traced, which takes up to half a minute
+TRACED = ("areas", "etoile", "munich", "twins")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder like that of CSI_DATA, each source in its own layout."""
+    root = tmp_path_factory.mktemp("data")
+    for seed, scenario in enumerate(("city_0_newyork_3p5", "city_1_losangeles_3p5")):
+        write_scenario(root / "deepmimo", scenario, num_users=120, seed=seed)
+    for scenario in ("city_11_santaclara", "city_12_fortworth", "city_15_indianapolis", "city_19_oklahoma"):
+        write_v3(root / "deepmimo_v3", f"{scenario}_3p5", num_users=80, num_base_stations=3)
+    write_waird([random_area(seed, 2, 40, 6.0) for seed in range(3)], root / "waird", first_id=1)
+    site = random_site(num_users=80)
+    csi = synthesize(site.paths, Array(1, 32), Array(), OFDM(64, 10e6))
+    np.savez(root / "measured.npz", csi=csi.numpy(), position=site.paths.position.numpy())
+    import_recording(
+        str(root / "measured.npz"), str(root / "recorded" / "measured.safetensors"), axes="U R T K",
+        carrier_frequency=3.5e9, bandwidth=10e6, position="position",
+    )  # fmt: skip
+    return root
+
+
+def fit(file, data, tmp_path, monkeypatch, *more):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CSI_DATA", str(data))
+    monkeypatch.setenv("CSI_CACHE", str(tmp_path / "sites"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return run(["fit", "--config", str(ROOT / "experiments" / "csiclip.yaml"), "--config", str(file), *MODEL, *more])
+
+
+@pytest.mark.parametrize(
+    "file",
+    [pytest.param(file, marks=[pytest.mark.slow] * (file.stem in TRACED), id=file.stem) for file in FILES],
+)
+def test_a_model_is_trained_on_every_source(file, data, tmp_path, monkeypatch):
+    if file.stem in TRACED:
+        skip_without_sionna()
+    commands = fit(file, data, tmp_path, monkeypatch, *SMALL.get(file.stem, []))
+    given = yaml.safe_load(file.read_text())["data"]["init_args"]
+    module = commands.datamodule
+    assert len(module.sources) == (len(given["source"]) if isinstance(given["source"], list) else 1)
+    assert all(len(side) for side in module.sides.values())
+    assert math.isfinite(commands.trainer.callback_metrics["train/loss"])
+    assert math.isfinite(commands.trainer.callback_metrics["val/loss"])
+
+
+def test_missing_scenarios_of_the_catalogue_are_named(data, tmp_path, monkeypatch):
+    with pytest.raises(DatasetNotFoundError, match=r"33 of 35 DeepMIMO scenarios are not in .*: city_2_chicago_3p5, "):
+        fit(ROOT / "experiments" / "data" / "catalogue.yaml", data, tmp_path, monkeypatch)
