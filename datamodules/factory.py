@@ -9,7 +9,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import re
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -185,7 +187,16 @@ def _on_ray(payload: bytes, missing: list[int], address: str) -> Iterator[Outcom
         raise InputError(
             f"Ray is asked for ({address}) but not installed: pip install 'csi-foundation[ray]', or unset RAY_ADDRESS"
         ) from error
-    ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
+    try:
+        if found := re.fullmatch(r"(?:ray://)?([^/]+):(\d+)", address):
+            # Ray itself keeps asking for minutes
+            socket.create_connection((found[1].strip("[]"), int(found[2])), timeout=10).close()
+        ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"no Ray cluster answers at {address} ({' '.join(str(error).split())[:200]}): start one with "
+            "`ray start --head`, or unset RAY_ADDRESS"
+        ) from error
     task = ray.remote(num_cpus=1)(_attempt_in)
     todo = list(reversed(missing))
     running: dict[object, int] = {}

@@ -191,6 +191,17 @@ def test_a_ray_cluster_gets_a_task_a_recipe(toy, monkeypatch):
     assert made(source) == [f"{name}_bs{station}" for name in "adef" for station in (0, 1)]
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://localhost:1", "auto"])
+def test_a_cluster_that_does_not_answer(toy, monkeypatch, address):
+    ray = FakeRay()
+    monkeypatch.setattr(ray, "init", lambda **_: (_ for _ in ()).throw(ConnectionError("could not find any\ninstance")))
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with pytest.raises(
+        InputError, match=rf"^no Ray cluster answers at {address} \((\[Errno|could not find any inst).*ray start"
+    ):
+        build(toy(), address=address)
+
+
 def test_sites_made_where_nobody_sees_them_are_no_success(toy, monkeypatch):
     ray = FakeRay()
     ray.get = lambda reference: None
