@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from datamodules.sources.tr38901 import TR38901
     from datamodules.sources.twins import Twins
     from datamodules.sources.waird import WAIRD
+    from datamodules.symmetry import WorldSymmetry
     from datamodules.views import CommonPhase, Noise, PartialSubcarriers, TimingOffset, View
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "TimingOffset",
     "Twins",
     "View",
+    "WorldSymmetry",
     "pair",
     "plot_csi",
     "plot_site",
@@ -99,6 +101,7 @@ _HOME = {
     "Twins": "sources.twins",
     "View": "views",
     "WAIRD": "sources.waird",
+    "WorldSymmetry": "symmetry",
     "pair": "pairs",
     "plot_csi": "plots",
     "plot_site": "plots",

@@ -20,6 +20,7 @@ from datamodules.recording import Recording
 from datamodules.sequences import Motion, draw_motion, split_next
 from datamodules.sequences import Sequence as Snapshots
 from datamodules.site import Site
+from datamodules.symmetry import World, WorldSymmetry
 from datamodules.views import View, observe
 
 #: what a batch may hold beyond channel and position
@@ -43,10 +44,13 @@ class BatchMaker:
         snapshots: Sequence settings, or None for single snapshots; recordings then give their first one.
         extras: Which further keys to make.
         geometry_los: Whether `geometry` holds the line-of-sight flag (env_channel section IV-A), or a neutral value.
+        symmetry: What training links are drawn from, or None for the world as it is.
+        base_stations: Number S of base stations of a row, or None for single links. Labels are then those of the first
+            one, but for `los`, which tells whether any is in sight.
         seed: Draws.
 
     Raises:
-        InputError: Recorded CSI does not fit the beams' array or the sequence.
+        InputError: Recorded CSI does not fit the beams' array or the sequence, or is to be turned, which takes rays.
     """
 
     def __init__(
@@ -61,11 +65,16 @@ class BatchMaker:
         snapshots: Snapshots | None,
         extras: Sequence[Extra],
         geometry_los: bool,
+        symmetry: WorldSymmetry | None,
+        base_stations: int | None,
         seed: int,
     ) -> None:
         self.bs, self.ue, self.ofdm, self.codebook = bs, ue, ofdm, codebook
         self.views, self.observation, self.snapshots = views, observation, snapshots
-        self.extras, self.geometry_los, self.seed = extras, geometry_los, seed
+        self.extras, self.geometry_los, self.symmetry, self.seed = extras, geometry_los, symmetry, seed
+        self.base_stations = base_stations
+        if symmetry is not None and base_stations is not None:
+            raise InputError("data.symmetry turns links one by one: it cannot be used with data.base_stations")
         frames = torch.stack([site.bs_orientation for site in sites])
         self.frames = rotation_matrix(frames).float() if frames.any() else None
         self.wavelengths = torch.tensor([SPEED_OF_LIGHT / site.carrier_frequency for site in sites])
@@ -81,7 +90,7 @@ class BatchMaker:
     def keys(self) -> tuple[str, ...]:
         """Keys of a batch that hold something: `position` is left out where the data know none."""
         given = tuple(key for key in _GIVEN if key != "position" or self.located)
-        keys: tuple[str, ...] = ("csi", *given, *self.extras)
+        keys: tuple[str, ...] = ("csi", *given, *self.extras, *["clean_csi"] * bool(self.observation))
         if self.codebook is not None:
             keys += ("beam", "beam_power")
         if self.snapshots is not None and self.snapshots.next_snapshot:
@@ -89,24 +98,50 @@ class BatchMaker:
         return (*keys, "views") if self.views is not None else keys
 
     @torch.no_grad()
-    def __call__(self, rows: Batch, epoch: int = 0) -> Batch:
+    def __call__(self, rows: Batch, epoch: int = 0, training: bool = False) -> Batch:
         """Return the batch of `rows`, as `ChannelDataset` serves them."""
+        # 32 bits: all that the generator of the CPU takes in
+        seed = zlib.crc32(f"{self.seed} {epoch} {rows['key']}".encode())
+        generator = torch.Generator(rows["los"].device).manual_seed(seed)
+        world = None
+        if training and self.symmetry is not None:
+            world = self.symmetry.draw(len(rows["los"]), generator)
+            original, rows = rows, world.move(rows, self.wavelengths.to(generator.device)[rows["site"]])
         motion = self._motion(rows)
         csi = self._channel(rows, motion)
-        batch = self.labels(rows, motion)
+        batch = self._labels(rows, motion)
+        if world is not None:
+            batch |= self._surroundings(original, world)
         if self.snapshots is not None and self.snapshots.next_snapshot:
             csi, batch["next_csi"] = split_next(csi)
-        if self.views is not None or self.observation:
-            # 32 bits: all that the generator of the CPU takes in
-            seed = zlib.crc32(f"{self.seed} {epoch} {rows['key']}".encode())
-            generator = torch.Generator(csi.device).manual_seed(seed)
-            if self.views is not None:
-                batch["views"] = [observe(csi, self.views, generator) for _ in range(2)]
+        if self.views is not None:
+            batch["views"] = [observe(csi, self.views, generator) for _ in range(2)]
+        if self.observation:
+            batch["clean_csi"] = csi
             csi = observe(csi, self.observation, generator)
-        return {"csi": csi, **batch}
+        return self._joined({"csi": csi, **batch})
 
-    def labels(self, rows: Batch, motion: Motion | None = None) -> Batch:
+    def labels(self, rows: Batch) -> Batch:
         """Return the labels of `rows`, from the clean channel; cheap, for no CSI is made of rays."""
+        return self._joined(self._labels(rows))
+
+    def _joined(self, batch: Batch) -> Batch:
+        """Give channels the axis of the base stations, (B, S, ...), and keep the labels of the first."""
+        count = self.base_stations
+        if count is None:
+            return batch
+        joined: Batch = {}
+        for key, value in batch.items():
+            if key in ("csi", "clean_csi", "next_csi"):
+                joined[key] = value.unflatten(0, (-1, count))
+            elif key == "views":
+                joined[key] = [view.unflatten(0, (-1, count)) for view in value]
+            else:
+                joined[key] = value[::count]
+        joined["los"] = batch["los"].unflatten(0, (-1, count)).amax(1)
+        return joined
+
+    def _labels(self, rows: Batch, motion: Motion | None = None) -> Batch:
         batch = {key: rows[key] for key in _GIVEN}
         device, site = rows["los"].device, rows["site"]
         if self.codebook is not None:
@@ -117,17 +152,25 @@ class BatchMaker:
             else:
                 power = beam_power_of_paths(to_paths(rows), self.bs, self.ue, self.ofdm, codebook, self._mount(rows))
             batch |= {"beam": power.argmax(1), "beam_power": power}
-        if self.maps is not None:
-            maps = self.maps = self.maps.to(device)
-            if "map" in self.extras:
-                batch["map"] = maps.map(site)
-            if "geometry" in self.extras:
-                batch["geometry"] = maps.geometry(
-                    site, rows["bs_position"], rows["position"], rows["los"], self.geometry_los
-                )
+        batch |= self._surroundings(rows)
         if "domain" in self.extras:
             mobility = None if motion is None else motion.mobility
             batch["domain"] = domain_labels(self.domains.to(device), site, rows["los"], mobility)
+        return batch
+
+    def _surroundings(self, rows: Batch, world: World | None = None) -> Batch:
+        """Return the map and the geometry vector of `rows`, seen in another world if one is given."""
+        batch: Batch = {}
+        if self.maps is None:
+            return batch
+        site, maps = rows["site"], self.maps.to(rows["site"].device)
+        self.maps = maps
+        if "map" in self.extras:
+            image = maps.map(site)
+            batch["map"] = image if world is None else world.map(image)
+        if "geometry" in self.extras:
+            vector = maps.geometry(site, rows["bs_position"], rows["position"], rows["los"], self.geometry_los)
+            batch["geometry"] = vector if world is None else world.geometry(vector)
         return batch
 
     def _channel(self, rows: Batch, motion: Motion | None) -> Tensor:
@@ -162,6 +205,8 @@ class BatchMaker:
 
     def _check(self, links: Recording) -> None:
         shape = tuple(links.pairs.shape[1:-1])
+        if self.symmetry is not None:
+            raise InputError("data.symmetry turns rays, and recorded CSI has none: leave it out")
         if self.codebook is not None and shape[-2] != self.codebook.shape[1]:
             raise InputError(
                 f"data.bs has {self.codebook.shape[1]} elements, but the recorded CSI {shape[-2]} antennas"

@@ -25,11 +25,12 @@ class ChannelDataset(Dataset[Batch]):
 
     A batch holds `paths` (a dict of the fields of `Paths`) or `recorded` (B, [N,] R, T, K), and `los` (B,), `position`
     (B, 3) [m], `bs_position` (B, 3) [m], `site` (B,), `user` (B,) and `key`, a number that depends on the rows alone
-    and seeds what is drawn for them.
+    and seeds what is drawn for them. Rows of several base stations are served one after another, S links a user.
 
     Args:
         sites: The sites, all with rays or all recorded.
-        links: Numbers of the links to serve, counted through the sites in order; by default all.
+        links: Numbers of the links to serve, counted through the sites in order, shape (n,), or (n, S) for rows of one
+            user's links to S base stations; by default all.
 
     Raises:
         InputError: Sites with rays and recorded ones, or recorded ones of different shapes, are mixed.
@@ -53,7 +54,7 @@ class ChannelDataset(Dataset[Batch]):
     @property
     def places(self) -> list[str]:
         """Places of the links served."""
-        numbers = np.unique(np.searchsorted(self.starts, self.links, side="right") - 1)
+        numbers = np.unique(np.searchsorted(self.starts, self.links.reshape(-1), side="right") - 1)
         return sorted({self.sites[number].place for number in numbers})
 
     def __getitem__(self, index: int) -> Batch:
@@ -62,7 +63,7 @@ class ChannelDataset(Dataset[Batch]):
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Fetch rows: one gather a site, no work per sample."""
-        links = self.links[np.asarray(indices)]
+        links = self.links[np.asarray(indices)].reshape(-1)
         site = np.searchsorted(self.starts, links, side="right") - 1
         user = links - self.starts[site]
         order = np.argsort(site, kind="stable")
@@ -91,6 +92,34 @@ class ChannelDataset(Dataset[Batch]):
         if isinstance(links, Recording):
             return {"recorded": links.csi(rows), "los": links.los[rows], "position": links.position[rows]}
         return links[rows].pad(self.num_paths).as_dict()
+
+
+def station_links(sites: Sequence[Site], count: int) -> NDArray[np.int64]:
+    """Return the links of every user to the first base stations of its area, shape (users, count).
+
+    Args:
+        sites: The sites; those of one area share their users, row by row.
+        count: Number S of base stations.
+
+    Raises:
+        InputError: An area has fewer base stations, or they do not share their users.
+    """
+    starts = np.cumsum([0, *(len(site) for site in sites)])
+    areas: dict[str, list[int]] = {}
+    for number, site in enumerate(sites):
+        areas.setdefault(site.area, []).append(number)
+    rows = []
+    for area, numbers in areas.items():
+        chosen = numbers[:count]
+        if len(chosen) < count:
+            raise InputError(f"data.base_stations is {count}, but area {area} has {len(chosen)}")
+        position = sites[chosen[0]].links.position
+        if any(not torch.equal(position, sites[n].links.position) for n in chosen[1:]):
+            raise InputError(
+                f"the base stations of area {area} do not share their users: data.base_stations needs that"
+            )
+        rows.append(starts[chosen] + np.arange(len(position))[:, None])
+    return np.concatenate(rows)
 
 
 def _kind(shape: tuple[int, ...] | None) -> str:

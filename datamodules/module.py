@@ -16,12 +16,13 @@ from datamodules.arrays import Array
 from datamodules.batch import BatchMaker, Extra
 from datamodules.channel import OFDM
 from datamodules.codebook import dft_codebook
-from datamodules.dataset import Batch, ChannelDataset, ShardedSampler
+from datamodules.dataset import Batch, ChannelDataset, ShardedSampler, station_links
 from datamodules.errors import InputError
 from datamodules.factory import build
 from datamodules.sequences import Sequence as Snapshots
 from datamodules.sources.base import Source
 from datamodules.splits import SIDES, Fractions, Rule, split_links
+from datamodules.symmetry import WorldSymmetry
 from datamodules.views import View
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ class ChannelDataModule(LightningDataModule):
         sequence: Makes `csi` a sequence (B, N, R, T, K) of a moving user, and adds `next_csi` (B, R, T, K).
         extras: Adds `map` (B, 1, 64, 64), `geometry` (B, 8) or `domain` (B, A).
         geometry_los: Whether `geometry` tells the line of sight.
+        symmetry: Turns, mirrors and stretches the world of every training link, anew in every epoch.
+        base_stations: Serves the links of a user to the first S base stations of its area together: `csi`
+            (B, S, R, T, K), labels as seen from the first of them. A link with no path is zeros.
         num_workers: Loader processes; rows cost so little that none are needed on a CPU. Default: 2 with CUDA.
         predict_on: Which side `lightning predict` runs over.
         split_seed: Draws the split.
@@ -83,6 +87,8 @@ class ChannelDataModule(LightningDataModule):
         sequence: Snapshots | None = None,
         extras: list[Extra] | None = None,
         geometry_los: bool = True,
+        symmetry: WorldSymmetry | None = None,
+        base_stations: int | None = None,
         num_workers: int | None = None,
         predict_on: Literal["all", "train", "validation", "test"] = "all",
         split_seed: int = 0,
@@ -97,6 +103,7 @@ class ChannelDataModule(LightningDataModule):
         self.codebook = dft_codebook(bs, num_beams) if num_beams else None
         self.num_workers = num_workers if num_workers is not None else 2 * torch.cuda.is_available()
         self.sequence, self.extras, self.geometry_los = sequence, extras or [], geometry_los
+        self.symmetry, self.base_stations = symmetry, base_stations
         self.predict_on, self.split_seed, self.seed = predict_on, split_seed, seed
         self.sides: dict[str, ChannelDataset] = {}
         self.dropped = 0
@@ -123,12 +130,18 @@ class ChannelDataModule(LightningDataModule):
         sites = [site for source in self.sources for site in source.sites(verify=False)]
         masks = split_links(sites, self.split, self.fractions, self.block, self.holdout, self.split_seed)
         served = self._served(ChannelDataset(sites))
+        rows = np.flatnonzero(served)
+        first = rows
+        if self.base_stations is not None:
+            rows = station_links(sites, self.base_stations)
+            rows = rows[served[rows].any(1)]
+            first = rows[:, 0]
         for side, mask in zip(SIDES, masks, strict=True):
-            self.sides[side] = ChannelDataset(sites, np.flatnonzero(mask & served))
+            self.sides[side] = ChannelDataset(sites, rows[mask[first]])
         for side, share in zip(SIDES, self.fractions, strict=True):
             if not len(self.sides[side]) and (share > 0 or side == "train"):
                 raise InputError(f"no link with a path on the {side} side of the `{self.split}` split: add data")
-        self.sides["all"] = ChannelDataset(sites, np.flatnonzero(served))
+        self.sides["all"] = ChannelDataset(sites, rows)
         if self.num_labels is not None:
             links = self.sides["train"].links
             if not 0 < self.num_labels <= len(links):
@@ -146,6 +159,8 @@ class ChannelDataModule(LightningDataModule):
             self.sequence,
             self.extras,
             self.geometry_los,
+            self.symmetry,
+            self.base_stations,
             self.seed,
         )
 
@@ -210,11 +225,11 @@ class ChannelDataModule(LightningDataModule):
         """Make the channel, its labels and its views."""
         training = self.trainer is not None and self.trainer.training
         epoch = self.trainer.current_epoch if self.trainer is not None and training else 0
-        return self.finish(batch, epoch)
+        return self.finish(batch, epoch, training)
 
-    def finish(self, rows: Batch, epoch: int = 0) -> Batch:
+    def finish(self, rows: Batch, epoch: int = 0, training: bool = False) -> Batch:
         """Turn rows, as the loaders serve them, into a batch for a model; see `BatchMaker`."""
-        return self._make(rows, epoch)
+        return self._make(rows, epoch, training)
 
     def plot(self, batch: Batch, index: int = 0, prediction: Tensor | None = None) -> Figure:
         """Draw one channel of a finished batch: its magnitude over antennas and subcarriers, and its delay profile.
