@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -37,7 +38,8 @@ def split_links(
             `site` holds out whole areas, `city` whole places. Areas that overlap on the ground stay together.
         fractions: Shares of train, validation and test; with `site` and `city` of what they shuffle.
         block: Side of a block [m].
-        holdout: For `site` the areas, for `city` the places of the test side; drawn by seed when empty.
+        holdout: For `site` the areas, for `city` the places of the test side, with `*` as in file names; drawn by seed
+            when empty.
         seed: Draws the split.
 
     Returns:
@@ -139,17 +141,23 @@ def _deal_groups(
     rng: np.random.Generator,
 ) -> NDArray[np.int8]:
     """Hold out whole groups of sites for test, and part of the rest for validation."""
-    unknown = sorted(set(holdout) - set(names))
+    held = {name for pattern in holdout for name in fnmatch.filter(set(names), pattern)}
+    unknown = [pattern for pattern in holdout if not fnmatch.filter(held, pattern)]
     if unknown:
-        raise InputError(f"data.holdout names {', '.join(unknown)}, but the data hold {', '.join(sorted(set(names)))}")
+        some = sorted(set(names))
+        shown = ", ".join(some[:10]) + f" and {len(some) - 10} more" * (len(some) > 10)
+        raise InputError(f"data.holdout names {', '.join(unknown)}, but the data hold {shown}")
     if holdout:
-        test = np.isin(group, group[[name in set(holdout) for name in names]])[site_of]
+        test = np.isin(group, group[[name in held for name in names]])[site_of]
     else:
         test = _deal(group[site_of], (1 - fractions[2], 0.0, fractions[2]), rng) == 2
     share = fractions[1] / (fractions[0] + fractions[1]) if fractions[0] + fractions[1] else 0.0
-    # whole areas validate where there are enough of them, else blocks of the training areas
+    # whole areas validate where they can be dealt in about that share, else blocks of the training areas: windows of one
+    # city overlap into few large groups
     area = np.array(_groups(sites))[site_of]
-    unit = area if len(np.unique(area[~test])) >= 8 else _blocks(sites, site_of, block)
+    dealt = _deal(area[~test], (1 - share, share, 0.0), rng)
+    if not 0.5 * share <= (dealt == 1).mean() <= 2 * share:
+        dealt = _deal(_blocks(sites, site_of, block)[~test], (1 - share, share, 0.0), rng)
     side = np.full(len(site_of), 2, dtype=np.int8)
-    side[~test] = _deal(unit[~test], (1 - share, share, 0.0), rng)
+    side[~test] = dealt
     return side
