@@ -6,7 +6,9 @@ of a batch. A new head is a file here with one `Head` subclass, and an export li
 
 from heads.base import Head, keep_labelled
 from heads.beam import Beam
+from heads.feedback import Feedback
+from heads.joint import Joint
 from heads.los import LOS
 from heads.positioning import Positioning
 
-__all__ = ["LOS", "Beam", "Head", "Positioning", "keep_labelled"]
+__all__ = ["LOS", "Beam", "Feedback", "Head", "Joint", "Positioning", "keep_labelled"]

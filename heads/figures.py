@@ -78,3 +78,17 @@ def confusion_figure(confusion: Tensor, title: str, classes: Sequence[str] | Non
             color = "white" if fraction[row, column] > 0.5 else "black"
             axes.text(column, row, text, ha="center", va="center", color=color)
     return figure
+
+
+def channel_figure(true: Tensor, rebuilt: Tensor, title: str) -> Figure:
+    """Draw the magnitude of a channel (rows, columns) beside its reconstruction, in the angle-delay domain."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 3.5), layout="constrained")
+    figure.suptitle(title)
+    limit = float(true.abs().max())
+    for axes, name, channel in zip(figure.subplots(1, 2), ("true", "rebuilt"), (true, rebuilt), strict=True):
+        picture = axes.imshow(channel.abs().numpy(), vmin=0, vmax=limit, aspect="auto", cmap="viridis")
+        axes.set(title=name, xlabel="delay tap", ylabel="angle bin")
+    figure.colorbar(picture, label="magnitude")
+    return figure

@@ -189,5 +189,5 @@ def imported(nodes: Iterable[ast.AST]) -> set[str]:
 def test_imports(path: Path) -> None:
     module = ast.parse(path.read_text())
     # read, not run: torchmetrics imports matplotlib on its own account
-    assert imported(module.body) <= {*sys.stdlib_module_names, "heads", "numpy", "torch", "torchmetrics"}
+    assert imported(module.body) <= {*sys.stdlib_module_names, "heads", "einops", "numpy", "torch", "torchmetrics"}
     assert not imported(ast.walk(module)) & {"datamodules", "foundation"}

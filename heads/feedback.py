@@ -1,0 +1,162 @@
+"""CSI feedback: rebuild the channel from a short code."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from heads.base import Head, check_at_least
+from heads.figures import cdf_figure, channel_figure
+from heads.metrics import RatioOfSums
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: power [dB] below which an error is not told from none
+_FLOOR = 1e-12
+
+
+class Feedback(Head):
+    """Rebuilds the CSI from features: the CRNN of environment-channel section III-A2, on any encoder.
+
+    The features are the code that a user would send. A linear layer makes patches of it, residual attention blocks
+    refine them, and a linear layer turns each into a patch of the channel in the angle-delay domain, where its energy
+    lies in few places. Every link counts alike: channels are brought to unit power, as a receiver's gain control does.
+    With noisy observations the target is the clean channel.
+
+    Args:
+        in_features: Number D of features of a sample, the length of the code.
+        num_antennas: Antenna pairs R*T.
+        num_subcarriers: Subcarriers K.
+        patch: Antennas and delay taps of a patch; they must divide the channel.
+        width: Width of the tokens.
+        layers: Attention blocks.
+        heads: Attention heads of a block.
+
+    Raises:
+        ValueError: An argument is out of range, or the patch does not divide the channel.
+    """
+
+    target_key: ClassVar[str] = "csi"
+    requires: ClassVar[tuple[str, ...]] = ("csi",)
+    monitor: ClassVar[str] = "nmse_db"
+    monitor_mode: ClassVar[Literal["min", "max"]] = "min"
+
+    def __init__(
+        self,
+        in_features: int,
+        num_antennas: int = 32,
+        num_subcarriers: int = 64,
+        patch: tuple[int, int] = (8, 4),
+        width: int = 256,
+        layers: int = 6,
+        heads: int = 8,
+    ) -> None:
+        super().__init__(in_features)
+        check_at_least("layers", layers, 0)
+        if num_antennas % patch[0] or num_subcarriers % patch[1]:
+            raise ValueError(f"a patch of {tuple(patch)} does not divide a channel of {num_antennas, num_subcarriers}")
+        self.grid = (num_antennas // patch[0], num_subcarriers // patch[1])
+        self.patch = (int(patch[0]), int(patch[1]))
+        tokens = self.grid[0] * self.grid[1]
+        self.expand = nn.Linear(in_features, tokens * width)
+        self.position = nn.Parameter(torch.randn(tokens, width) * width**-0.5)
+        self.blocks = attention_blocks(layers, width, heads)
+        self.norm = nn.LayerNorm(width)
+        self.unpatch = nn.Linear(width, 2 * patch[0] * patch[1])
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features (B, D) to channels in the angle-delay domain (B, R*T, K), complex64, of unit power if right."""
+        tokens = rearrange(self.expand(features), "b (n d) -> b n d", n=len(self.position)) + self.position
+        patches = self.unpatch(self.norm(self.blocks(tokens)))
+        pairs = rearrange(
+            patches, "b (h w) (p q c) -> b (h p) (w q) c", h=self.grid[0], p=self.patch[0], q=self.patch[1], c=2
+        )
+        return torch.view_as_complex(pairs.float().contiguous())
+
+    def loss(self, prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Return the mean squared error of unit-power channels (environment-channel eq 11): the NMSE, linear."""
+        return relative_error(prediction, batch).mean()
+
+    def metrics(self) -> MetricCollection:
+        """Return `nmse_db` [dB] and `cosine`, the mean cosine similarity in [0, 1]."""
+        return MetricCollection({"nmse_db": NMSE(), "cosine": CosineSimilarity()}, compute_groups=False)
+
+    def figures(self, prediction: Tensor, batch: dict[str, Tensor]) -> dict[str, Figure]:
+        """Draw the error over links, and the link of median error beside its reconstruction."""
+        error = relative_error(prediction, batch)
+        if not len(error):
+            return {}
+        middle = int(error.argsort()[len(error) // 2])
+        title = f"Median link: NMSE {float(10 * error[middle].clamp_min(_FLOOR).log10()):.1f} dB"
+        return {
+            "nmse_cdf": cdf_figure(10 * error.clamp_min(_FLOOR).log10(), "CSI feedback", "NMSE of a link", "dB"),
+            "reconstruction": channel_figure(target_channel(batch)[middle], prediction[middle], title),
+        }
+
+
+def attention_blocks(layers: int, width: int, heads: int) -> nn.Sequential:
+    """Return residual attention blocks with QuickGELU (environment-channel section III-A1), (B, N, width) each way.
+
+    Raises:
+        ValueError: The heads do not divide the width.
+    """
+    # not at import: timm is slow to load, and the command line must not pay for it
+    from timm.layers.activations import QuickGELU
+    from timm.models.vision_transformer import Block
+
+    if width % heads:
+        raise ValueError(f"{heads} heads do not divide a width of {width}")
+    settings: dict[str, Any] = {"qkv_bias": True, "act_layer": QuickGELU}
+    return nn.Sequential(*(Block(width, heads, **settings) for _ in range(layers)))
+
+
+def target_channel(batch: dict[str, Tensor]) -> Tensor:
+    """Return the clean channels of a batch in the angle-delay domain, (B, R*T, K), each of unit power."""
+    csi = batch.get("clean_csi", batch["csi"])
+    channel = torch.fft.fft(torch.fft.ifft(csi, dim=-1, norm="ortho"), dim=-2, norm="ortho").flatten(1, 2)
+    power = channel.abs().square().mean((1, 2), keepdim=True)
+    scaled: Tensor = channel * torch.where(power > 0, power, torch.ones_like(power)).rsqrt()
+    return scaled
+
+
+def relative_error(prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """Return the squared error of each link over its power, (B,)."""
+    target = target_channel(batch)
+    if prediction.shape != target.shape:
+        raise ValueError(
+            f"the feedback head makes channels of {tuple(prediction.shape[1:])}, the data hold "
+            f"{tuple(target.shape[1:])}: set num_antennas and num_subcarriers"
+        )
+    return torch.view_as_real(prediction - target).square().sum(-1).mean((1, 2))
+
+
+class NMSE(RatioOfSums):
+    """Normalised mean squared error [dB]: the mean over links of error power over channel power, in decibels."""
+
+    higher_is_better = False
+
+    def update(self, prediction: Tensor, batch: dict[str, Tensor]) -> None:
+        """Add channels (B, R*T, K) and their batch."""
+        self.add(relative_error(prediction, batch))
+
+    def compute(self) -> Tensor:
+        """Return the error [dB], a scalar."""
+        return 10 * super().compute().clamp_min(_FLOOR).log10()
+
+
+class CosineSimilarity(RatioOfSums):
+    """Mean over links of |<rebuilt, true>| / (|rebuilt| |true|), over all antennas and taps; 1 is perfect."""
+
+    higher_is_better = True
+
+    def update(self, prediction: Tensor, batch: dict[str, Tensor]) -> None:
+        """Add channels (B, R*T, K) and their batch."""
+        target = target_channel(batch)
+        inner = (prediction.conj() * target).sum((1, 2)).abs()
+        norms = torch.linalg.vector_norm(prediction, dim=(1, 2)) * torch.linalg.vector_norm(target, dim=(1, 2))
+        self.add(inner / norms.clamp_min(torch.finfo(norms.dtype).tiny))

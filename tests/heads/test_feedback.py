@@ -1,0 +1,82 @@
+"""CSI feedback against NumPy."""
+
+import numpy as np
+import pytest
+import torch
+
+from heads import Feedback
+from heads.feedback import relative_error, target_channel
+
+SIZES = {"num_antennas": 8, "num_subcarriers": 16, "patch": (4, 4), "width": 32, "layers": 1, "heads": 2}
+
+
+def make(count: int = 5, seed: int = 0) -> dict[str, torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    return {"csi": torch.randn(count, 2, 4, 16, dtype=torch.complex64, generator=draw) * 1e-5}
+
+
+def numpy_target(csi: torch.Tensor) -> np.ndarray:
+    h = csi.numpy().astype(np.complex128)
+    channel = np.fft.fft(np.fft.ifft(h, axis=-1, norm="ortho"), axis=-2, norm="ortho").reshape(len(h), -1, h.shape[-1])
+    return channel / np.sqrt((np.abs(channel) ** 2).mean((1, 2), keepdims=True))
+
+
+def test_scores_equal_numpy() -> None:
+    batch, other = make(), make(3, 1)
+    metrics = Feedback(6, **SIZES).metrics()
+    errors, cosines = [], []
+    for part in (batch, other):
+        prediction = torch.randn(len(part["csi"]), 8, 16, dtype=torch.complex64)
+        metrics.update(prediction, part)
+        true, guess = numpy_target(part["csi"]), prediction.numpy().astype(np.complex128)
+        errors += list((np.abs(guess - true) ** 2).sum((1, 2)) / (np.abs(true) ** 2).sum((1, 2)))
+        inner = np.abs((guess.conj() * true).sum((1, 2)))
+        cosines += list(inner / np.linalg.norm(guess, axis=(1, 2)) / np.linalg.norm(true, axis=(1, 2)))
+    found = metrics.compute()
+    assert found["nmse_db"].item() == pytest.approx(10 * np.log10(np.mean(errors)), abs=1e-4)
+    assert found["cosine"].item() == pytest.approx(np.mean(cosines), abs=1e-5)
+
+
+def test_a_perfect_rebuild_and_an_empty_one() -> None:
+    batch = make()
+    assert relative_error(target_channel(batch), batch).abs().max() < 1e-6
+    assert torch.allclose(relative_error(torch.zeros(5, 8, 16, dtype=torch.complex64), batch), torch.ones(5))
+
+
+def test_the_target_is_the_clean_channel() -> None:
+    noisy, clean = make(), make(5, 1)
+    batch = {"csi": noisy["csi"], "clean_csi": clean["csi"]}
+    assert torch.equal(target_channel(batch), target_channel(clean))
+
+
+def test_it_learns_a_few_channels_by_heart() -> None:
+    torch.manual_seed(0)
+    batch, features = make(8), torch.eye(8)
+    head = Feedback(8, **SIZES)
+    optimizer = torch.optim.Adam(head.parameters(), 3e-3)
+    for _ in range(150):
+        loss = head.loss(head(features), batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.05
+
+
+def test_figures() -> None:
+    batch = make()
+    figures = Feedback(6, **SIZES).figures(target_channel(batch) * 0.9, batch)
+    assert set(figures) == {"nmse_cdf", "reconstruction"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"patch": (3, 4)}, "does not divide"), ({"heads": 5}, "5 heads do not divide"), ({"layers": -1}, "layers")],
+)
+def test_bad_arguments(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Feedback(6, **{**SIZES, **change})  # type: ignore[arg-type]
+
+
+def test_a_channel_of_another_size() -> None:
+    with pytest.raises(ValueError, match="set num_antennas and num_subcarriers"):
+        Feedback(6, **SIZES).loss(torch.zeros(5, 8, 32, dtype=torch.complex64), make())
