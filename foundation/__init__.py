@@ -7,20 +7,26 @@ if TYPE_CHECKING:
     from foundation.checkpoint import load_encoder
     from foundation.csiclip import CSICLIP
     from foundation.encoder import Encoder
+    from foundation.envchannel import EnvChannel
     from foundation.finetune import FineTune
     from foundation.nets.hand import HandFeatures
     from foundation.nets.resnet import ResNet
+    from foundation.nets.transformer import ChannelTransformer, EnvironmentTransformer, PositionFeatures
     from foundation.probe import CollapseAlarm, OnlineProbe
     from foundation.task import FoundationTask
 
 __all__ = [
     "CSICLIP",
+    "ChannelTransformer",
     "CollapseAlarm",
     "Encoder",
+    "EnvChannel",
+    "EnvironmentTransformer",
     "FineTune",
     "FoundationTask",
     "HandFeatures",
     "OnlineProbe",
+    "PositionFeatures",
     "ResNet",
     "load_encoder",
 ]
@@ -28,12 +34,16 @@ __all__ = [
 # imported on first use: `lightning --help` must not wait for torch
 _HOME = {
     "CSICLIP": "csiclip",
+    "ChannelTransformer": "nets.transformer",
     "CollapseAlarm": "probe",
     "Encoder": "encoder",
+    "EnvChannel": "envchannel",
+    "EnvironmentTransformer": "nets.transformer",
     "FineTune": "finetune",
     "FoundationTask": "task",
     "HandFeatures": "nets.hand",
     "OnlineProbe": "probe",
+    "PositionFeatures": "nets.transformer",
     "ResNet": "nets.resnet",
     "load_encoder": "checkpoint",
 }

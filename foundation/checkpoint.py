@@ -35,20 +35,22 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def load_encoder(checkpoint: str | Path, encoder: Encoder | None = None) -> Encoder:
-    """Return the encoder of a checkpoint, with its weights and input statistics.
+def load_encoder(checkpoint: str | Path, encoder: Encoder | None = None, tower: str | None = None) -> Encoder:
+    """Return an encoder of a checkpoint, with its weights and input statistics.
 
     Args:
         checkpoint: Path of a checkpoint written by any model of the suite.
         encoder: Built encoder to load the weights into; by default one is built as the checkpoint says.
+        tower: Which encoder of a model with several, such as `environment`; by default its first.
 
     Raises:
         DatasetNotFoundError: There is no such file.
         InputError: The file is no checkpoint of this suite, or its weights do not fit; the message names the keys.
     """
     content = read_checkpoint(checkpoint)
-    encoder = encoder or rebuild(content, checkpoint)
-    prefix = content["encoder"]["prefix"] if "encoder" in content else "encoder."
+    encoder = encoder or rebuild(content, checkpoint, tower)
+    entry = _entry(content, checkpoint, tower)
+    prefix = entry["prefix"] if entry else "encoder."
     weights = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
     problem = mismatch(encoder.state_dict(), weights)
     if problem:
@@ -57,18 +59,28 @@ def load_encoder(checkpoint: str | Path, encoder: Encoder | None = None) -> Enco
     return encoder
 
 
-def rebuild(content: dict[str, Any], source: str | Path) -> Encoder:
-    """Build the encoder that a checkpoint describes, with new weights.
+def _entry(content: dict[str, Any], source: str | Path, tower: str | None) -> dict[str, Any]:
+    """Return how a checkpoint describes one of its encoders; empty where it describes none."""
+    towers = content.get("towers", {})
+    if tower is not None and tower not in towers:
+        raise InputError(f"{source} holds no tower {tower!r}: choose one of {', '.join(towers) or 'none'}")
+    entry: dict[str, Any] = content.get("encoder", {}) if tower is None else towers[tower]
+    return entry
+
+
+def rebuild(content: dict[str, Any], source: str | Path, tower: str | None = None) -> Encoder:
+    """Build an encoder that a checkpoint describes, with new weights.
 
     Raises:
         InputError: The checkpoint describes none, or one that is not installed.
     """
+    entry = _entry(content, source, tower)
     try:
-        module, _, name = content["encoder"]["class"].rpartition(".")
+        module, _, name = entry["class"].rpartition(".")
         kind = getattr(importlib.import_module(module), name)
         if not (isinstance(kind, type) and issubclass(kind, Encoder)):
             raise TypeError(f"{name} is no encoder")
-        return kind(**content["encoder"]["init_args"])
+        return kind(**entry["init_args"])
     except (KeyError, ImportError, AttributeError, TypeError) as error:
         raise InputError(f"{source} does not say which encoder it holds ({error}): give the encoder as well") from error
 

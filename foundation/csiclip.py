@@ -33,7 +33,7 @@ class CSICLIP(FoundationTask):
         schedule: Learning-rate schedule, see `FoundationTask.optimizers_with`.
     """
 
-    encoder_attribute: ClassVar[str] = "csi_encoder"
+    towers: ClassVar[dict[str, str]] = {"csi": "csi_encoder", "cir": "cir_encoder"}
 
     def __init__(
         self,

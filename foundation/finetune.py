@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
 
 from datamodules.errors import InputError
 from foundation.checkpoint import load_encoder, read_checkpoint, rebuild
@@ -28,13 +29,19 @@ class FineTune(FoundationTask):
         mode: `scratch` trains everything from new weights; `probe` trains the head alone, the encoder frozen and in
             eval mode; `finetune` trains both; `control` is a probe of an encoder that was never trained, or has nothing
             to train: what the pre-training must beat.
+        tower: Which encoders of a checkpoint with several the head reads, such as [environment]; by default the first.
+            With more than one the head learns on the features of each, one head for all (environment-channel section
+            III-B2), and its metrics carry their names.
+        base_stations: Base stations S whose features are concatenated (environment-channel Fig. 11); the data must
+            serve as many (`data.base_stations`).
         lr: Learning rate of the head, and of everything in mode `scratch`.
         encoder_lr: Learning rate of the encoder in mode `finetune`.
         weight_decay: Weight decay of AdamW.
         schedule: Learning-rate schedule, see `FoundationTask.optimizers_with`.
 
     Raises:
-        InputError: The mode needs a checkpoint or an encoder and has none, or the checkpoint does not fit.
+        InputError: The mode needs a checkpoint or an encoder and has none, or the checkpoint does not fit, or the
+            encoder reads more than the CSI of several base stations.
     """
 
     def __init__(
@@ -43,6 +50,8 @@ class FineTune(FoundationTask):
         encoder: Encoder | None = None,
         checkpoint: str | None = None,
         mode: Mode = "finetune",
+        tower: list[str] | None = None,
+        base_stations: int = 1,
         lr: float = 1e-3,
         encoder_lr: float = 3e-4,
         weight_decay: float = 0.01,
@@ -50,25 +59,27 @@ class FineTune(FoundationTask):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        if mode in ("probe", "finetune"):
-            if checkpoint is None:
-                raise InputError(f"mode `{mode}` needs model.checkpoint, the path of a pre-trained .ckpt file")
-            self.encoder = load_encoder(checkpoint, encoder)
-        elif encoder is not None:
-            self.encoder = encoder
-        elif checkpoint is not None:
-            self.encoder = rebuild(read_checkpoint(checkpoint), checkpoint)
-        else:
-            raise InputError(f"mode `{mode}` needs model.encoder, or model.checkpoint to build the same encoder anew")
+        names: list[str | None] = [*tower] if tower else [None]
+        encoders = [_find(mode, encoder, checkpoint, name) for name in names]
+        self.encoder = encoders[0]
+        self.further = nn.ModuleDict({str(name): other for name, other in zip(names[1:], encoders[1:], strict=True)})
+        if base_stations > 1 and self.encoder.input_keys != ("csi",):
+            raise InputError(f"model.base_stations joins encoders of CSI, not of {', '.join(self.encoder.input_keys)}")
+        self.base_stations = base_stations
         self.model_name = "none" if checkpoint is None else _model_name(checkpoint)
-        self.head = head(self.encoder.num_features)
+        self.head = head(self.encoder.num_features * base_stations)
         self.mode, self.lr, self.encoder_lr = mode, lr, encoder_lr
         self.weight_decay, self.schedule = weight_decay, schedule
         self.name = type(self.head).__name__.lower()
-        self.monitor, self.monitor_mode = f"val/{self.name}/{self.head.monitor}", self.head.monitor_mode
-        self.val_metrics = self.head.metrics().clone(prefix=f"val/{self.name}/")
-        self.test_metrics = self.head.metrics().clone(prefix=f"test/{self.name}/")
-        self.encoder.requires_grad_(not self.frozen)
+        self.monitor_mode = self.head.monitor_mode
+        prefixes = [f"{name}_" for name in names] if len(names) > 1 else [""]
+        self.monitor = f"val/{self.name}/{prefixes[0]}{self.head.monitor}"
+        self.val_metrics, self.test_metrics = (
+            nn.ModuleList(self.head.metrics().clone(prefix=f"{side}/{self.name}/{prefix}") for prefix in prefixes)
+            for side in ("val", "test")
+        )
+        for part in (self.encoder, self.further):
+            part.requires_grad_(not self.frozen)
         self._tested: list[dict[str, Tensor]] = []
 
     @property
@@ -93,7 +104,9 @@ class FineTune(FoundationTask):
     def prepare_from(self, datamodule: Any) -> None:
         """Take label statistics, and those of the input unless pre-training brought them."""
         if self.mode in ("scratch", "control"):
-            self.encoder.prepare(datamodule.sample())
+            sample = datamodule.sample()
+            for encoder in (self.encoder, *self.further.values()):
+                encoder.prepare(sample)  # type: ignore[operator]
         self.head.prepare(datamodule.statistics())
 
     def train(self, mode: bool = True) -> FineTune:
@@ -101,36 +114,55 @@ class FineTune(FoundationTask):
         super().train(mode)
         if self.frozen:
             self.encoder.eval()
+            self.further.eval()
         return self
 
-    def forward(self, batch: dict[str, Any]) -> Tensor:
-        """Return the head's raw predictions for a batch."""
+    def features(self, batch: dict[str, Any], encoder: Encoder) -> Tensor:
+        """Return the features (B, D) of a batch, or (B, S * D) of several base stations."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            features = self.encoder.encode(batch)
-        prediction: Tensor = self.head(features)
-        return prediction
+            if self.base_stations == 1:
+                return encoder.encode(batch)
+            csi = batch["csi"]
+            if csi.ndim != 5 or csi.shape[1] != self.base_stations:
+                raise InputError(f"model.base_stations is {self.base_stations}: set data.base_stations alike")
+            return encoder.encode({"csi": csi.flatten(0, 1)}).reshape(len(csi), -1)
+
+    def forward(self, batch: dict[str, Any]) -> Tensor:
+        """Return the head's raw predictions for a batch, from the features of the first encoder."""
+        return self._predictions(batch)[0]
+
+    def _predictions(self, batch: dict[str, Any]) -> list[Tensor]:
+        encoders = (self.encoder, *self.further.values())
+        return [self.head(self.features(batch, encoder)) for encoder in encoders]  # type: ignore[arg-type]
+
+    def _loss(self, predictions: list[Tensor], batch: dict[str, Any]) -> Tensor:
+        return torch.stack([self.head.loss(prediction, batch) for prediction in predictions]).mean()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the head's loss."""
-        prediction = self(batch)
-        loss = self.head.loss(prediction, batch)
-        self.log_value("train/loss", loss, len(prediction), prog_bar=True)
+        predictions = self._predictions(batch)
+        loss = self._loss(predictions, batch)
+        self.log_value("train/loss", loss, len(predictions[0]), prog_bar=True)
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Score the validation side."""
-        prediction = self(batch)
-        self.log_value("val/loss", self.head.loss(prediction, batch), len(prediction))
-        self.val_metrics.update(prediction, batch)
-        self.log_dict(self.val_metrics, batch_size=len(prediction))
+        predictions = self._predictions(batch)
+        self.log_value("val/loss", self._loss(predictions, batch), len(predictions[0]))
+        self._score(self.val_metrics, predictions, batch)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Score the test side, and keep what the pictures need."""
-        prediction = self(batch)
-        self.test_metrics.update(prediction, batch)
-        self.log_dict(self.test_metrics, batch_size=len(prediction))
-        keys = {*self.head.requires, "los", "position", "bs_position"}
-        self._tested.append({"prediction": prediction.cpu(), **{key: batch[key].cpu() for key in keys}})
+        predictions = self._predictions(batch)
+        self._score(self.test_metrics, predictions, batch)
+        keys = {*self.head.requires, "los", "position", "bs_position"} | ({"clean_csi"} & set(batch))
+        self._tested.append({"prediction": predictions[0].cpu(), **{key: batch[key].cpu() for key in keys}})
+
+    def _score(self, collections: nn.ModuleList, predictions: list[Tensor], batch: dict[str, Any]) -> None:
+        for metrics, prediction in zip(collections, predictions, strict=True):
+            assert isinstance(metrics, MetricCollection)
+            metrics.update(prediction, batch)
+            self.log_dict(metrics, batch_size=len(prediction))
 
     def on_test_epoch_end(self) -> None:
         """Draw this process's share of the test side."""
@@ -141,7 +173,7 @@ class FineTune(FoundationTask):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return features and predictions, with where they belong."""
-        features = self.encoder.encode(batch)
+        features = self.features(batch, self.encoder)
         prediction = self.head.predict(self.head(features))
         where = {key: batch[key] for key in ("position", "site", "user", "los")}
         return {"features": features, "prediction": prediction, **where}
@@ -150,8 +182,23 @@ class FineTune(FoundationTask):
         """Return AdamW with a learning rate each for encoder and head."""
         encoder_lr = self.lr if self.mode == "scratch" else self.encoder_lr
         return self.optimizers_with(
-            [(self.encoder, encoder_lr), (self.head, self.lr)], self.weight_decay, self.schedule
+            [(self.encoder, encoder_lr), (self.further, encoder_lr), (self.head, self.lr)],
+            self.weight_decay,
+            self.schedule,
         )
+
+
+def _find(mode: Mode, encoder: Encoder | None, checkpoint: str | None, tower: str | None) -> Encoder:
+    """Return an encoder as the mode wants it: with the weights of a checkpoint, or new."""
+    if mode in ("probe", "finetune"):
+        if checkpoint is None:
+            raise InputError(f"mode `{mode}` needs model.checkpoint, the path of a pre-trained .ckpt file")
+        return load_encoder(checkpoint, encoder, tower)
+    if encoder is not None:
+        return encoder
+    if checkpoint is None:
+        raise InputError(f"mode `{mode}` needs model.encoder, or model.checkpoint to build the same encoder anew")
+    return rebuild(read_checkpoint(checkpoint), checkpoint, tower)
 
 
 def _model_name(checkpoint: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,7 +17,7 @@ from datamodules.errors import InputError
 from foundation.checkpoint import mismatch
 from foundation.encoder import Encoder
 
-Schedule = Literal["constant", "cosine", "plateau"]
+Schedule = Literal["constant", "cosine", "restarts", "plateau"]
 
 
 class FoundationTask(LightningModule):
@@ -29,8 +30,8 @@ class FoundationTask(LightningModule):
 
     monitor: str = "val/loss"
     monitor_mode: Literal["min", "max"] = "min"
-    #: attribute that holds the encoder for downstream use
-    encoder_attribute: ClassVar[str] = "encoder"
+    #: encoders that a checkpoint offers by name, and the attributes that hold them; the first is the default
+    towers: ClassVar[dict[str, str]] = {"encoder": "encoder"}
 
     def describe(self) -> dict[str, Any]:
         """Return the model's, head's and mode's name for the run's summary."""
@@ -45,17 +46,22 @@ class FoundationTask(LightningModule):
             self.prepare_from(self.trainer.datamodule)  # type: ignore[attr-defined]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say which encoder the checkpoint holds, and keep live objects out of it."""
-        encoder: Encoder = getattr(self, self.encoder_attribute)
-        checkpoint["encoder"] = {
-            "class": f"{type(encoder).__module__}.{type(encoder).__qualname__}",
-            "init_args": dict(encoder.hparams),
-            "prefix": f"{self.encoder_attribute}.",
-            "model": self.describe()["model"],
-        }
+        """Say which encoders the checkpoint holds, and keep live objects out of it."""
+        held = {name: attribute for name, attribute in self.towers.items() if getattr(self, attribute) is not None}
+        checkpoint["towers"] = {name: self._tower_entry(attribute) for name, attribute in held.items()}
+        checkpoint["encoder"] = next(iter(checkpoint["towers"].values()))
         # under the command line these are plain settings; a model built in Python carries modules, which are none
         settings = checkpoint.get("hyper_parameters", {})
         checkpoint["hyper_parameters"] = {k: v for k, v in settings.items() if not _is_live(v)}
+
+    def _tower_entry(self, attribute: str) -> dict[str, Any]:
+        encoder: Encoder = getattr(self, attribute)
+        return {
+            "class": f"{type(encoder).__module__}.{type(encoder).__qualname__}",
+            "init_args": dict(encoder.hparams),
+            "prefix": f"{attribute}.",
+            "model": self.describe()["model"],
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the weights of another model in one line."""
@@ -75,8 +81,9 @@ class FoundationTask(LightningModule):
         Args:
             groups: Modules with their learning rates; parameters without gradient are left out.
             weight_decay: Not applied to biases, norms and scalars.
-            schedule: `constant`; `cosine` with 5 % warm-up, by step; `plateau`, times 0.8 after 10 epochs without a
-                better `monitor` (CSI-CLIP section IV-B).
+            schedule: `constant`; `cosine` with 5 % warm-up, by step; `restarts`, three such cosines, each twice as
+                long as the one before (environment-channel section IV-B); `plateau`, times 0.8 after 10 epochs
+                without a better `monitor` (CSI-CLIP section IV-B).
         """
         settings = []
         for module, lr in groups:
@@ -94,21 +101,27 @@ class FoundationTask(LightningModule):
         if schedule == "plateau":
             plateau = ReduceLROnPlateau(optimizer, mode=self.monitor_mode, factor=0.8, patience=10)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": self.monitor}}
+        cycles = 3 if schedule == "restarts" else 1
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self._cosine(optimizer), "interval": "step"},
+            "lr_scheduler": {"scheduler": self._cosine(optimizer, cycles), "interval": "step"},
         }
 
-    def _cosine(self, optimizer: Optimizer) -> LambdaLR:
+    def _cosine(self, optimizer: Optimizer, cycles: int) -> LambdaLR:
         total = self.trainer.estimated_stepping_batches
         if not math.isfinite(total):
             raise InputError("the cosine schedule needs an end: set trainer.max_epochs or trainer.max_steps")
-        warmup = max(1, round(0.05 * total))
+        # cycle c of C ends after (2^(c + 1) - 1) / (2^C - 1) of the steps
+        ends: list[int] = [round(total * (2 ** (c + 1) - 1) / (2**cycles - 1)) for c in range(cycles)]
 
         def factor(step: int) -> float:
+            start, end = next(((s, e) for s, e in pairwise([0, *ends]) if step < e), (0, ends[-1]))
+            length, step = max(1, end - start), step - start
+            warmup = max(1, round(0.05 * length))
             if step < warmup:
                 return (step + 1) / (warmup + 1)
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
+            rest: float = min(1.0, (step - warmup) / max(1, length - warmup))
+            return 0.5 * (1 + math.cos(math.pi * rest))
 
         return LambdaLR(optimizer, factor)
 

@@ -1,0 +1,233 @@
+"""The environment-channel two-tower: a place and its channel, described twice and embedded once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor, nn
+
+from datamodules.errors import InputError
+from foundation.encoder import Encoder
+from foundation.figures import log_figures
+from foundation.losses.clip import CLIPLoss, retrieval
+from foundation.nets.transformer import Tower
+from foundation.probe import CollapseAlarm, OnlineProbe
+from foundation.task import FoundationTask, Schedule
+from foundation.zeroshot import ZeroShot, los_options, pick, scale_options
+from heads import Feedback
+
+_RETRIEVAL_BATCH = 128
+
+
+class EnvChannel(FoundationTask):
+    """Map and positions on one side, CSI on the other: pull what belongs together close, and keep the CSI rebuildable.
+
+    Environment-channel section III-A, L = L_C + L_R (eq 12): the symmetric contrastive loss of both towers' embeddings
+    (eq 6-10), and the error of a decoder, the CRNN, that rebuilds the CSI from the channel tower's (eq 11). The last
+    blocks of both towers are one module, the MSNN. `lightning test` runs the zero-shot tasks of section IV-B on data
+    never seen.
+
+    Args:
+        channel_encoder: CFENN, the tower over the CSI; the one used downstream.
+        environment_encoder: EPNN, the tower over map and geometry; without it the decoder alone trains the channel
+            tower, which is the paper's area-general ViT.
+        decoder: Makes the CRNN from the width of the embedding; None leaves L_R out.
+        share: Whether both towers share their last blocks (MSNN); else each has its own.
+        counterfactuals: Weight of a third term, not in the paper: the CSI must also tell its own environment from the
+            same with the LOS status flipped or the scale a fifth off.
+        temperature: Where the learnable temperature starts.
+        lr: Largest learning rate of AdamW.
+        weight_decay: Weight decay of AdamW.
+        schedule: Learning-rate schedule, see `FoundationTask.optimizers_with`.
+
+    Raises:
+        InputError: There is neither environment tower nor decoder, or the towers' embeddings or shared blocks differ.
+    """
+
+    towers: ClassVar[dict[str, str]] = {"channel": "channel_encoder", "environment": "environment_encoder"}
+
+    def __init__(
+        self,
+        channel_encoder: Encoder,
+        environment_encoder: Encoder | None = None,
+        decoder: Callable[[int], Feedback] | None = None,
+        share: bool = True,
+        counterfactuals: float = 0.0,
+        temperature: float = 0.07,
+        lr: float = 5e-4,
+        weight_decay: float = 0.01,
+        schedule: Schedule = "restarts",
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        width = channel_encoder.num_features
+        if environment_encoder is None and decoder is None:
+            raise InputError("EnvChannel needs model.environment_encoder, model.decoder, or both")
+        if environment_encoder is not None and environment_encoder.num_features != width:
+            raise InputError(
+                f"both towers need one embed_dim, got {width} and {environment_encoder.num_features} features"
+            )
+        self.channel_encoder, self.environment_encoder = channel_encoder, environment_encoder
+        if share and environment_encoder is not None:
+            _share(channel_encoder, environment_encoder)
+        self.decoder = None if decoder is None else decoder(width)
+        self.loss = CLIPLoss(temperature)
+        self.counterfactuals = counterfactuals
+        self.lr, self.weight_decay, self.schedule = lr, weight_decay, schedule
+        self._kept: list[dict[str, Tensor]] = []
+        self._zero_shot: ZeroShot | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Return the model's name and what is done with it."""
+        testing = self._trainer is not None and self.trainer.testing
+        return {**super().describe(), "mode": "zeroshot" if testing else "pretrain"}
+
+    def setup(self, stage: str) -> None:
+        """Check that the data hold both descriptions."""
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        if datamodule is not None and self.environment_encoder is not None:
+            missing = [key for key in self.environment_encoder.input_keys if key not in datamodule.batch_keys]
+            if missing:
+                raise InputError(f"the environment tower needs {', '.join(missing)}: add to data.extras")
+        super().setup(stage)
+
+    def forward(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+        """Return the embeddings of the channel and of the environment, (B, D) each, not normalised."""
+        environment = None if self.environment_encoder is None else self.environment_encoder.encode(batch)
+        return self.channel_encoder.encode(batch), environment
+
+    def _losses(self, batch: dict[str, Any], local: bool) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
+        channel, environment = self(batch)
+        losses = {}
+        if environment is not None:
+            losses["contrast"] = self.loss.local(channel, environment) if local else self.loss(channel, environment)
+            if self.counterfactuals:
+                losses["counterfactual"] = self.counterfactuals * self._counterfactual(batch, channel, environment)
+        if self.decoder is not None:
+            losses["rebuild"] = self.decoder.loss(self.decoder(channel), batch)
+        return losses, channel, environment
+
+    def _counterfactual(self, batch: dict[str, Any], channel: Tensor, environment: Tensor) -> Tensor:
+        """Return the cross-entropy of the true environment among itself and what it is not."""
+        assert self.environment_encoder is not None
+        count = len(channel)
+        geometry = batch["geometry"]
+        flipped, other = geometry.clone(), geometry.clone()
+        flipped[:, 6] = 1 - flipped[:, 6]
+        # one of the two wrong scales each, by the parity of the row: rows come in random order
+        wrong = torch.where(torch.arange(count, device=geometry.device) % 2 == 0, 0.8, 1.2)
+        other[:, 7] = other[:, 7] * wrong
+        variants = self.environment_encoder(batch["map"].repeat(2, 1, 1, 1), torch.cat([flipped, other]))
+        options = torch.stack([environment, *variants.split(count)], dim=1)
+        unit = nn.functional.normalize
+        scores = self.loss.scale * (unit(options, dim=-1) @ unit(channel, dim=-1).unsqueeze(-1)).squeeze(-1)
+        return nn.functional.cross_entropy(scores, torch.zeros(count, dtype=torch.long, device=scores.device))
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Return the loss (eq 12), and the features for the online probe."""
+        losses, channel, _ = self._losses(batch, local=False)
+        total = torch.stack(list(losses.values())).sum()
+        self.log_value("train/loss", total, len(channel), prog_bar=True)
+        for name, value in losses.items():
+            self.log_value(f"train/{name}", value.detach(), len(channel))
+        return {"loss": total, "features": channel.detach()}
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Clamp the temperature after the optimizer's step."""
+        self.loss.clamp()
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Log the losses and the zero-shot tasks that need one batch alone; keep the embeddings."""
+        losses, channel, environment = self._losses(batch, local=True)
+        count = len(channel)
+        self.log_value("val/loss", torch.stack(list(losses.values())).sum(), count, prog_bar=True)
+        for name, value in losses.items():
+            self.log_value(f"val/{name}", value, count)
+        kept = {"channel": channel}
+        if environment is not None:
+            kept["environment"] = environment
+            known = batch["los"] >= 0
+            right = self._choose(batch, channel, los_options(batch["geometry"])) == 1 - batch["los"]
+            self.log_value("val/los_accuracy", right[known].float().mean(), int(known.sum()), prog_bar=True)
+            scale = self._choose(batch, channel, scale_options(batch["geometry"])) == 1
+            self.log_value("val/scale_accuracy", scale.float().mean(), count, prog_bar=True)
+        self._kept.append(kept)
+        return {"features": channel}
+
+    def _choose(self, batch: dict[str, Any], channel: Tensor, options: Tensor) -> Tensor:
+        """Return which of the geometry vectors (B, O, 8) fits each channel best, (B,)."""
+        assert self.environment_encoder is not None
+        encoder = self.environment_encoder
+        embedded = [encoder(batch["map"], option) for option in options.unbind(1)]
+        return pick(channel, torch.stack(embedded, dim=1))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log retrieval both ways in batches of 128, and the spread of the embeddings."""
+        kept = {key: torch.cat([part[key] for part in self._kept]) for key in self._kept[0]}
+        self._kept.clear()
+        # rows come area by area, and neighbours are harder negatives than a training batch has: mix them, always alike
+        order = torch.randperm(len(kept["channel"]), generator=torch.Generator().manual_seed(0))
+        mixed = {key: value[order.to(value.device)] for key, value in kept.items()}
+        count = len(order)
+        if "environment" in mixed:
+            pairs = (("channel_to_environment", "environment_to_channel"), ("channel", "environment"))
+            for name, one, other in zip(pairs[0], pairs[1], reversed(pairs[1]), strict=True):
+                for top in (1, 5):
+                    hits = retrieval(mixed[one], mixed[other], top, _RETRIEVAL_BATCH)
+                    self.log_value(f"val/{name}/retrieval_top{top}", hits, count)
+        spread = (
+            nn.functional.normalize(mixed["channel"].float(), dim=-1).std(0).mean() * mixed["channel"].shape[1] ** 0.5
+        )
+        self.log_value("val/embedding_spread", spread, count)
+
+    # --- zero-shot, on a test side that was never seen
+
+    def on_test_start(self) -> None:
+        """Make ready for the zero-shot tasks."""
+        self._zero_shot = ZeroShot(self.trainer.datamodule.sides["test"].sites)  # type: ignore[attr-defined]
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Embed the batch, and every alternative that its tasks offer."""
+        assert self._zero_shot is not None
+        channel, environment = self(batch)
+        rebuilt = None if self.decoder is None else self.decoder(channel)
+        self._zero_shot.add(batch, channel, environment, rebuilt, self.environment_encoder)
+
+    def on_test_epoch_end(self) -> None:
+        """Log every task beside its chance level, and draw."""
+        assert self._zero_shot is not None
+        zero_shot = self._zero_shot.gathered()
+        for name, value in zero_shot.scores().items():
+            self.log(f"test/{name}", value, rank_zero_only=False)
+        if self.trainer.is_global_zero:
+            log_figures(self.trainer, zero_shot.figures())
+        self._zero_shot = None
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Return the embeddings, of unit length, with where they belong."""
+        channel, environment = self(batch)
+        result = {"features": channel, "channel_embedding": nn.functional.normalize(channel, dim=-1)}
+        if environment is not None:
+            result["environment_embedding"] = nn.functional.normalize(environment, dim=-1)
+        return result | {key: batch[key] for key in ("position", "site", "user", "los")}
+
+    def configure_optimizers(self) -> Any:
+        """Return AdamW and the schedule (section IV-B)."""
+        return self.optimizers_with([(self, self.lr)], self.weight_decay, self.schedule)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Watch every pre-training with a probe and an alarm."""
+        return [OnlineProbe(self.channel_encoder.num_features), CollapseAlarm("val/embedding_spread")]
+
+
+def _share(one: Encoder, other: Encoder) -> None:
+    """Give the second tower the shared blocks of the first."""
+    if not (isinstance(one, Tower) and isinstance(other, Tower)):
+        raise InputError("only transformer towers have blocks to share: set model.share to false")
+    shapes = [[tuple(p.shape) for p in tower.shared.parameters()] for tower in (one, other)]
+    if shapes[0] != shapes[1]:
+        raise InputError("the towers differ in width or shared_layers: make them equal, or set model.share to false")
+    other.shared = one.shared

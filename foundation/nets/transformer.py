@@ -1,0 +1,202 @@
+"""The towers of the environment-channel model: transformers over patches of CSI, and of a map with a vector."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, Literal
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from foundation.encoder import Encoder
+from foundation.representations import image, to_angle, to_delay, unit_power
+from heads.feedback import attention_blocks
+
+
+class Tower(Encoder):
+    """A class token and patches through residual attention blocks; the class token becomes the embedding.
+
+    The last blocks are a module of their own, `shared`, which the towers of two modalities can have in common: the MSNN
+    of environment-channel section III-A3.
+
+    Args:
+        num_tokens: Number of patches, without the class token.
+        width: Width of the tokens.
+        layers: Blocks of this tower alone.
+        shared_layers: Blocks that two towers may share.
+        heads: Attention heads of a block.
+        embed_dim: Width of the embedding.
+    """
+
+    def __init__(
+        self, num_tokens: int, width: int, layers: int, shared_layers: int, heads: int, embed_dim: int
+    ) -> None:
+        super().__init__()
+        self.num_features = embed_dim
+        self.class_token = nn.Parameter(torch.randn(width) * width**-0.5)
+        self.position = nn.Parameter(torch.randn(num_tokens + 1, width) * width**-0.5)
+        self.blocks = attention_blocks(layers, width, heads)
+        self.shared = attention_blocks(shared_layers, width, heads)
+        self.norm = nn.LayerNorm(width)
+        self.projection = nn.Linear(width, embed_dim, bias=False)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Return embeddings (B, embed_dim) of tokens (B, num_tokens, width)."""
+        first = self.class_token.expand(len(tokens), 1, -1)
+        tokens = torch.cat([first.to(tokens.dtype), tokens], dim=1) + self.position
+        tokens = self.shared(self.blocks(tokens))
+        embedding: Tensor = self.projection(self.norm(tokens[:, 0]))
+        return embedding
+
+
+class ChannelTransformer(Tower):
+    """CFENN, the channel tower: a vision transformer over patches of one CSI matrix (environment-channel III-A1).
+
+    Every link is brought to unit power first, as the paper normalises each CSI individually.
+
+    Args:
+        num_antennas: Antenna pairs R*T, the rows of the image.
+        num_subcarriers: Subcarriers K, its columns.
+        patch: Rows and columns of a patch; they must divide the image.
+        width: Width of the tokens.
+        layers: Blocks of this tower alone.
+        shared_layers: Blocks that the other tower may share.
+        heads: Attention heads of a block.
+        embed_dim: Width of the embedding, the features.
+        domain: `csi`, antennas by subcarriers as in the paper; or `angle_delay`, its two-dimensional DFT, which loses
+            nothing and shows a path as a spot.
+
+    Raises:
+        ValueError: The patch does not divide the image.
+    """
+
+    def __init__(
+        self,
+        num_antennas: int = 32,
+        num_subcarriers: int = 64,
+        patch: tuple[int, int] = (8, 4),
+        width: int = 256,
+        layers: int = 6,
+        shared_layers: int = 3,
+        heads: int = 8,
+        embed_dim: int = 128,
+        domain: Literal["csi", "angle_delay"] = "csi",
+    ) -> None:
+        if num_antennas % patch[0] or num_subcarriers % patch[1]:
+            raise ValueError(f"a patch of {tuple(patch)} does not divide an image of {num_antennas, num_subcarriers}")
+        tokens = num_antennas // patch[0] * (num_subcarriers // patch[1])
+        super().__init__(tokens, width, layers, shared_layers, heads, embed_dim)
+        self.save_hyperparameters()
+        self.domain = domain
+        self.patches = nn.Conv2d(2, width, patch, stride=patch, bias=False)
+
+    def forward(self, csi: Tensor) -> Tensor:
+        """Return embeddings (B, D) of CSI (B, R, T, K)."""
+        channel = unit_power(csi)
+        if self.domain == "angle_delay":
+            channel = to_delay(to_angle(channel))
+        return self.embed(rearrange(self.patches(image(channel)), "b d h w -> b (h w) d"))
+
+
+class EnvironmentTransformer(Tower):
+    """EPNN, the environment tower: a transformer over patches of the map and tokens of the geometry vector.
+
+    Environment-channel sections III-A1 and IV-A. The map becomes patches by a strided convolution, the vector of
+    positions, LOS status and scale becomes tokens by a linear layer.
+
+    Args:
+        map_size: Pixels a side of the map.
+        map_patch: Pixels a side of a patch.
+        geometry_tokens: Tokens that the vector becomes.
+        frequencies: With 0 the linear layer reads the 8 values as they are, as in the paper. With F it also reads the
+            base station's and the user's coordinates and the vector between them as sine and cosine of F octaves, which
+            small networks need to tell metres apart.
+        width: Width of the tokens.
+        layers: Blocks of this tower alone.
+        shared_layers: Blocks that the other tower may share.
+        heads: Attention heads of a block.
+        embed_dim: Width of the embedding, the features.
+
+    Raises:
+        ValueError: The patch does not divide the map.
+    """
+
+    input_keys: ClassVar[tuple[str, ...]] = ("map", "geometry")
+    octaves: Tensor
+
+    def __init__(
+        self,
+        map_size: int = 64,
+        map_patch: int = 8,
+        geometry_tokens: int = 1,
+        frequencies: int = 0,
+        width: int = 256,
+        layers: int = 6,
+        shared_layers: int = 3,
+        heads: int = 8,
+        embed_dim: int = 128,
+    ) -> None:
+        if map_size % map_patch:
+            raise ValueError(f"a patch of {map_patch} pixels does not divide a map of {map_size}")
+        num_patches = (map_size // map_patch) ** 2
+        super().__init__(num_patches + geometry_tokens, width, layers, shared_layers, heads, embed_dim)
+        self.save_hyperparameters()
+        self.frequencies, self.geometry_tokens = frequencies, geometry_tokens
+        self.patches = nn.Conv2d(1, width, map_patch, stride=map_patch, bias=False)
+        # 8 values, and sine and cosine of 4 coordinates and of the vector [100 m] with its length: 7 numbers
+        self.vector = nn.Linear(8 + 14 * frequencies, geometry_tokens * width)
+        self.register_buffer("octaves", math.pi * 2.0 ** torch.arange(frequencies), persistent=False)
+
+    def forward(self, map: Tensor, geometry: Tensor) -> Tensor:
+        """Return embeddings (B, D) of maps (B, 1, 64, 64) and geometry vectors (B, 8), see `AreaMaps.geometry`."""
+        patches = rearrange(self.patches(map), "b d h w -> b (h w) d")
+        values = self._waves(geometry) if self.frequencies else geometry
+        tokens = rearrange(self.vector(values), "b (n d) -> b n d", n=self.geometry_tokens)
+        return self.embed(torch.cat([tokens, patches], dim=1))
+
+    def _waves(self, geometry: Tensor) -> Tensor:
+        """Return the vector (B, 8) with its coordinates in octaves beside it."""
+        station, user = geometry[:, 0:2], geometry[:, 3:5]
+        between = (user - station) / geometry[:, 7:8].clamp_min(1e-3)  # the last entry is 100 m over the side
+        length = torch.linalg.vector_norm(between, dim=1, keepdim=True)
+        numbers = torch.cat([station, user, between, length], dim=1)
+        angles = (numbers.unsqueeze(-1) * self.octaves).flatten(1)
+        return torch.cat([geometry, angles.sin(), angles.cos()], dim=1)
+
+
+class PositionFeatures(Encoder):
+    """One linear layer on the user's position relative to its base station: the first layer of an MLP on positions.
+
+    The benchmark of environment-channel section IV-C: with the head's 128 to 64 to 32 it has 10,720 parameters.
+
+    Args:
+        width: Number of features.
+    """
+
+    input_keys: ClassVar[tuple[str, ...]] = ("position", "bs_position")
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, width: int = 128) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.num_features = width
+        self.layers = nn.Sequential(nn.Linear(2, width), nn.ReLU())
+        self.register_buffer("mean", torch.zeros(2))
+        self.register_buffer("std", torch.ones(2))
+
+    def prepare(self, batch: Any) -> None:
+        """Take mean and deviation of the coordinates from a sample of the train side."""
+        offset = _offset(batch["position"], batch["bs_position"])
+        self.mean.copy_(offset.mean(0))
+        self.std.copy_(offset.std(0).clamp_min(1e-3))
+
+    def forward(self, position: Tensor, bs_position: Tensor) -> Tensor:
+        """Return features (B, D) of positions (B, 3) and base stations (B, 3) [m]."""
+        features: Tensor = self.layers((_offset(position, bs_position) - self.mean) / self.std)
+        return features
+
+
+def _offset(position: Tensor, bs_position: Tensor) -> Tensor:
+    return (position - bs_position)[:, :2]
