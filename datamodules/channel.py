@@ -136,7 +136,7 @@ def synthesize(
     with torch.inference_mode():  # a third less overhead an operation; the result itself is an ordinary tensor
         for start in range(0, num_links, _CHUNK):
             stop = min(start + _CHUNK, num_links)
-            product(start, stop, flat[start:stop])
+            product(start, stop, flat if stop - start == num_links else flat[start:stop])
     return result
 
 

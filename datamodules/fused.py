@@ -9,6 +9,7 @@ in float64, so only the writing rounds.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,8 @@ _ROUND = 1.5 * 2.0**52
 _COS = tuple((-1) ** i * (math.pi / 2) ** (2 * i) / math.factorial(2 * i) for i in range(9))
 _SIN = tuple((-1) ** i * (math.pi / 2) ** (2 * i + 1) / math.factorial(2 * i + 1) for i in range(8))
 _TURNS = 1 / (2 * math.pi)
+#: memory that each thread writes its factors to, again and again: fresh pages would cost more than all the rest
+_OWN = threading.local()
 
 
 def link_factors(
@@ -39,21 +42,27 @@ def link_factors(
     """Do as `channel.link_factors`, for isotropic arrays on the CPU; the path axis ends with the longest link's last.
 
     Returns:
-        The factors of the product over paths: (R*T, U, P), the gain in it, and (K, U, P), both complex64; views of
-        memory that runs along the antennas and along the subcarriers.
+        The factors of the product over paths: (R*T, U, P), the gain in it, and (K, U, P), both complex64. They are
+        views of memory that runs along the antennas and along the subcarriers, good until the thread's next call.
     """
     counts, steps, bs_frame, ue_frame = _progressions(bs, ue, ofdm, reference)
     num_links, num_paths = paths.gain.shape
     rows, num_tones = bs.num_elements * ue.num_elements, ofdm.num_subcarriers
-    space, tones = (torch.empty(num_links * num_paths * n, dtype=torch.complex64) for n in (rows, num_tones))
+    memory = _memory(num_links * num_paths * (rows + num_tones))
     frames = (bs_frame if mount is None else mount.double() @ bs_frame).expand(num_links, 3, 3)
     rays = (paths.gain, paths.delay, paths.aod, paths.aoa, frames)
-    width = _fill(*(value.numpy(force=True) for value in rays), ue_frame, counts, steps, space.numpy(), tones.numpy())
-    used = num_links * width
+    width = _fill(*(value.numpy(force=True) for value in rays), ue_frame, counts, steps, memory.numpy())
     return (
-        space[: used * rows].view(num_links, width, rows).permute(2, 0, 1),
-        tones[: used * num_tones].view(num_links, width, num_tones).permute(2, 0, 1),
+        memory.as_strided((rows, num_links, width), (1, width * rows, rows)),
+        memory.as_strided((num_tones, num_links, width), (1, width * num_tones, num_tones), num_links * width * rows),
     )
+
+
+def _memory(size: int) -> Tensor:
+    held: Tensor | None = getattr(_OWN, "memory", None)
+    if held is None or len(held) < size:
+        held = _OWN.memory = torch.empty(size, dtype=torch.complex64)
+    return held
 
 
 @lru_cache(maxsize=64)
@@ -121,7 +130,7 @@ def _grow(run: NDArray[np.complex64], filled: int, count: int, step: complex) ->
 
 @_compiled(
     "int64(complex64[:, :], float32[:, :], float32[:, :, :], float32[:, :, :], float64[:, :, :], float64[:, :, :],"
-    " int64[::1], float64[:, ::1], complex64[::1], complex64[::1])"
+    " int64[::1], float64[:, ::1], complex64[::1])"
 )
 def _fill(
     gain: NDArray[np.complex64],
@@ -132,10 +141,9 @@ def _fill(
     ue_frame: NDArray[np.float64],
     counts: NDArray[np.int64],
     steps: NDArray[np.float64],
-    space: NDArray[np.complex64],
-    tones: NDArray[np.complex64],
+    memory: NDArray[np.complex64],
 ) -> int:
-    """Write the factors, (U, width, R*T) and (U, width, K) from the start of flat buffers, and return the width.
+    """Write the factors, (U, width, R*T) and then (U, width, K), to flat memory, and return the width.
 
     The width is that of the longest link. steps[0] holds what the phase progresses by along each of the five axes
     [wavelengths, and -Hz for the subcarriers] and 1, steps[1] where it starts.
@@ -182,6 +190,8 @@ def _fill(
             _turn(along[axis], steps[0, axis], count, phasor[axis])
 
     rows = counts[0] * counts[1] * counts[2] * counts[3]
+    space = memory[: num_links * width * rows]
+    tones = memory[num_links * width * rows :]
     i = 0
     for u in range(num_links):
         for p in range(width):
