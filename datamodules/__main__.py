@@ -117,10 +117,8 @@ def read_sources(files: Sequence[Path]) -> list[Source]:
 
 
 def _merge(old: Any, new: Any) -> Any:
-    """Change arguments where the class stays, as `lightning` does with several --config files."""
-    if not isinstance(old, dict) or not isinstance(new, dict):
-        return new
-    if new.get("class_path", old.get("class_path")) != old.get("class_path"):
+    """Replace a source by one that names its class, else change its arguments, as `lightning` does."""
+    if not isinstance(old, dict) or not isinstance(new, dict) or "class_path" in new:
         return new
     return {**old, **new, "init_args": {**(old.get("init_args") or {}), **(new.get("init_args") or {})}}
 

@@ -50,7 +50,7 @@ class BatchMaker:
         seed: Draws.
 
     Raises:
-        InputError: Recorded CSI does not fit the beams' array or the sequence, or is to be turned, which takes rays.
+        InputError: Recorded CSI does not fit arrays, subcarriers or sequence, or is to be turned, which takes rays.
     """
 
     def __init__(
@@ -207,9 +207,11 @@ class BatchMaker:
         shape = tuple(links.pairs.shape[1:-1])
         if self.symmetry is not None:
             raise InputError("data.symmetry turns rays, and recorded CSI has none: leave it out")
-        if self.codebook is not None and shape[-2] != self.codebook.shape[1]:
+        expected = (self.ue.num_elements, self.bs.num_elements, self.ofdm.num_subcarriers)
+        if shape[-3:] != expected:
             raise InputError(
-                f"data.bs has {self.codebook.shape[1]} elements, but the recorded CSI {shape[-2]} antennas"
+                f"the recorded CSI has (R, T, K) = {shape[-3:]}, but data.ue, data.bs and data.ofdm make {expected}: "
+                "set them to those of the recording"
             )
         if self.snapshots is not None and (len(shape) != 4 or shape[0] < len(self.snapshots.times)):
             held = shape[0] if len(shape) == 4 else 1

@@ -152,8 +152,8 @@ def _deal_groups(
     else:
         test = _deal(group[site_of], (1 - fractions[2], 0.0, fractions[2]), rng) == 2
     share = fractions[1] / (fractions[0] + fractions[1]) if fractions[0] + fractions[1] else 0.0
-    # whole areas validate where they can be dealt in about that share, else blocks of the training areas: windows of one
-    # city overlap into few large groups
+    # whole areas validate where about that share of them can be dealt, else blocks of the training areas: the windows
+    # of one city overlap into few large groups
     area = np.array(_groups(sites))[site_of]
     dealt = _deal(area[~test], (1 - share, share, 0.0), rng)
     if not 0.5 * share <= (dealt == 1).mean() <= 2 * share:

@@ -71,6 +71,7 @@ class Commands(LightningCLI):
 
     def __init__(self, args: list[str]) -> None:
         self._args = args
+        args = _replacing_sources(args)
         try:
             super().__init__(
                 LightningModule,
@@ -251,6 +252,33 @@ def _config_files(args: list[str]) -> list[Path]:
     pairs = itertools.pairwise([*args, ""])
     given = [value if flag in ("-c", "--config") else flag.partition("--config=")[2] for flag, value in pairs]
     return [Path(file) for file in given if file]
+
+
+def _replacing_sources(args: list[str]) -> list[str]:
+    """Let a later --config that names a source replace that of an earlier one, arguments and all.
+
+    Otherwise the arguments that both classes know would stay: one city with the window and the carrier of another.
+    """
+    replaced: list[str] = []
+    named = False
+    for flag, value in itertools.pairwise([*args, ""]):
+        file = value if flag in ("-c", "--config") else flag.partition("--config=")[2]
+        if file and _names_source(Path(file)):
+            if named:
+                replaced.append("--data.source=[]")
+            named = True
+        replaced.append(flag)
+    return replaced
+
+
+def _names_source(file: Path) -> bool:
+    try:
+        content = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return False  # the parser says what is wrong with it
+    for key in ("data", "init_args", "source"):
+        content = content.get(key) if isinstance(content, dict) else None
+    return isinstance(content, list) or (isinstance(content, dict) and "class_path" in content)
 
 
 def _first_with_model(files: list[Path]) -> Path | None:

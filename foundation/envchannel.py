@@ -36,8 +36,10 @@ class EnvChannel(FoundationTask):
             tower, which is the paper's area-general ViT.
         decoder: Makes the CRNN from the width of the embedding; None leaves L_R out.
         share: Whether both towers share their last blocks (MSNN); else each has its own.
+        reconstruction: Weight of L_R. The paper gives none, nor the power its channels are normalised to, on which its
+            eq 11 depends; here L_R is the NMSE, 1 for a decoder that knows nothing.
         counterfactuals: Weight of a third term, not in the paper: the CSI must also tell its own environment from the
-            same with the LOS status flipped or the scale a fifth off.
+            same with the LOS status flipped (for half of the links) or the scale a fifth off (for the others).
         temperature: Where the learnable temperature starts.
         lr: Largest learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
@@ -55,6 +57,7 @@ class EnvChannel(FoundationTask):
         environment_encoder: Encoder | None = None,
         decoder: Callable[[int], Feedback] | None = None,
         share: bool = True,
+        reconstruction: float = 1.0,
         counterfactuals: float = 0.0,
         temperature: float = 0.07,
         lr: float = 5e-4,
@@ -75,7 +78,7 @@ class EnvChannel(FoundationTask):
             _share(channel_encoder, environment_encoder)
         self.decoder = None if decoder is None else decoder(width)
         self.loss = CLIPLoss(temperature)
-        self.counterfactuals = counterfactuals
+        self.reconstruction, self.counterfactuals = reconstruction, counterfactuals
         self.lr, self.weight_decay, self.schedule = lr, weight_decay, schedule
         self._kept: list[dict[str, Tensor]] = []
         self._zero_shot: ZeroShot | None = None
@@ -107,24 +110,21 @@ class EnvChannel(FoundationTask):
             if self.counterfactuals:
                 losses["counterfactual"] = self.counterfactuals * self._counterfactual(batch, channel, environment)
         if self.decoder is not None:
-            losses["rebuild"] = self.decoder.loss(self.decoder(channel), batch)
+            losses["rebuild"] = self.reconstruction * self.decoder.loss(self.decoder(channel), batch)
         return losses, channel, environment
 
     def _counterfactual(self, batch: dict[str, Any], channel: Tensor, environment: Tensor) -> Tensor:
-        """Return the cross-entropy of the true environment among itself and what it is not."""
+        """Return the cross-entropy of the true environment against one that it is not."""
         assert self.environment_encoder is not None
-        count = len(channel)
-        geometry = batch["geometry"]
-        flipped, other = geometry.clone(), geometry.clone()
-        flipped[:, 6] = 1 - flipped[:, 6]
-        # one of the two wrong scales each, by the parity of the row: rows come in random order
-        wrong = torch.where(torch.arange(count, device=geometry.device) % 2 == 0, 0.8, 1.2)
-        other[:, 7] = other[:, 7] * wrong
-        variants = self.environment_encoder(batch["map"].repeat(2, 1, 1, 1), torch.cat([flipped, other]))
-        options = torch.stack([environment, *variants.split(count)], dim=1)
+        # rows come in random order: every second has the other LOS status, every fourth each of the wrong scales
+        kind = torch.arange(len(channel), device=channel.device) % 4
+        false = batch["geometry"].clone()
+        false[:, 6] = torch.where(kind % 2 == 0, 1 - false[:, 6], false[:, 6])
+        false[:, 7] = false[:, 7] * torch.where(kind == 1, 0.8, torch.where(kind == 3, 1.2, 1.0))
+        options = torch.stack([environment, self.environment_encoder(batch["map"], false)], dim=1)
         unit = nn.functional.normalize
         scores = self.loss.scale * (unit(options, dim=-1) @ unit(channel, dim=-1).unsqueeze(-1)).squeeze(-1)
-        return nn.functional.cross_entropy(scores, torch.zeros(count, dtype=torch.long, device=scores.device))
+        return nn.functional.cross_entropy(scores, torch.zeros_like(kind))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return the loss (eq 12), and the features for the online probe."""

@@ -26,6 +26,7 @@ class Feedback(Head):
     The features are the code that a user would send. A linear layer makes patches of it, residual attention blocks
     refine them, and a linear layer turns each into a patch of the channel in the angle-delay domain, where its energy
     lies in few places. Every link counts alike: channels are brought to unit power, as a receiver's gain control does.
+    Its common phase, which no precoder needs and no code should be spent on, is taken out: the strongest entry is real.
     With noisy observations the target is the clean channel.
 
     Args:
@@ -68,6 +69,9 @@ class Feedback(Head):
         self.blocks = attention_blocks(layers, width, heads)
         self.norm = nn.LayerNorm(width)
         self.unpatch = nn.Linear(width, 2 * patch[0] * patch[1])
+        # from zero, the best guess of no knowledge: else the first steps shrink these weights, and gradients with them
+        nn.init.zeros_(self.unpatch.weight)
+        nn.init.zeros_(self.unpatch.bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features (B, D) to channels in the angle-delay domain (B, R*T, K), complex64, of unit power if right."""
@@ -116,12 +120,21 @@ def attention_blocks(layers: int, width: int, heads: int) -> nn.Sequential:
 
 
 def target_channel(batch: dict[str, Tensor]) -> Tensor:
-    """Return the clean channels of a batch in the angle-delay domain, (B, R*T, K), each of unit power."""
+    """Return the clean channels of a batch in the angle-delay domain, of unit power and aligned, (B, R*T, K)."""
     csi = batch.get("clean_csi", batch["csi"])
     channel = torch.fft.fft(torch.fft.ifft(csi, dim=-1, norm="ortho"), dim=-2, norm="ortho").flatten(1, 2)
     power = channel.abs().square().mean((1, 2), keepdim=True)
-    scaled: Tensor = channel * torch.where(power > 0, power, torch.ones_like(power)).rsqrt()
-    return scaled
+    scaled = channel * torch.where(power > 0, power, torch.ones_like(power)).rsqrt()
+    return aligned(scaled)
+
+
+def aligned(channel: Tensor) -> Tensor:
+    """Turn each channel (B, ...) so that its strongest entry is real and positive; zeros stay zeros."""
+    flat = channel.flatten(1)
+    strongest = flat.gather(1, flat.abs().argmax(1, keepdim=True))
+    size = strongest.abs()
+    turn = torch.where(size > 0, strongest.conj() / size.clamp_min(torch.finfo(size.dtype).tiny), 1.0)
+    return channel * turn.reshape(-1, *[1] * (channel.ndim - 1))
 
 
 def relative_error(prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:

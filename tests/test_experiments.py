@@ -37,17 +37,37 @@ def checkpoint(tmp_path_factory):
     return str(file)
 
 
+@pytest.fixture(scope="module")
+def two_towers(tmp_path_factory):
+    import torch
+
+    from foundation import ChannelTransformer, EnvChannel, EnvironmentTransformer
+
+    sizes = {"width": 32, "layers": 1, "shared_layers": 1, "heads": 2, "embed_dim": 16}
+    model = EnvChannel(ChannelTransformer(**sizes), EnvironmentTransformer(**sizes))
+    content = {"state_dict": model.state_dict(), "hyper_parameters": {}}
+    model.on_save_checkpoint(content)
+    file = tmp_path_factory.mktemp("checkpoint") / "y.ckpt"
+    torch.save(content, file)
+    return str(file)
+
+
 @pytest.mark.parametrize("file", MODELS, ids=name)
-def test_models_run(file, street_data, checkpoint, tmp_path, monkeypatch):
+def test_models_run(file, street_data, checkpoint, two_towers, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     args = ["fit", "--config", str(file), *street_data, *QUICK]
-    if "finetune" in file.parts:
+    if file.stem.startswith("toft"):
+        args += ["--model.checkpoint", two_towers, "--data.fractions", "[0.6, 0.2, 0.2]"]
+        args += ["--data.base_stations", "null", "--model.base_stations", "1"]
+    elif "finetune" in file.parts:
         args += ["--model.checkpoint", checkpoint, "--then_test", "false"]
-    if "paper" in file.parts:
+    if "holdout" in CONTENT[file]["data"]["init_args"]:  # names places that the test's street is not
+        args += ["--data.split", "spatial", "--data.holdout", "null", "--data.fractions", "[0.6, 0.2, 0.2]"]
+    elif "paper" in file.parts:
         args += ["--data.batch_size", "2", "--data.bs.rows", "2", "--data.bs.cols", "2"]
         args += ["--data.ofdm.num_subcarriers", "32"]
     commands = run(args)
-    assert any(key.startswith("val/") for key in commands.trainer.callback_metrics)
+    assert any(key.startswith(("val/", "test/")) for key in commands.trainer.callback_metrics)
 
 
 @pytest.mark.parametrize("file", OVERLAYS, ids=name)
@@ -99,5 +119,18 @@ def test_studies_name_what_exists(file, monkeypatch):
     assert len({run_id for run_id, _ in commands}) == len(commands)
     for _, args in commands:
         for flag, value in itertools.pairwise(args):
-            if flag == "--config":
+            if flag == "--config" and "runs/" not in value:
                 assert Path(value).is_file(), value
+
+
+def test_a_later_source_takes_nothing_over(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    scene = {"class_path": "SionnaRT", "init_args": {"scene": "munich", "base_stations": [[0, 0, 30]]}}
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({"data": {"init_args": {"source": scene}}}))
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", "experiments/csiclip.yaml", "--config", str(file), "--print_config"])
+    source = yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]["source"]
+    assert source["init_args"]["scene"] == "munich"
+    assert source["init_args"]["window"] is None
+    assert source["init_args"]["max_depth"] == inspect.signature(datamodules.SionnaRT).parameters["max_depth"].default

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
@@ -47,7 +48,7 @@ def rows_of(summary: dict[str, Any]) -> list[Row]:
     hardware = summary.get("hardware", {})
     common = {
         "experiment": summary["experiment"],
-        "variant": summary["run_id"].removesuffix(f"-{head}-{mode}-s{seed}"),
+        "variant": variant_of(summary["run_id"], head, mode),
         "head": head,
         "mode": mode,
         "split": summary.get("split", ""),
@@ -63,6 +64,12 @@ def rows_of(summary: dict[str, Any]) -> list[Row]:
     }
     metrics = {key.rsplit("/", 1)[-1]: value for key, value in summary.get("metrics", {}).items() if value is not None}
     return [Row(metric=name, value=value, **common) for name, value in metrics.items()]
+
+
+def variant_of(run_id: str, head: str, mode: str) -> str:
+    """Return the name of a run without mode, place and seed, and without its task where the head says it."""
+    name = re.sub(r"(-@[^-]+)?-s\d+$", "", run_id)
+    return name.removesuffix(f"-{mode}").removesuffix(f"-{head}").removeprefix("pretrain-")
 
 
 def collect(runs: Path, experiment: str) -> list[Row]:

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +29,25 @@ class Study:
         baselines: Per name, arguments that make a run without pre-training.
         args: Arguments of every run.
         adapt: Arguments of every adaptation run.
+        pretrain_per_seed: Whether to pre-train anew for every seed; else one pre-training serves them all.
+        places: Per name, arguments that choose the data of an adaptation; every run is made on each.
+        checkpoints: Per variant pre-trained by another study, the path of its checkpoint, with `{seed}` for the seed.
+        zero_shot: Arguments of `lightning test`, run for every variant, place and seed, with `{run}` for the folder of
+            the variant's pre-training; empty for none.
     """
 
     name: str
     seeds: list[int]
-    tasks: list[str]
-    pretrain: dict[str, list[str]]
+    tasks: list[str] = field(default_factory=list)
+    pretrain: dict[str, list[str]] = field(default_factory=dict)
     modes: list[str] = field(default_factory=lambda: ["probe", "finetune"])
     baselines: dict[str, list[str]] = field(default_factory=dict)
     args: list[str] = field(default_factory=list)
     adapt: list[str] = field(default_factory=list)
+    pretrain_per_seed: bool = False
+    places: dict[str, list[str]] = field(default_factory=dict)
+    checkpoints: dict[str, str] = field(default_factory=dict)
+    zero_shot: list[str] = field(default_factory=list)
 
     @classmethod
     def load(cls, file: Path) -> Study:
@@ -48,20 +58,46 @@ class Study:
     def commands(self, runs: Path) -> list[tuple[str, list[str]]]:
         """List (run id, arguments of `lightning`), in the order to run them."""
         common = ["--experiment", self.name, "--runs", str(runs), *self.args]
-        commands = [(f"pretrain-{v}", ["fit", *args, *common]) for v, args in self.pretrain.items()]
-        for task in self.tasks:
-            for seed in self.seeds:
-                start = ["fit", "--config", f"experiments/finetune/{task}.yaml", *common, *self.adapt]
-                start += ["--seed_everything", str(seed), "--data.seed", str(seed)]
-                for variant in self.pretrain:
-                    checkpoint = runs / self.name / f"pretrain-{variant}" / "checkpoints" / "best.ckpt"
-                    for mode in self.modes:
-                        chosen = ["--model.mode", mode, "--model.checkpoint", str(checkpoint)]
-                        commands.append((f"{variant}-{task}-{mode}-s{seed}", [*start, *chosen]))
-                for name, args in self.baselines.items():
-                    mode = args[args.index("--model.mode") + 1]
-                    commands.append((f"{name}-{task}-{mode}-s{seed}", [*start, *args]))
+        commands = []
+        for seed in self.seeds if self.pretrain_per_seed else [None]:
+            drawn = [] if seed is None else ["--seed_everything", str(seed), "--data.seed", str(seed)]
+            commands += [(_pretraining(v, seed), ["fit", *args, *common, *drawn]) for v, args in self.pretrain.items()]
+        places = self.places or {"": []}
+        for (place, data), seed in product(places.items(), self.seeds):
+            for variant in self._variants if self.zero_shot else []:
+                checkpoint = self._checkpoint(runs, variant, seed)
+                start = ["test", *(arg.format(run=Path(checkpoint).parents[1]) for arg in self.zero_shot), *common]
+                start += ["--ckpt_path", checkpoint, *data]
+                commands.append((_name(variant, "", "zeroshot", place, seed), start))
+        for task, (place, data), seed in product(self.tasks, places.items(), self.seeds):
+            start = ["fit", "--config", f"experiments/finetune/{task}.yaml", *common, *self.adapt, *data]
+            start += ["--seed_everything", str(seed), "--data.seed", str(seed)]
+            for variant, mode in product(self._variants, self.modes):
+                chosen = ["--model.mode", mode, "--model.checkpoint", self._checkpoint(runs, variant, seed)]
+                commands.append((_name(variant, task, mode, place, seed), [*start, *chosen]))
+            for name, args in self.baselines.items():
+                mode = args[args.index("--model.mode") + 1]
+                commands.append((_name(name, task, mode, place, seed), [*start, *args]))
         return [(run_id, [*args, "--run_id", run_id]) for run_id, args in commands]
+
+    @property
+    def _variants(self) -> list[str]:
+        return [*self.pretrain, *self.checkpoints]
+
+    def _checkpoint(self, runs: Path, variant: str, seed: int) -> str:
+        if variant in self.checkpoints:
+            return self.checkpoints[variant].format(seed=seed)
+        run = _pretraining(variant, seed if self.pretrain_per_seed else None)
+        return str(runs / self.name / run / "checkpoints" / "best.ckpt")
+
+
+def _pretraining(variant: str, seed: int | None) -> str:
+    return f"pretrain-{variant}" if seed is None else f"pretrain-{variant}-s{seed}"
+
+
+def _name(variant: str, task: str, mode: str, place: str, seed: int) -> str:
+    """Return the id of a run, from which `results.rows_of` takes the variant."""
+    return "-".join(part for part in (variant, task, mode, f"@{place}" if place else "", f"s{seed}") if part)
 
 
 def finished(folder: Path) -> bool:

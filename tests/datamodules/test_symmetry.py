@@ -138,6 +138,12 @@ def test_recorded_csi_cannot_be_turned(tmp_path):
         build(tmp_path, [dataclasses.replace(random_site(), links=links)], symmetry=WorldSymmetry())
 
 
+def test_a_recording_of_other_arrays_is_refused(tmp_path):
+    links = Recording.build(torch.randn(40, 1, 4, 8, dtype=torch.complex64), torch.rand(40, 3))
+    with pytest.raises(InputError, match=r"= \(1, 4, 8\), but data.ue, data.bs and data.ofdm make \(1, 8, 8\)"):
+        build(tmp_path, [dataclasses.replace(random_site(), links=links)], bs=Array(1, 8))
+
+
 # --- several base stations
 
 

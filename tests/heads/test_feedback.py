@@ -18,7 +18,11 @@ def make(count: int = 5, seed: int = 0) -> dict[str, torch.Tensor]:
 def numpy_target(csi: torch.Tensor) -> np.ndarray:
     h = csi.numpy().astype(np.complex128)
     channel = np.fft.fft(np.fft.ifft(h, axis=-1, norm="ortho"), axis=-2, norm="ortho").reshape(len(h), -1, h.shape[-1])
-    return channel / np.sqrt((np.abs(channel) ** 2).mean((1, 2), keepdims=True))
+    channel /= np.sqrt((np.abs(channel) ** 2).mean((1, 2), keepdims=True))
+    for link in channel:
+        strongest = link.flat[np.abs(link).argmax()]
+        link *= strongest.conj() / np.abs(strongest)
+    return channel
 
 
 def test_scores_equal_numpy() -> None:

@@ -1,0 +1,205 @@
+"""The environment-channel two-tower: its losses, sizes and training."""
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Trainer
+
+from datamodules import WorldSymmetry
+from datamodules.environment import Environment
+from datamodules.errors import InputError
+from foundation import ChannelTransformer, EnvChannel, EnvironmentTransformer, FineTune, PositionFeatures, load_encoder
+from heads import LOS, Beam, Feedback, Positioning
+from tests.datamodules.rays import random_site
+from tests.datamodules.test_module import build
+from tests.test_experiments import ROOT
+
+SMALL = {"width": 32, "layers": 1, "shared_layers": 1, "heads": 2, "embed_dim": 16}
+
+
+def small(decoder=True, environment=True, **settings):
+    torch.manual_seed(0)
+    return EnvChannel(
+        ChannelTransformer(num_antennas=4, num_subcarriers=8, patch=(2, 4), **SMALL),
+        EnvironmentTransformer(map_patch=32, frequencies=2, **SMALL) if environment else None,
+        (lambda d: Feedback(d, 4, 8, (2, 4), 32, 1, 2)) if decoder else None,
+        **settings,
+    )
+
+
+def town_site(name, seed, area="area"):
+    site = random_site(name, 120, seed=seed, area=area)
+    houses = (np.array([[-60.0, 10.0], [-10.0, 10.0], [-10.0, 40.0], [-60.0, 40.0]]),)
+    object.__setattr__(site, "environment", Environment(houses, np.array([9.0]), (-100.0, -100.0, 100.0, 100.0)))
+    return site
+
+
+def data(tmp_path, **settings):
+    sites = [town_site("a", 0), town_site("b", 1)]
+    return build(tmp_path / "sites", sites, extras=["map", "geometry"], **settings)
+
+
+def fit(model, datamodule, tmp_path, epochs=2, test=False):
+    trainer = Trainer(
+        default_root_dir=tmp_path, max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+    )  # fmt: skip
+    trainer.fit(model, datamodule=datamodule)
+    if test:
+        trainer.test(model, datamodule=datamodule, verbose=False)
+    return trainer
+
+
+def test_losses_equal_a_slow_reference(tmp_path):
+    datamodule = data(tmp_path)
+    batch = datamodule.finish(next(iter(datamodule.train_dataloader())))
+    model = small(counterfactuals=0.5)
+    losses, channel, environment = model._losses(batch, local=False)
+    a, b = (x.detach().double().numpy() for x in (channel, environment))
+    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
+    scale = 1 / 0.07
+    rows = 0.0
+    for i in range(len(a)):
+        for one, other in ((a, b), (b, a)):
+            similarity = np.array([scale * one[i] @ other[j] for j in range(len(a))])
+            rows -= similarity[i] - np.log(np.exp(similarity).sum())
+    assert losses["contrast"].item() == pytest.approx(rows / (2 * len(a)), rel=1e-5)
+    # eq 11 on channels of unit power, aligned in phase
+    error = 0.0
+    rebuilt = model.decoder(channel).detach().numpy()
+    for h, guess in zip(batch["csi"].numpy().astype(complex), rebuilt, strict=True):
+        h = np.fft.fft(np.fft.ifft(h[0], axis=1), axis=0)
+        h /= np.sqrt((abs(h) ** 2).mean())
+        h *= np.conj(h.flat[abs(h).argmax()]) / abs(h).max()
+        error += (abs(h - guess) ** 2).mean()
+    assert losses["rebuild"].item() == pytest.approx(error / len(a), rel=1e-4)
+    wrong = 0.0
+    with torch.no_grad():
+        for i in range(len(a)):
+            options = batch["geometry"][i].repeat(2, 1)
+            if i % 2 == 0:
+                options[1, 6] = 1 - options[1, 6]
+            else:
+                options[1, 7] *= 0.8 if i % 4 == 1 else 1.2
+            e = model.environment_encoder(batch["map"][i].repeat(2, 1, 1, 1), options).double().numpy()
+            similarity = scale * (e / np.linalg.norm(e, axis=1, keepdims=True)) @ a[i]
+            wrong -= similarity[0] - np.log(np.exp(similarity).sum())
+    assert losses["counterfactual"].item() == pytest.approx(0.5 * wrong / len(a), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"counterfactuals": 1.0}, {"decoder": False}, {"share": False}, {"environment": False}]
+)
+def test_pre_training_learns_and_tests_zero_shot(settings, tmp_path):
+    model = small(lr=3e-3, **settings)
+    datamodule = data(tmp_path, symmetry=WorldSymmetry(stretch=(0.8, 1.2)))
+    first = fit(model, datamodule, tmp_path, 1).callback_metrics["val/loss"]
+    trainer = fit(model, datamodule, tmp_path, 8)
+    assert trainer.callback_metrics["val/loss"] < first
+    trainer = fit(model, datamodule, tmp_path, 1, test=True)
+    names = {name.removeprefix("test/") for name in trainer.callback_metrics if name.startswith("test/")}
+    rebuilt = {"nmse_db"} if settings.get("decoder", True) else set()
+    tasks = {f"{task}{end}" for task in ("los", "scale", "map") for end in ("_accuracy", "_chance")}
+    tasks |= {f"match_{who}{end}" for who in ("user", "area") for end in ("", "_chance")}
+    assert names == rebuilt | (tasks if settings.get("environment", True) else set())
+
+
+def test_shared_blocks_are_one():
+    shared, apart = small(), small(share=False)
+    assert shared.environment_encoder.shared is shared.channel_encoder.shared
+    assert apart.environment_encoder.shared is not apart.channel_encoder.shared
+    blocks = sum(p.numel() for p in shared.channel_encoder.shared.parameters())
+    assert sum(p.numel() for p in apart.parameters()) - sum(p.numel() for p in shared.parameters()) == blocks
+
+
+def test_either_tower_comes_out_of_a_checkpoint(tmp_path):
+    datamodule, model = data(tmp_path, num_beams=4), small(lr=3e-3)
+    trainer = fit(model, datamodule, tmp_path)
+    file = tmp_path / "x.ckpt"
+    trainer.save_checkpoint(file)
+    batch = datamodule.finish(next(iter(datamodule.val_dataloader())))
+    for tower, expected in (("channel", model.channel_encoder), ("environment", model.environment_encoder)):
+        assert torch.equal(load_encoder(file, tower=tower).encode(batch), expected.encode(batch))
+    assert torch.equal(load_encoder(file).encode(batch), model.channel_encoder.encode(batch))
+    with pytest.raises(InputError, match="holds no tower 'map': choose one of channel, environment"):
+        load_encoder(file, tower="map")
+    both = FineTune(
+        lambda d: Beam(d, num_beams=4, hidden=8), checkpoint=str(file), mode="probe", tower=["channel", "environment"]
+    )
+    before = {k: v.clone() for k, v in both.state_dict().items() if not k.startswith("head")}
+    logged = fit(both, datamodule, tmp_path, 2, test=True).callback_metrics
+    assert {"test/beam/channel_top1", "test/beam/environment_top1"} <= set(logged)
+    assert all(torch.equal(v, both.state_dict()[k]) for k, v in before.items()), "a frozen tower has moved"
+    trained = sum(p.numel() for p in both.parameters() if p.requires_grad)
+    assert trained == 16 * 8 + 8 + 8 * 4 + 4
+
+
+def test_several_base_stations_are_concatenated(tmp_path):
+    first = town_site("a", 0)
+    second = town_site("b", 1)
+    second.paths.position.copy_(first.paths.position)
+    datamodule = build(tmp_path / "sites", [first, second], base_stations=2)
+    model = FineTune(
+        lambda d: Positioning(d, hidden=8),
+        ChannelTransformer(num_antennas=4, num_subcarriers=8, patch=(2, 4), **SMALL),
+        mode="scratch", base_stations=2,
+    )  # fmt: skip
+    assert model.head.in_features == 32
+    batch = datamodule.finish(next(iter(datamodule.val_dataloader())))
+    features = model.features(batch, model.encoder)
+    for station in range(2):
+        alone = model.encoder(batch["csi"][:, station])
+        assert torch.allclose(features[:, 16 * station : 16 * (station + 1)], alone, atol=1e-6)
+    fit(model, datamodule, tmp_path, 1, test=True)
+    with pytest.raises(InputError, match=r"model\.base_stations is 2"):
+        model.features({"csi": batch["csi"][:, 0]}, model.encoder)
+
+
+def test_the_papers_sizes(capsys):
+    """Section IV-B and Table III: 19.1 M in all, CFENN 7,117,312, EPNN 7,518,720, LOS 258, beam 10,336, MLP 10,720."""
+    settings = yaml.safe_load((ROOT / "experiments/paper/envchannel.yaml").read_text())["model"]["init_args"]
+    parts = {key: settings[key]["init_args"] for key in ("channel_encoder", "environment_encoder", "decoder")}
+    model = EnvChannel(
+        ChannelTransformer(**parts["channel_encoder"]),
+        EnvironmentTransformer(**parts["environment_encoder"]),
+        lambda d: Feedback(d, **parts["decoder"]),
+    )
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in (
+        ("CFENN", model.channel_encoder), ("EPNN", model.environment_encoder), ("CRNN", model.decoder),
+        ("MSNN", model.channel_encoder.shared), ("all", model),
+    )}  # fmt: skip
+    with capsys.disabled():
+        print(", ".join(f"{name} {count:,}" for name, count in counts.items()))
+    assert counts["CFENN"] == pytest.approx(7_117_312, rel=0.01)
+    assert counts["EPNN"] == pytest.approx(7_518_720, rel=0.01)
+    assert counts["all"] == pytest.approx(19.1e6, rel=0.01)
+    size = model.channel_encoder.num_features
+    assert sum(p.numel() for p in LOS(size, hidden=None).parameters()) == 258
+    beam = sum(p.numel() for p in Beam(size, num_beams=32, hidden=64).parameters())
+    assert beam == 10_336
+    assert beam + sum(p.numel() for p in PositionFeatures(128).parameters()) == 10_720
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: small(decoder=False, environment=False), "needs model.environment_encoder, model.decoder, or both"),
+        (
+            lambda: EnvChannel(ChannelTransformer(embed_dim=8), EnvironmentTransformer(embed_dim=16)),
+            "both towers need one embed_dim, got 8 and 16",
+        ),
+        (
+            lambda: EnvChannel(ChannelTransformer(width=64), EnvironmentTransformer(width=32)),
+            "the towers differ in width or shared_layers",
+        ),
+    ],
+)
+def test_towers_that_do_not_fit(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_data_without_a_map(tmp_path):
+    with pytest.raises(InputError, match=r"needs map, geometry: add to data\.extras"):
+        fit(small(), build(tmp_path / "sites", [town_site("a", 0)]), tmp_path, 1)
