@@ -15,9 +15,18 @@ from typing import Any
 
 #: per metric: decimals, and factor before rounding
 _FORMAT = {"accuracy": (1, 100), "balanced_accuracy": (1, 100), "f1": (3, 1), "se_ratio": (3, 1), "gain_db": (2, 1)}
+_FORMAT |= {"nmse_db": (2, 1), "cosine": (3, 1)}
 _FORMAT |= {f"top{k}": (1, 100) for k in (1, 3, 5)} | {f"{name}_m": (2, 1) for name in ("mean", "median", "cdf90")}
 _UNITS = {"accuracy": "%", "balanced_accuracy": "%", "top1": "%", "top3": "%", "top5": "%", "gain_db": "dB"}
-_UNITS |= {"mean_m": "m", "median_m": "m", "cdf90_m": "m"}
+_UNITS |= {"mean_m": "m", "median_m": "m", "cdf90_m": "m", "nmse_db": "dB"}
+#: zero-shot tasks, each with its chance level beside it
+_TASKS: tuple[str, ...] = ("los_accuracy", "los_chance", "scale_accuracy", "scale_chance", "map_accuracy", "map_chance")
+_TASKS += ("match_user", "match_user_chance", "match_area", "match_area_chance")
+_FORMAT |= {name: (1, 100) for name in _TASKS}
+_UNITS |= {name: "%" for name in _TASKS}
+_TOWERS = ("channel", "environment")  # one head on two towers scores under the name of each
+_FORMAT |= {f"{tower}_{name}": form for tower in _TOWERS for name, form in list(_FORMAT.items())}
+_UNITS |= {f"{tower}_{name}": unit for tower in _TOWERS for name, unit in list(_UNITS.items())}
 
 
 @dataclass(frozen=True)
@@ -114,7 +123,7 @@ def _table(head: str, rows: list[Row]) -> str:
         facts[key] = row
     names = [f"{metric} [{_UNITS[metric]}]" if metric in _UNITS else metric for metric in metrics]
     lines = [
-        f"| {head} | mode | labels | " + " | ".join(names) + " | trained parameters | split | seeds |",
+        f"| {head or 'zero-shot'} | mode | labels | " + " | ".join(names) + " | trained parameters | split | runs |",
         "|" + "---|" * (len(metrics) + 6),
     ]
     for key, values in cells.items():
