@@ -39,7 +39,8 @@ class EnvChannel(FoundationTask):
         reconstruction: Weight of L_R. The paper gives none, nor the power its channels are normalised to, on which its
             eq 11 depends; here L_R is the NMSE, 1 for a decoder that knows nothing.
         counterfactuals: Weight of a third term, not in the paper: the CSI must also tell its own environment from the
-            same with the LOS status flipped (for half of the links) or the scale a fifth off (for the others).
+            same with the scale a fifth off (for half of the links), the LOS status flipped (a quarter), or the map
+            turned about under unchanged positions (a quarter).
         temperature: Where the learnable temperature starts.
         lr: Largest learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
@@ -116,12 +117,12 @@ class EnvChannel(FoundationTask):
     def _counterfactual(self, batch: dict[str, Any], channel: Tensor, environment: Tensor) -> Tensor:
         """Return the cross-entropy of the true environment against one that it is not."""
         assert self.environment_encoder is not None
-        # rows come in random order: every second has the other LOS status, every fourth each of the wrong scales
-        kind = torch.arange(len(channel), device=channel.device) % 4
-        false = batch["geometry"].clone()
-        false[:, 6] = torch.where(kind % 2 == 0, 1 - false[:, 6], false[:, 6])
-        false[:, 7] = false[:, 7] * torch.where(kind == 1, 0.8, torch.where(kind == 3, 1.2, 1.0))
-        options = torch.stack([environment, self.environment_encoder(batch["map"], false)], dim=1)
+        kind = torch.arange(len(channel), device=channel.device) % 4  # rows come in random order
+        false, image = batch["geometry"].clone(), batch["map"]
+        false[:, 7] = false[:, 7] * torch.where(kind == 0, 0.8, torch.where(kind == 1, 1.2, 1.0))
+        false[:, 6] = torch.where(kind == 2, 1 - false[:, 6], false[:, 6])
+        image = torch.where((kind == 3).reshape(-1, 1, 1, 1), image.flip(-1, -2), image)
+        options = torch.stack([environment, self.environment_encoder(image, false)], dim=1)
         unit = nn.functional.normalize
         scores = self.loss.scale * (unit(options, dim=-1) @ unit(channel, dim=-1).unsqueeze(-1)).squeeze(-1)
         return nn.functional.cross_entropy(scores, torch.zeros_like(kind))

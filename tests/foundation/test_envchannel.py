@@ -78,11 +78,14 @@ def test_losses_equal_a_slow_reference(tmp_path):
     with torch.no_grad():
         for i in range(len(a)):
             options = batch["geometry"][i].repeat(2, 1)
-            if i % 2 == 0:
+            image = batch["map"][i].repeat(2, 1, 1, 1)
+            if i % 4 < 2:
+                options[1, 7] *= 0.8 if i % 4 == 0 else 1.2
+            elif i % 4 == 2:
                 options[1, 6] = 1 - options[1, 6]
             else:
-                options[1, 7] *= 0.8 if i % 4 == 1 else 1.2
-            e = model.environment_encoder(batch["map"][i].repeat(2, 1, 1, 1), options).double().numpy()
+                image[1] = torch.rot90(image[1], 2, (1, 2))
+            e = model.environment_encoder(image, options).double().numpy()
             similarity = scale * (e / np.linalg.norm(e, axis=1, keepdims=True)) @ a[i]
             wrong -= similarity[0] - np.log(np.exp(similarity).sum())
     assert losses["counterfactual"].item() == pytest.approx(0.5 * wrong / len(a), rel=1e-4)
