@@ -1,0 +1,67 @@
+"""Studies name every run once, and results find the variant in the name again."""
+
+from pathlib import Path
+
+import pytest
+
+from foundation.evaluation.results import rows_of, table, variant_of
+from foundation.evaluation.study import Study
+
+
+def flag(args, name):
+    return args[args.index(name) + 1]
+
+
+def test_one_pretraining_serves_all_seeds_or_each_has_its_own():
+    settings = {
+        "name": "x",
+        "seeds": [0, 1],
+        "tasks": ["los"],
+        "pretrain": {"a": ["--config", "a.yaml"]},
+        "modes": ["probe"],
+    }
+    shared = dict(Study(**settings).commands(Path("runs")))
+    assert list(shared) == ["pretrain-a", "a-los-probe-s0", "a-los-probe-s1"]
+    assert flag(shared["a-los-probe-s1"], "--model.checkpoint") == "runs/x/pretrain-a/checkpoints/best.ckpt"
+    own = dict(Study(**settings, pretrain_per_seed=True).commands(Path("runs")))
+    assert list(own)[:2] == ["pretrain-a-s0", "pretrain-a-s1"]
+    assert flag(own["pretrain-a-s1"], "--seed_everything") == "1"
+    assert flag(own["a-los-probe-s1"], "--model.checkpoint") == "runs/x/pretrain-a-s1/checkpoints/best.ckpt"
+
+
+def test_places_and_checkpoints_of_another_study():
+    study = Study(
+        name="x", seeds=[0, 1], tasks=["los"], modes=["probe"], places={"here": ["--data.seed", "3"], "there": []},
+        checkpoints={"big": "runs/y/pretrain-big-s{seed}/checkpoints/best.ckpt"},
+        baselines={"vit": ["--model.mode", "scratch"]}, zero_shot=["--config", "{run}/config.yaml"],
+    )  # fmt: skip
+    commands = dict(study.commands(Path("runs")))
+    assert len(commands) == 4 + 8
+    tested = commands["big-zeroshot-@there-s1"]
+    assert tested[0] == "test"
+    assert flag(tested, "--config") == "runs/y/pretrain-big-s1/config.yaml"
+    assert flag(tested, "--ckpt_path") == "runs/y/pretrain-big-s1/checkpoints/best.ckpt"
+    assert "vit-los-scratch-@here-s0" in commands
+
+
+@pytest.mark.parametrize(
+    ("run_id", "head", "mode", "variant"),
+    [
+        ("newyork-beam-probe-s0", "beam", "probe", "newyork"),
+        ("vit-toft_beam-scratch-@a-s12", "beam", "scratch", "vit-toft_beam"),
+        ("full-zeroshot-@a-s1", "", "zeroshot", "full"),
+        ("pretrain-full-s0", "", "zeroshot", "full"),
+    ],
+)
+def test_variants(run_id, head, mode, variant):
+    assert variant_of(run_id, head, mode) == variant
+
+
+def test_zero_shot_scores_stand_in_a_table_of_their_own():
+    summary = {
+        "experiment": "x", "run_id": "pretrain-full-s0", "head": None, "mode": "zeroshot", "seed": 0, "split": "city",
+        "metrics": {"test/los_accuracy": 0.93, "test/los_chance": 0.57, "test/nmse_db": -1.9},
+    }  # fmt: skip
+    lines = table(rows_of(summary)).splitlines()
+    assert lines[0].startswith("| zero-shot | mode | labels | los_accuracy [%] | los_chance [%] | nmse_db [dB] |")
+    assert lines[2].startswith("| full | zeroshot | 0 | 93.0 | 57.0 | -1.90 |")
