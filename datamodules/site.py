@@ -91,6 +91,7 @@ class Site:
             recorded = isinstance(self.links, Recording)
             file = temporary / (_RECORDING if recorded else _PATHS)
             save_file(self.links.as_dict(), file)
+            file.chmod(temporary.stat().st_mode & 0o666)  # safetensors writes for its owner alone; caches are shared
             facts = {
                 "format": FORMAT,
                 "interval": self.links.interval if isinstance(self.links, Recording) else None,

@@ -97,6 +97,7 @@ def import_recording(
         target.parent.mkdir(parents=True, exist_ok=True)
         contents = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in tensors.items()}
         save_file(contents, temporary, metadata=metadata)
+        temporary.chmod(target.parent.stat().st_mode & 0o666)  # safetensors writes for its owner alone
         read_recording(temporary, source)
         os.replace(temporary, target)
     except OSError as error:

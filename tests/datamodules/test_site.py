@@ -139,3 +139,13 @@ def test_other_parameters_make_another_site(tmp_path):
         _make_slowly(tmp_path, tmp_path / "log", value)
     assert len(list(tmp_path.glob("s-*/site.json"))) == 2
     assert len((tmp_path / "log").read_text().split()) == 2
+
+
+def test_a_cache_can_be_read_by_others_as_the_umask_has_it(tmp_path):
+    before = os.umask(0o022)
+    try:
+        random_site().save(tmp_path / "cache" / "site")
+    finally:
+        os.umask(before)
+    for file in (tmp_path / "cache" / "site").iterdir():
+        assert file.stat().st_mode & 0o777 == 0o644, file.name
