@@ -56,12 +56,15 @@ def test_make_reads_experiment_files(street, tmp_path, monkeypatch, capsys):
 
 def test_later_files_overrule_earlier_ones(tmp_path):
     first = config(tmp_path, {"class_path": "DeepMIMO", "init_args": {"scenario": "x", "max_paths": 3}}, "1.yaml")
-    second = config(tmp_path, {"class_path": "DeepMIMO", "init_args": {"scenario": "y"}}, "2.yaml")
+    second = config(tmp_path, {"init_args": {"scenario": "y"}}, "2.yaml")
+    whole = config(tmp_path, {"class_path": "DeepMIMO", "init_args": {"scenario": "y"}}, "4.yaml")
     other = config(
         tmp_path, [{"class_path": "WAIRD"}, {"class_path": "DeepMIMO", "init_args": {"scenario": "z"}}], "3.yaml"
     )
     [source] = read_sources([Path(first), Path(second)])
     assert (source.scenario, source.max_paths) == ("y", 3)
+    [source] = read_sources([Path(first), Path(whole)])
+    assert (source.scenario, source.max_paths) == ("y", 20), "a source that names its class takes nothing over"
     assert [type(source).__name__ for source in read_sources([Path(first), Path(other)])] == ["WAIRD", "DeepMIMO"]
 
 
