@@ -45,7 +45,14 @@ def process(*args, launcher=("-m", "tests.foundation.program"), **kwargs):
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **kwargs.pop("env", {})}
     command = [sys.executable, *launcher, *args]
     return subprocess.Popen(
-        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # where the tests run in the background, Ctrl-C is ignored, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -389,7 +396,7 @@ class TestProgram:
             assert program.poll() is None
             time.sleep(0.05)
         program.send_signal(signal.SIGINT)
-        _, err = program.communicate()
+        _, err = finish(program)
         assert program.returncode == 130
         assert err.splitlines()[-1].startswith("interrupted")
         assert "Traceback" not in err
