@@ -9,7 +9,7 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from foundation.encoder import Encoder
-from foundation.losses.clip import CLIPLoss, retrieval
+from foundation.losses.clip import CLIPLoss, mixed, retrieval, spread
 from foundation.probe import CollapseAlarm, OnlineProbe
 from foundation.task import FoundationTask, Schedule
 
@@ -96,9 +96,7 @@ class CSICLIP(FoundationTask):
         """Log loss, retrieval both ways in batches of 128, and the spread of the embeddings."""
         a, b = (torch.cat(parts) for parts in zip(*self._validated, strict=True))
         self._validated.clear()
-        # rows come in map order, and neighbours are harder negatives than a training batch has: mix them, always alike
-        order = torch.randperm(len(a), generator=torch.Generator().manual_seed(0)).to(a.device)
-        a, b = a[order], b[order]
+        a, b = mixed(a, b)
         count = len(a)
         chunks = [(a[i : i + _RETRIEVAL_BATCH], b[i : i + _RETRIEVAL_BATCH]) for i in range(0, count, _RETRIEVAL_BATCH)]
         whole = [pair for pair in chunks if len(pair[0]) == _RETRIEVAL_BATCH] or chunks
@@ -109,8 +107,7 @@ class CSICLIP(FoundationTask):
                 self.log_value(
                     f"val/{name}/retrieval_top{top}", hits, count, prog_bar=name == "csi_to_cir" and top == 1
                 )
-        spread = nn.functional.normalize(a.float(), dim=-1).std(0).mean() * a.shape[1] ** 0.5
-        self.log_value("val/embedding_spread", spread, count)
+        self.log_value("val/embedding_spread", spread(a), count)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return features and embeddings of the clean channels, with where they belong."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any, ClassVar
 
 import torch
@@ -12,11 +13,11 @@ from torch import Tensor, nn
 from datamodules.errors import InputError
 from foundation.encoder import Encoder
 from foundation.figures import log_figures
-from foundation.losses.clip import CLIPLoss, retrieval
+from foundation.losses.clip import CLIPLoss, mixed, retrieval, spread
 from foundation.nets.transformer import Tower
 from foundation.probe import CollapseAlarm, OnlineProbe
-from foundation.task import FoundationTask, Schedule
-from foundation.zeroshot import ZeroShot, los_options, pick, scale_options
+from foundation.task import FoundationTask, Schedule, concatenate
+from foundation.zeroshot import ZeroShot, choose, los_options, scale_options
 from heads import Feedback
 
 _RETRIEVAL_BATCH = 128
@@ -151,38 +152,26 @@ class EnvChannel(FoundationTask):
         if environment is not None:
             kept["environment"] = environment
             known = batch["los"] >= 0
-            right = self._choose(batch, channel, los_options(batch["geometry"])) == 1 - batch["los"]
+            image, geometry, encoder = batch["map"], batch["geometry"], self.environment_encoder
+            assert encoder is not None
+            right = choose(encoder, image, los_options(geometry), channel) == 1 - batch["los"]
             self.log_value("val/los_accuracy", right[known].float().mean(), int(known.sum()), prog_bar=True)
-            scale = self._choose(batch, channel, scale_options(batch["geometry"])) == 1
+            scale = choose(encoder, image, scale_options(geometry), channel) == 1
             self.log_value("val/scale_accuracy", scale.float().mean(), count, prog_bar=True)
         self._kept.append(kept)
         return {"features": channel}
 
-    def _choose(self, batch: dict[str, Any], channel: Tensor, options: Tensor) -> Tensor:
-        """Return which of the geometry vectors (B, O, 8) fits each channel best, (B,)."""
-        assert self.environment_encoder is not None
-        encoder = self.environment_encoder
-        embedded = [encoder(batch["map"], option) for option in options.unbind(1)]
-        return pick(channel, torch.stack(embedded, dim=1))
-
     def on_validation_epoch_end(self) -> None:
         """Log retrieval both ways in batches of 128, and the spread of the embeddings."""
-        kept = {key: torch.cat([part[key] for part in self._kept]) for key in self._kept[0]}
+        kept = concatenate(self._kept)
         self._kept.clear()
-        # rows come area by area, and neighbours are harder negatives than a training batch has: mix them, always alike
-        order = torch.randperm(len(kept["channel"]), generator=torch.Generator().manual_seed(0))
-        mixed = {key: value[order.to(value.device)] for key, value in kept.items()}
-        count = len(order)
-        if "environment" in mixed:
-            pairs = (("channel_to_environment", "environment_to_channel"), ("channel", "environment"))
-            for name, one, other in zip(pairs[0], pairs[1], reversed(pairs[1]), strict=True):
-                for top in (1, 5):
-                    hits = retrieval(mixed[one], mixed[other], top, _RETRIEVAL_BATCH)
-                    self.log_value(f"val/{name}/retrieval_top{top}", hits, count)
-        spread = (
-            nn.functional.normalize(mixed["channel"].float(), dim=-1).std(0).mean() * mixed["channel"].shape[1] ** 0.5
-        )
-        self.log_value("val/embedding_spread", spread, count)
+        channel, count = kept["channel"], len(kept["channel"])
+        if "environment" in kept:
+            channel, environment = mixed(kept["channel"], kept["environment"])
+            pairs = {"channel_to_environment": (channel, environment), "environment_to_channel": (environment, channel)}
+            for (name, pair), top in product(pairs.items(), (1, 5)):
+                self.log_value(f"val/{name}/retrieval_top{top}", retrieval(*pair, top, _RETRIEVAL_BATCH), count)
+        self.log_value("val/embedding_spread", spread(channel), count)
 
     # --- zero-shot, on a test side that was never seen
 

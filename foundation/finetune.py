@@ -13,7 +13,7 @@ from datamodules.errors import InputError
 from foundation.checkpoint import load_encoder, read_checkpoint, rebuild
 from foundation.encoder import Encoder
 from foundation.figures import log_figures
-from foundation.task import FoundationTask, Schedule
+from foundation.task import FoundationTask, Schedule, concatenate
 from heads import Head
 
 Mode = Literal["scratch", "probe", "finetune", "control"]
@@ -166,7 +166,7 @@ class FineTune(FoundationTask):
 
     def on_test_epoch_end(self) -> None:
         """Draw this process's share of the test side."""
-        tested = {key: torch.cat([part[key] for part in self._tested]) for key in self._tested[0]}
+        tested = concatenate(self._tested)
         self._tested.clear()
         if self.trainer.is_global_zero:
             log_figures(self.trainer, self.head.figures(tested.pop("prediction"), tested))

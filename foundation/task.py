@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
@@ -128,6 +128,11 @@ class FoundationTask(LightningModule):
     def log_value(self, name: str, value: Tensor | float, batch_size: int, **options: Any) -> None:
         """Log a value by epoch, averaged over processes outside training."""
         self.log(name, value, batch_size=batch_size, sync_dist=not self.training, add_dataloader_idx=False, **options)
+
+
+def concatenate(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Join batches that were kept, by name, along their first axis."""
+    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
 
 def _is_live(value: object) -> bool:

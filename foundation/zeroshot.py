@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 from datamodules import Environment, Site
 from datamodules.environment_images import map_image
-from heads.feedback import relative_error
+from foundation.task import concatenate
+from heads.feedback import error_db, relative_error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,6 +51,11 @@ def pick(queries: Tensor, options: Tensor) -> Tensor:
     """Return which option (B, O, D) is most similar to each query (B, D), by cosine, (B,)."""
     similarity = F.normalize(options, dim=-1) @ F.normalize(queries, dim=-1).unsqueeze(-1)
     return similarity.squeeze(-1).argmax(1)
+
+
+def choose(encoder: Callable[[Tensor, Tensor], Tensor], image: Tensor, geometry: Tensor, channel: Tensor) -> Tensor:
+    """Return which of the geometry vectors (B, O, 8) on maps (B, 1, 64, 64) fits each channel (B, D) best, (B,)."""
+    return pick(channel, torch.stack([encoder(image, option) for option in geometry.unbind(1)], dim=1))
 
 
 def matching(queries: Tensor, options: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,26 +115,6 @@ def move_obstacle(
     return replace(environment, footprints=tuple(footprints)), best[2]
 
 
-@dataclass
-class Embeddings:
-    """What is kept of every test link: rows of tensors by name, on the CPU."""
-
-    rows: dict[str, Tensor]
-
-    @classmethod
-    def cat(cls, parts: Sequence[dict[str, Tensor]]) -> Embeddings:
-        """Join batches."""
-        return cls({key: torch.cat([part[key] for part in parts]) for key in parts[0]})
-
-    def __getitem__(self, key: str) -> Tensor:
-        """Return one tensor."""
-        return self.rows[key]
-
-    def __contains__(self, key: str) -> bool:
-        """Whether there is such a tensor."""
-        return key in self.rows
-
-
 class ZeroShot:
     """Collects the test side in batches, then scores every task.
 
@@ -168,8 +154,7 @@ class ZeroShot:
             kept["environment"] = environment.float().cpu()
             image, geometry = batch["map"], batch["geometry"]
             for name, options in (("los", los_options(geometry)), ("scale", scale_options(geometry))):
-                embedded = torch.stack([encoder(image, option) for option in options.unbind(1)], dim=1)
-                kept[f"{name}_choice"] = pick(channel, embedded).cpu()
+                kept[f"{name}_choice"] = choose(encoder, image, options, channel).cpu()
             other, affected = self._moved(batch)
             wrong = encoder(other, geometry)
             kept["map_choice"] = pick(channel, torch.stack([environment, wrong], dim=1)).cpu()
@@ -197,12 +182,12 @@ class ZeroShot:
             torch.distributed.all_gather_object(shares, parts)
             parts = [part for share in shares for part in share]
         whole = ZeroShot(self.sites)
-        whole.parts = [Embeddings.cat(parts).rows]
+        whole.parts = [concatenate(parts)]
         return whole
 
     def scores(self) -> dict[str, float]:
         """Return the score of every task with its chance level, fractions, and the NMSE of the feedback [dB]."""
-        found = Embeddings.cat(self.parts)
+        found = concatenate(self.parts)
         scores: dict[str, float] = {}
         if "environment" in found:
             known = found["los"] >= 0
@@ -220,15 +205,15 @@ class ZeroShot:
                 scores[f"match_{name}"] = _mean(hit)
                 scores[f"match_{name}_chance"] = _mean(chance)
         if "error" in found:
-            scores["nmse_db"] = float(10 * found["error"].mean().clamp_min(1e-12).log10())
+            scores["nmse_db"] = float(error_db(found["error"].mean()))
         return scores
 
     def figures(self) -> dict[str, Figure]:
         """Draw the matching (figures 5 and 6 of the paper) and the embeddings (figure 3)."""
         from foundation.evaluation.embeddings import draw
 
-        found = Embeddings.cat(self.parts)
-        return draw(found.rows, self.area[found["site"]], self.sites) if "environment" in found else {}
+        found = concatenate(self.parts)
+        return draw(found, self.area[found["site"]], self.sites) if "environment" in found else {}
 
 
 def _mean(values: Tensor) -> float:

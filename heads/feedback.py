@@ -16,7 +16,7 @@ from heads.metrics import RatioOfSums
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: power [dB] below which an error is not told from none
+#: relative error below which it is not told from none, -120 dB
 _FLOOR = 1e-12
 
 
@@ -96,9 +96,9 @@ class Feedback(Head):
         if not len(error):
             return {}
         middle = int(error.argsort()[len(error) // 2])
-        title = f"Median link: NMSE {float(10 * error[middle].clamp_min(_FLOOR).log10()):.1f} dB"
+        title = f"Median link: NMSE {float(error_db(error[middle])):.1f} dB"
         return {
-            "nmse_cdf": cdf_figure(10 * error.clamp_min(_FLOOR).log10(), "CSI feedback", "NMSE of a link", "dB"),
+            "nmse_cdf": cdf_figure(error_db(error), "CSI feedback", "NMSE of a link", "dB"),
             "reconstruction": channel_figure(target_channel(batch)[middle], prediction[middle], title),
         }
 
@@ -148,6 +148,11 @@ def relative_error(prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
     return torch.view_as_real(prediction - target).square().sum(-1).mean((1, 2))
 
 
+def error_db(error: Tensor) -> Tensor:
+    """Return relative errors, of any shape, in [dB], not below -120 dB."""
+    return 10 * error.clamp_min(_FLOOR).log10()
+
+
 class NMSE(RatioOfSums):
     """Normalised mean squared error [dB]: the mean over links of error power over channel power, in decibels."""
 
@@ -159,7 +164,7 @@ class NMSE(RatioOfSums):
 
     def compute(self) -> Tensor:
         """Return the error [dB], a scalar."""
-        return 10 * super().compute().clamp_min(_FLOOR).log10()
+        return error_db(super().compute())
 
 
 class CosineSimilarity(RatioOfSums):

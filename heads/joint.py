@@ -70,10 +70,6 @@ class Joint(Head):
             metrics |= {str(name): _Part(share, metric) for name, metric in head.metrics().items()}
         return MetricCollection(metrics, compute_groups=False)
 
-    def predict(self, prediction: Tensor) -> Tensor:
-        """Return the raw predictions of all heads (B, C)."""
-        return prediction
-
     def figures(self, prediction: Tensor, batch: dict[str, Tensor]) -> dict[str, Figure]:
         """Draw what each head draws, under its name."""
         parts = torch.split(prediction, self.sizes, dim=1)

@@ -102,3 +102,18 @@ def retrieval(a: Tensor, b: Tensor, top: int, batch: int = 128) -> Tensor:
     # equal similarities count against the model: a collapsed one must not score
     better = (similarity >= own).sum(-1) - 1
     return (better < top).float().mean()
+
+
+def mixed(*values: Tensor) -> list[Tensor]:
+    """Return tensors with their rows in one random order, always the same.
+
+    Rows are evaluated in map order, and neighbours are harder negatives than a training batch has.
+    """
+    order = torch.randperm(len(values[0]), generator=torch.Generator().manual_seed(0)).to(values[0].device)
+    return [value[order] for value in values]
+
+
+def spread(embeddings: Tensor) -> Tensor:
+    """Return the deviation of unit embeddings (M, D) times the root of D: 1 where they fill the sphere, 0 when one."""
+    deviation = F.normalize(embeddings.float(), dim=-1).std(0).mean()
+    return deviation * math.sqrt(embeddings.shape[1])
