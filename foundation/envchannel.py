@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
+from datamodules.environment_images import UNKNOWN_LOS
 from datamodules.errors import InputError
 from foundation.encoder import Encoder
 from foundation.figures import log_figures
@@ -17,7 +18,7 @@ from foundation.losses.clip import CLIPLoss, mixed, retrieval, spread
 from foundation.nets.transformer import Tower
 from foundation.probe import CollapseAlarm, OnlineProbe
 from foundation.task import FoundationTask, Schedule, concatenate
-from foundation.zeroshot import ZeroShot, choose, los_options, scale_options
+from foundation.zeroshot import ZeroShot, choose, cleared, los_options, scale_options
 from heads import Feedback
 
 _RETRIEVAL_BATCH = 128
@@ -40,15 +41,19 @@ class EnvChannel(FoundationTask):
         reconstruction: Weight of L_R. The paper gives none, nor the power its channels are normalised to, on which its
             eq 11 depends; here L_R is the NMSE, 1 for a decoder that knows nothing.
         counterfactuals: Weight of a third term, not in the paper: the CSI must also tell its own environment from the
-            same with the scale a fifth off (for half of the links), the LOS status flipped (a quarter), or the map
-            turned about under unchanged positions (a quarter).
+            same with the scale a fifth off (for half of the links), the LOS status flipped (a quarter), or another map
+            under unchanged positions (a quarter): without what stands in the line of an NLOS link, else turned about.
+        rebuild_first: Share of the training in which L_R alone trains the channel tower, at a third of the cost of a
+            step: else the two losses hold each other up, and neither gets far in a short training. Not in the paper.
+        withheld: Share of the training links whose LOS status is withheld, so that it must be seen on the map.
         temperature: Where the learnable temperature starts.
         lr: Largest learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
         schedule: Learning-rate schedule, see `FoundationTask.optimizers_with`.
 
     Raises:
-        InputError: There is neither environment tower nor decoder, or the towers' embeddings or shared blocks differ.
+        InputError: There is neither environment tower nor decoder, or no decoder for `rebuild_first`, or the towers'
+            embeddings or shared blocks differ.
     """
 
     towers: ClassVar[dict[str, str]] = {"channel": "channel_encoder", "environment": "environment_encoder"}
@@ -61,6 +66,8 @@ class EnvChannel(FoundationTask):
         share: bool = True,
         reconstruction: float = 1.0,
         counterfactuals: float = 0.0,
+        rebuild_first: float = 0.0,
+        withheld: float = 0.0,
         temperature: float = 0.07,
         lr: float = 5e-4,
         weight_decay: float = 0.01,
@@ -71,6 +78,8 @@ class EnvChannel(FoundationTask):
         width = channel_encoder.num_features
         if environment_encoder is None and decoder is None:
             raise InputError("EnvChannel needs model.environment_encoder, model.decoder, or both")
+        if rebuild_first and decoder is None:
+            raise InputError("model.rebuild_first trains model.decoder, and there is none")
         if environment_encoder is not None and environment_encoder.num_features != width:
             raise InputError(
                 f"both towers need one embed_dim, got {width} and {environment_encoder.num_features} features"
@@ -79,6 +88,7 @@ class EnvChannel(FoundationTask):
         if share and environment_encoder is not None:
             _share(channel_encoder, environment_encoder)
         self.decoder = None if decoder is None else decoder(width)
+        self.rebuild_first, self.withheld = rebuild_first, withheld
         self.loss = CLIPLoss(temperature)
         self.reconstruction, self.counterfactuals = reconstruction, counterfactuals
         self.lr, self.weight_decay, self.schedule = lr, weight_decay, schedule
@@ -104,8 +114,10 @@ class EnvChannel(FoundationTask):
         environment = None if self.environment_encoder is None else self.environment_encoder.encode(batch)
         return self.channel_encoder.encode(batch), environment
 
-    def _losses(self, batch: dict[str, Any], local: bool) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
-        channel, environment = self(batch)
+    def _losses(
+        self, batch: dict[str, Any], channel: Tensor, environment: Tensor | None, local: bool
+    ) -> dict[str, Tensor]:
+        """Return the terms of the loss (eq 12) of the embeddings of a batch."""
         losses = {}
         if environment is not None:
             losses["contrast"] = self.loss.local(channel, environment) if local else self.loss(channel, environment)
@@ -113,16 +125,24 @@ class EnvChannel(FoundationTask):
                 losses["counterfactual"] = self.counterfactuals * self._counterfactual(batch, channel, environment)
         if self.decoder is not None:
             losses["rebuild"] = self.reconstruction * self.decoder.loss(self.decoder(channel), batch)
-        return losses, channel, environment
+        return losses
+
+    def _withhold(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Return a batch that does not tell the LOS status of its first links; rows come in random order."""
+        geometry = batch["geometry"].clone()
+        geometry[: round(self.withheld * len(geometry)), 6] = UNKNOWN_LOS
+        return {**batch, "geometry": geometry}
 
     def _counterfactual(self, batch: dict[str, Any], channel: Tensor, environment: Tensor) -> Tensor:
         """Return the cross-entropy of the true environment against one that it is not."""
         assert self.environment_encoder is not None
         kind = torch.arange(len(channel), device=channel.device) % 4  # rows come in random order
         false, image = batch["geometry"].clone(), batch["map"]
+        kind = torch.where((kind == 2) & (false[:, 6] == UNKNOWN_LOS), 3, kind)
         false[:, 7] = false[:, 7] * torch.where(kind == 0, 0.8, torch.where(kind == 1, 1.2, 1.0))
         false[:, 6] = torch.where(kind == 2, 1 - false[:, 6], false[:, 6])
-        image = torch.where((kind == 3).reshape(-1, 1, 1, 1), image.flip(-1, -2), image)
+        other = torch.where((batch["los"] == 0).reshape(-1, 1, 1, 1), cleared(image, false), image.flip(-1, -2))
+        image = torch.where((kind == 3).reshape(-1, 1, 1, 1), other, image)
         options = torch.stack([environment, self.environment_encoder(image, false)], dim=1)
         unit = nn.functional.normalize
         scores = self.loss.scale * (unit(options, dim=-1) @ unit(channel, dim=-1).unsqueeze(-1)).squeeze(-1)
@@ -130,12 +150,25 @@ class EnvChannel(FoundationTask):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return the loss (eq 12), and the features for the online probe."""
-        losses, channel, _ = self._losses(batch, local=False)
+        if self.environment_encoder is not None and self.withheld:
+            batch = self._withhold(batch)
+        if self.global_step < self.rebuild_first * self.trainer.estimated_stepping_batches:
+            channel, environment = self.channel_encoder.encode(batch), None
+        else:
+            channel, environment = self(batch)
+        losses = self._losses(batch, channel, environment, local=False)
         total = torch.stack(list(losses.values())).sum()
         self.log_value("train/loss", total, len(channel), prog_bar=True)
         for name, value in losses.items():
             self.log_value(f"train/{name}", value.detach(), len(channel))
+        if environment is None:
+            total = total + 0 * sum(p.sum() for p in self._idle())  # several processes wait for every gradient
         return {"loss": total, "features": channel.detach()}
+
+    def _idle(self) -> list[nn.Parameter]:
+        """Return what the reconstruction alone does not train."""
+        tower = [] if self.environment_encoder is None else self.environment_encoder.parameters()
+        return [*tower, *self.loss.parameters()]
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Clamp the temperature after the optimizer's step."""
@@ -143,7 +176,8 @@ class EnvChannel(FoundationTask):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Log the losses and the zero-shot tasks that need one batch alone; keep the embeddings."""
-        losses, channel, environment = self._losses(batch, local=True)
+        channel, environment = self(batch)
+        losses = self._losses(batch, channel, environment, local=True)
         count = len(channel)
         self.log_value("val/loss", torch.stack(list(losses.values())).sum(), count, prog_bar=True)
         for name, value in losses.items():
@@ -206,7 +240,7 @@ class EnvChannel(FoundationTask):
 
     def configure_optimizers(self) -> Any:
         """Return AdamW and the schedule (section IV-B)."""
-        return self.optimizers_with([(self, self.lr)], self.weight_decay, self.schedule)
+        return self.optimizers_with([(self, self.lr)], self.weight_decay, self.schedule, self.rebuild_first)
 
     def configure_callbacks(self) -> list[Callback]:
         """Watch every pre-training with a probe and an alarm."""

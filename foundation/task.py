@@ -75,6 +75,7 @@ class FoundationTask(LightningModule):
         groups: Iterable[tuple[nn.Module | Iterable[nn.Parameter], float]],
         weight_decay: float,
         schedule: Schedule,
+        first: float = 0.0,
     ) -> Any:
         """Return AdamW with a schedule.
 
@@ -84,6 +85,7 @@ class FoundationTask(LightningModule):
             schedule: `constant`; `cosine` with 5 % warm-up, by step; `restarts`, three such cosines, each twice as
                 long as the one before (environment-channel section IV-B); `plateau`, times 0.8 after 10 epochs
                 without a better `monitor` (CSI-CLIP section IV-B).
+            first: Share of the steps of a first stage of training; a `cosine` is run once for it and once for the rest.
         """
         settings = []
         for module, lr in groups:
@@ -101,18 +103,17 @@ class FoundationTask(LightningModule):
         if schedule == "plateau":
             plateau = ReduceLROnPlateau(optimizer, mode=self.monitor_mode, factor=0.8, patience=10)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": self.monitor}}
-        cycles = 3 if schedule == "restarts" else 1
+        ends = [1 / 7, 3 / 7, 1.0] if schedule == "restarts" else [first, 1.0] if first else [1.0]
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self._cosine(optimizer, cycles), "interval": "step"},
+            "lr_scheduler": {"scheduler": self._cosine(optimizer, ends), "interval": "step"},
         }
 
-    def _cosine(self, optimizer: Optimizer, cycles: int) -> LambdaLR:
+    def _cosine(self, optimizer: Optimizer, shares: Sequence[float]) -> LambdaLR:
         total = self.trainer.estimated_stepping_batches
         if not math.isfinite(total):
             raise InputError("the cosine schedule needs an end: set trainer.max_epochs or trainer.max_steps")
-        # cycle c of C ends after (2^(c + 1) - 1) / (2^C - 1) of the steps
-        ends: list[int] = [round(total * (2 ** (c + 1) - 1) / (2**cycles - 1)) for c in range(cycles)]
+        ends = [round(total * share) for share in shares]
 
         def factor(step: int) -> float:
             start, end = next(((s, e) for s, e in pairwise([0, *ends]) if step < e), (0, ends[-1]))

@@ -31,6 +31,8 @@ SCALES = (0.8, 1.0, 1.2)
 #: how far a building is moved [its own width], and how many directions are tried
 _MOVE, _DIRECTIONS = 1.0, 8
 _LOS, _SCALE = 6, 7
+#: how far from the direct line a map is cleared [pixels]
+_CLEARANCE = 2.5
 
 
 def los_options(geometry: Tensor) -> Tensor:
@@ -45,6 +47,18 @@ def scale_options(geometry: Tensor) -> Tensor:
     options = geometry.unsqueeze(1).repeat(1, len(SCALES), 1)
     options[:, :, _SCALE] *= options.new_tensor(SCALES)
     return options
+
+
+def cleared(image: Tensor, geometry: Tensor) -> Tensor:
+    """Return maps (B, 1, size, size) with nothing within `_CLEARANCE` pixels of the line that geometry (B, 8) draws."""
+    size = image.shape[-1]
+    axis = (torch.arange(size, device=image.device) + 0.5) / size
+    pixel = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1).reshape(1, -1, 2)
+    station, line = geometry[:, None, 0:2], geometry[:, None, 3:5] - geometry[:, None, 0:2]
+    along = ((pixel - station) * line).sum(-1) / line.square().sum(-1).clamp_min(1e-12)
+    nearest = station + along.clamp(0, 1).unsqueeze(-1) * line
+    kept = (pixel - nearest).square().sum(-1) > (_CLEARANCE / size) ** 2
+    return image * kept.reshape(-1, 1, size, size)
 
 
 def pick(queries: Tensor, options: Tensor) -> Tensor:

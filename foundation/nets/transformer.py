@@ -8,12 +8,15 @@ from typing import Any, ClassVar, Literal
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from foundation.encoder import Encoder
 from foundation.representations import image, to_angle, to_delay, unit_power
 from heads.feedback import aligned, attention_blocks
 
 Pool = Literal["class", "all"]
+#: pixels of the strip of map along a link: across, and along for each of its pieces
+_ACROSS, _ALONG = 16, 8
 
 
 class Tower(Encoder):
@@ -70,7 +73,8 @@ class ChannelTransformer(Tower):
         heads: Attention heads of a block.
         embed_dim: Width of the embedding, the features.
         domain: `csi`, antennas by subcarriers as in the paper; or `angle_delay`, its two-dimensional DFT, which loses
-            nothing and shows a path as a spot, turned so that the strongest entry is real.
+            nothing and shows a path as a spot, turned so that the strongest entry is real. The logarithm of its
+            magnitude comes with it, where delays and angles can be read off without regard to phases.
         pool: What the embedding is made of, see `Tower`.
 
     Raises:
@@ -96,14 +100,17 @@ class ChannelTransformer(Tower):
         super().__init__(tokens, width, layers, shared_layers, heads, embed_dim, pool)
         self.save_hyperparameters()
         self.domain = domain
-        self.patches = nn.Conv2d(2, width, patch, stride=patch, bias=False)
+        self.patches = nn.Conv2d(2 if domain == "csi" else 3, width, patch, stride=patch, bias=False)
 
     def forward(self, csi: Tensor) -> Tensor:
         """Return embeddings (B, D) of CSI (B, R, T, K)."""
         channel = unit_power(csi)
-        if self.domain == "angle_delay":
+        if self.domain == "csi":
+            pixels = image(channel)
+        else:
             channel = aligned(to_delay(to_angle(channel)))
-        return self.embed(rearrange(self.patches(image(channel)), "b d h w -> b (h w) d"))
+            pixels = torch.cat([image(channel), channel.abs().log1p().flatten(1, 2).unsqueeze(1)], dim=1)
+        return self.embed(rearrange(self.patches(pixels), "b d h w -> b (h w) d"))
 
 
 class EnvironmentTransformer(Tower):
@@ -117,8 +124,11 @@ class EnvironmentTransformer(Tower):
         map_patch: Pixels a side of a patch.
         geometry_tokens: Tokens that the vector becomes.
         frequencies: With 0 the linear layer reads the 8 values as they are, as in the paper. With F it also reads the
-            base station's and the user's coordinates and the vector between them as sine and cosine of F octaves, which
-            small networks need to tell metres apart.
+            base station's and the user's coordinates, and the vector between them with its length and direction, as
+            sine and cosine of F octaves, which small networks need to tell metres apart.
+        corridor: Pieces of the map along the link, a token each; the paper has none. The strip is resampled from the
+            map so that base station and user lie at the same pixels of it whatever the link, and so does what stands
+            between them.
         width: Width of the tokens.
         layers: Blocks of this tower alone.
         shared_layers: Blocks that the other tower may share.
@@ -139,6 +149,7 @@ class EnvironmentTransformer(Tower):
         map_patch: int = 8,
         geometry_tokens: int = 1,
         frequencies: int = 0,
+        corridor: int = 0,
         width: int = 256,
         layers: int = 6,
         shared_layers: int = 3,
@@ -149,12 +160,15 @@ class EnvironmentTransformer(Tower):
         if map_size % map_patch:
             raise ValueError(f"a patch of {map_patch} pixels does not divide a map of {map_size}")
         num_patches = (map_size // map_patch) ** 2
-        super().__init__(num_patches + geometry_tokens, width, layers, shared_layers, heads, embed_dim, pool)
+        tokens = num_patches + geometry_tokens + corridor
+        super().__init__(tokens, width, layers, shared_layers, heads, embed_dim, pool)
         self.save_hyperparameters()
-        self.frequencies, self.geometry_tokens = frequencies, geometry_tokens
+        self.frequencies, self.geometry_tokens, self.corridor = frequencies, geometry_tokens, corridor
         self.patches = nn.Conv2d(1, width, map_patch, stride=map_patch, bias=False)
-        # 8 values, and sine and cosine of 4 coordinates and of the vector [100 m] with its length: 7 numbers
-        self.vector = nn.Linear(8 + 14 * frequencies, geometry_tokens * width)
+        # 8 values, and sine and cosine of 9 numbers
+        self.vector = nn.Linear(8 + 18 * frequencies, geometry_tokens * width)
+        if corridor:
+            self.pieces = nn.Linear(_ACROSS * _ALONG, width, bias=False)
         self.register_buffer("octaves", math.pi * 2.0 ** torch.arange(frequencies), persistent=False)
 
     def forward(self, map: Tensor, geometry: Tensor) -> Tensor:
@@ -162,16 +176,45 @@ class EnvironmentTransformer(Tower):
         patches = rearrange(self.patches(map), "b d h w -> b (h w) d")
         values = self._waves(geometry) if self.frequencies else geometry
         tokens = rearrange(self.vector(values), "b (n d) -> b n d", n=self.geometry_tokens)
-        return self.embed(torch.cat([tokens, patches], dim=1))
+        if not self.corridor:
+            return self.embed(torch.cat([tokens, patches], dim=1))
+        strip = corridor(map, geometry, _ALONG * self.corridor)
+        pieces = self.pieces(rearrange(strip, "b 1 h (n w) -> b n (h w)", w=_ALONG))
+        return self.embed(torch.cat([tokens, pieces, patches], dim=1))
 
     def _waves(self, geometry: Tensor) -> Tensor:
         """Return the vector (B, 8) with its coordinates in octaves beside it."""
         station, user = geometry[:, 0:2], geometry[:, 3:5]
         between = (user - station) / geometry[:, 7:8].clamp_min(1e-3)  # the last entry is 100 m over the side
         length = torch.linalg.vector_norm(between, dim=1, keepdim=True)
-        numbers = torch.cat([station, user, between, length], dim=1)
+        direction = between / length.clamp_min(1e-3)  # the channel shows a path at its length and direction
+        numbers = torch.cat([station, user, between, length, direction], dim=1)
         angles = (numbers.unsqueeze(-1) * self.octaves).flatten(1)
         return torch.cat([geometry, angles.sin(), angles.cos()], dim=1)
+
+
+def corridor(map: Tensor, geometry: Tensor, along: int) -> Tensor:
+    """Return the map as seen along each link: a strip from behind the base station to behind the user.
+
+    Args:
+        map: Maps (B, 1, size, size).
+        geometry: Geometry vectors (B, 8), see `AreaMaps.geometry`.
+        along: Pixels of the strip along the link.
+
+    Returns:
+        Strips (B, 1, 16, along) of 3/4 of the link's length by 3/2 of it, the base station a sixth of the strip from
+        its left side and the user as far from its right; zero outside the map.
+    """
+    station, user = geometry[:, 0:2], geometry[:, 3:5]
+    forward = user - station
+    sideways = torch.stack([-forward[:, 1], forward[:, 0]], dim=-1)
+    # centres of the pixels, in lengths of the link
+    ahead = (torch.arange(along, device=map.device) + 0.5) / along * 1.5 - 0.25
+    aside = ((torch.arange(_ACROSS, device=map.device) + 0.5) / _ACROSS - 0.5) * 0.75
+    points = rearrange(ahead, "w -> 1 1 w 1") * rearrange(forward, "b c -> b 1 1 c")
+    points = points + rearrange(aside, "h -> 1 h 1 1") * rearrange(sideways, "b c -> b 1 1 c")
+    points = points + rearrange(station, "b c -> b 1 1 c")
+    return F.grid_sample(map, 2 * points.to(map) - 1, align_corners=False)
 
 
 class PositionFeatures(Encoder):

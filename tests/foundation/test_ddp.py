@@ -43,8 +43,8 @@ class TwoTowers(torch.nn.Module):
         sizes = {"width": 32, "layers": 1, "shared_layers": 1, "heads": 2, "embed_dim": 16}
         self.model = EnvChannel(
             ChannelTransformer(num_antennas=8, num_subcarriers=16, patch=(4, 4), **sizes),
-            EnvironmentTransformer(frequencies=2, **sizes),
-            lambda width: Feedback(width, 8, 16, (4, 4), 32, 1, 2),
+            EnvironmentTransformer(frequencies=2, corridor=2, **sizes),
+            lambda width: Feedback(width, 8, 16, (4, 4), 0, 32, 1, 2),
             counterfactuals=1.0,
         ).to(dtype)
         for block in self.model.decoder.modules():  # its output starts at zero, and so would most gradients
@@ -58,8 +58,10 @@ class TwoTowers(torch.nn.Module):
         surroundings = {
             "map": torch.stack([torch.rand(1, 64, 64, generator=g) for g in draw]).to(real),
             "geometry": torch.stack([torch.rand(8, generator=g) for g in draw]).to(real),
+            "los": rows % 2,
         }
-        losses = self.model._losses({"csi": csi, **surroundings}, local=False)[0]
+        batch = {"csi": csi, **surroundings}
+        losses = self.model._losses(batch, *self.model(batch), local=False)
         return torch.stack(list(losses.values())).sum()
 
 

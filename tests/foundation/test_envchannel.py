@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 
 from datamodules import WorldSymmetry
 from datamodules.environment import Environment
 from datamodules.errors import InputError
 from foundation import ChannelTransformer, EnvChannel, EnvironmentTransformer, FineTune, PositionFeatures, load_encoder
+from foundation.nets.transformer import corridor
 from heads import LOS, Beam, Feedback, Positioning
 from tests.datamodules.rays import random_site
 from tests.datamodules.test_module import build
@@ -22,8 +23,8 @@ def small(decoder=True, environment=True, **settings):
     torch.manual_seed(0)
     return EnvChannel(
         ChannelTransformer(num_antennas=4, num_subcarriers=8, patch=(2, 4), **SMALL),
-        EnvironmentTransformer(map_patch=32, frequencies=2, **SMALL) if environment else None,
-        (lambda d: Feedback(d, 4, 8, (2, 4), 32, 1, 2)) if decoder else None,
+        EnvironmentTransformer(map_patch=32, frequencies=2, corridor=2, **SMALL) if environment else None,
+        (lambda d: Feedback(d, 4, 8, (2, 4), width=32, layers=1, heads=2)) if decoder else None,
         **settings,
     )
 
@@ -55,7 +56,8 @@ def test_losses_equal_a_slow_reference(tmp_path):
     datamodule = data(tmp_path)
     batch = datamodule.finish(next(iter(datamodule.train_dataloader())))
     model = small(counterfactuals=0.5)
-    losses, channel, environment = model._losses(batch, local=False)
+    channel, environment = model(batch)
+    losses = model._losses(batch, channel, environment, local=False)
     a, b = (x.detach().double().numpy() for x in (channel, environment))
     a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
     scale = 1 / 0.07
@@ -83,6 +85,13 @@ def test_losses_equal_a_slow_reference(tmp_path):
                 options[1, 7] *= 0.8 if i % 4 == 0 else 1.2
             elif i % 4 == 2:
                 options[1, 6] = 1 - options[1, 6]
+            elif batch["los"][i] == 0:
+                for row, column in np.ndindex(64, 64):
+                    pixel = np.array([column + 0.5, row + 0.5]) / 64
+                    start, end = options[1, 0:2].double().numpy(), options[1, 3:5].double().numpy()
+                    share = np.clip((pixel - start) @ (end - start) / ((end - start) @ (end - start)), 0, 1)
+                    if np.linalg.norm(pixel - start - share * (end - start)) <= 2.5 / 64:
+                        image[1, 0, row, column] = 0
             else:
                 image[1] = torch.rot90(image[1], 2, (1, 2))
             e = model.environment_encoder(image, options).double().numpy()
@@ -92,7 +101,14 @@ def test_losses_equal_a_slow_reference(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"counterfactuals": 1.0}, {"decoder": False}, {"share": False}, {"environment": False}]
+    "settings",
+    [
+        {},
+        {"counterfactuals": 1.0, "rebuild_first": 0.25, "withheld": 0.5},
+        {"decoder": False},
+        {"share": False},
+        {"environment": False, "rebuild_first": 0.5, "withheld": 0.5},
+    ],
 )
 def test_pre_training_learns_and_tests_zero_shot(settings, tmp_path):
     model = small(lr=3e-3, **settings)
@@ -106,6 +122,71 @@ def test_pre_training_learns_and_tests_zero_shot(settings, tmp_path):
     tasks = {f"{task}{end}" for task in ("los", "scale", "map") for end in ("_accuracy", "_chance")}
     tasks |= {f"match_{who}{end}" for who in ("user", "area") for end in ("", "_chance")}
     assert names == rebuilt | (tasks if settings.get("environment", True) else set())
+
+
+def test_the_reconstruction_may_come_first(tmp_path):
+    model, datamodule = small(rebuild_first=0.5, share=False, schedule="cosine"), data(tmp_path)
+    parts = {"channel": model.channel_encoder, "environment": model.environment_encoder}
+    before = {name: [p.detach().clone() for p in part.parameters()] for name, part in parts.items()}
+    moved, rates = {}, []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+            for name, part in parts.items():
+                # weight decay alone shrinks a weight by less than a thousandth here
+                change = sum((p - q).norm() for p, q in zip(part.parameters(), before[name], strict=True))
+                size = sum(q.norm() for q in before[name])
+                moved.setdefault(name, []).append(bool(change > 1e-3 * size))
+
+    trainer = Trainer(
+        default_root_dir=tmp_path, max_epochs=8, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, callbacks=[Watch()],
+    )  # fmt: skip
+    trainer.fit(model, datamodule=datamodule)
+    half = len(rates) // 2
+    assert all(moved["channel"][1:half])
+    assert not any(moved["environment"][:half])
+    assert moved["environment"][-1]
+    assert min(rates[half - 2 : half]) < 0.2 * max(rates[:half]), "a cosine for each part"
+    assert max(rates[half:]) > 0.8 * max(rates)
+
+
+def test_some_links_do_not_tell_their_line_of_sight():
+    model = small(withheld=0.25)
+    batch = {"geometry": torch.zeros(8, 8), "csi": None}
+    assert model._withhold(batch)["geometry"][:, 6].tolist() == [0.5, 0.5, 0, 0, 0, 0, 0, 0]
+    assert not batch["geometry"].any(), "the batch itself is left as it is"
+
+
+def test_the_corridor_shows_the_map_along_the_link():
+    """Against a NumPy loop that looks up the nearest pixel, and on a wall between the two."""
+    image = torch.rand(3, 1, 64, 64)
+    image[2] = 0
+    image[2, 0, 31:33] = 1  # a wall across the map, midway between a station at the south and a user at the north
+    geometry = torch.rand(3, 8) * 0.4 + 0.3
+    geometry[2, 0:2], geometry[2, 3:5] = torch.tensor([0.5, 0.9]), torch.tensor([0.5, 0.1])
+    strip = corridor(image, geometry, 48)
+    assert strip.shape == (3, 1, 16, 48)
+    smooth = corridor(torch.linspace(0, 1, 64).expand(3, 1, 64, 64), geometry, 48)
+    for b in range(3):
+        station, user = geometry[b, 0:2].double().numpy(), geometry[b, 3:5].double().numpy()
+        forward = user - station
+        for i, j in ((0, 0), (7, 20), (15, 47), (3, 31)):
+            ahead, aside = (j + 0.5) / 48 * 1.5 - 0.25, ((i + 0.5) / 16 - 0.5) * 0.75
+            column = station[0] + ahead * forward[0] - aside * forward[1]
+            inside = 0.5 / 64 < column < 1 - 0.5 / 64
+            row = station[1] + ahead * forward[1] + aside * forward[0]
+            if inside and 0.5 / 64 < row < 1 - 0.5 / 64:
+                # a map whose value is its column, as `linspace` puts it at the centres of pixels
+                assert smooth[b, 0, i, j].item() == pytest.approx((column * 64 - 0.5) / 63, abs=1e-5)
+    wall = strip[2, 0].amax(0) > 0.5
+    # the link runs from 1/6 to 5/6 of the strip, so its middle is the strip's
+    assert wall[23:25].all()
+    assert not wall[:21].any()
+    assert not wall[27:].any()
+    diagonal = torch.tensor([[0.1, 0.1, 0, 0.9, 0.9, 0, 0, 1]])
+    assert not corridor(torch.ones(1, 1, 64, 64), diagonal, 48)[0, 0, :, 0].any(), "zero outside the map"
 
 
 def test_shared_blocks_are_one():
@@ -187,6 +268,7 @@ def test_the_papers_sizes(capsys):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: small(decoder=False, rebuild_first=0.5), "rebuild_first trains model.decoder, and there is none"),
         (lambda: small(decoder=False, environment=False), "needs model.environment_encoder, model.decoder, or both"),
         (
             lambda: EnvChannel(ChannelTransformer(embed_dim=8), EnvironmentTransformer(embed_dim=16)),

@@ -53,10 +53,25 @@ def test_the_target_is_the_clean_channel() -> None:
     assert torch.equal(target_channel(batch), target_channel(clean))
 
 
-def test_it_learns_a_few_channels_by_heart() -> None:
+@pytest.mark.parametrize("rank", [1, 3])
+def test_a_rank_is_kept_and_enough_for_as_many_paths(rank: int) -> None:
+    torch.manual_seed(0)
+    head = Feedback(6, **SIZES, rank=rank)
+    channel = head(torch.randn(4, 6)).detach()
+    assert channel.shape == (4, 8, 16)
+    assert (torch.linalg.matrix_rank(channel) == rank).all()
+    assert relative_error(channel, make(4)).sub(1).abs().max() < 0.05, "it starts near the guess of no knowledge"
+    profiles = head.unpatch(head.norm(head.blocks(head.expand(torch.ones(1, 6)).reshape(1, rank, 32) + head.position)))
+    values = profiles.detach().double().numpy().reshape(rank, 24, 2) @ [1, 1j]
+    slow = sum(np.outer(v[:8], v[8:]) for v in values)
+    assert np.allclose(head(torch.ones(1, 6))[0].detach().numpy(), slow, atol=1e-6)
+
+
+@pytest.mark.parametrize("rank", [0, 8])
+def test_it_learns_a_few_channels_by_heart(rank: int) -> None:
     torch.manual_seed(0)
     batch, features = make(8), torch.eye(8)
-    head = Feedback(8, **SIZES)
+    head = Feedback(8, **SIZES, rank=rank)
     optimizer = torch.optim.Adam(head.parameters(), 3e-3)
     for _ in range(150):
         loss = head.loss(head(features), batch)
