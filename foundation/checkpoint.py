@@ -49,8 +49,7 @@ def load_encoder(checkpoint: str | Path, encoder: Encoder | None = None, tower: 
     """
     content = read_checkpoint(checkpoint)
     encoder = encoder or rebuild(content, checkpoint, tower)
-    entry = _entry(content, checkpoint, tower)
-    prefix = entry["prefix"] if entry else "encoder."
+    prefix = described(content, tower, checkpoint).get("prefix", "encoder.")
     weights = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
     problem = mismatch(encoder.state_dict(), weights)
     if problem:
@@ -59,13 +58,18 @@ def load_encoder(checkpoint: str | Path, encoder: Encoder | None = None, tower: 
     return encoder
 
 
-def _entry(content: dict[str, Any], source: str | Path, tower: str | None) -> dict[str, Any]:
-    """Return how a checkpoint describes one of its encoders; empty where it describes none."""
-    towers = content.get("towers", {})
-    if tower is not None and tower not in towers:
+def described(content: dict[str, Any], tower: str | None = None, source: str | Path = "it") -> dict[str, Any]:
+    """Return how a checkpoint describes one of its encoders, by default the first; empty where it describes none.
+
+    Raises:
+        InputError: It describes none of that name.
+    """
+    towers: dict[str, dict[str, Any]] = content.get("towers", {})
+    if tower is None:
+        return next(iter(towers.values()), {})
+    if tower not in towers:
         raise InputError(f"{source} holds no tower {tower!r}: choose one of {', '.join(towers) or 'none'}")
-    entry: dict[str, Any] = content.get("encoder", {}) if tower is None else towers[tower]
-    return entry
+    return towers[tower]
 
 
 def rebuild(content: dict[str, Any], source: str | Path, tower: str | None = None) -> Encoder:
@@ -74,7 +78,7 @@ def rebuild(content: dict[str, Any], source: str | Path, tower: str | None = Non
     Raises:
         InputError: The checkpoint describes none, or one that is not installed.
     """
-    entry = _entry(content, source, tower)
+    entry = described(content, tower, source)
     try:
         module, _, name = entry["class"].rpartition(".")
         kind = getattr(importlib.import_module(module), name)

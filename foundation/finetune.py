@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from datamodules.errors import InputError
-from foundation.checkpoint import load_encoder, read_checkpoint, rebuild
+from foundation.checkpoint import described, load_encoder, read_checkpoint, rebuild
 from foundation.encoder import Encoder
 from foundation.figures import log_figures
 from foundation.task import FoundationTask, Schedule, concatenate
@@ -203,4 +203,4 @@ def _find(mode: Mode, encoder: Encoder | None, checkpoint: str | None, tower: st
 
 def _model_name(checkpoint: str) -> str:
     """Return the name of the model that wrote a checkpoint."""
-    return str(read_checkpoint(checkpoint).get("encoder", {}).get("model", "unknown"))
+    return str(described(read_checkpoint(checkpoint)).get("model", "unknown"))

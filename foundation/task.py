@@ -14,7 +14,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from datamodules.errors import InputError
-from foundation.checkpoint import mismatch
+from foundation.checkpoint import described, mismatch
 from foundation.encoder import Encoder
 
 Schedule = Literal["constant", "cosine", "restarts", "plateau"]
@@ -49,7 +49,6 @@ class FoundationTask(LightningModule):
         """Say which encoders the checkpoint holds, and keep live objects out of it."""
         held = {name: attribute for name, attribute in self.towers.items() if getattr(self, attribute) is not None}
         checkpoint["towers"] = {name: self._tower_entry(attribute) for name, attribute in held.items()}
-        checkpoint["encoder"] = next(iter(checkpoint["towers"].values()))
         # under the command line these are plain settings; a model built in Python carries modules, which are none
         settings = checkpoint.get("hyper_parameters", {})
         checkpoint["hyper_parameters"] = {k: v for k, v in settings.items() if not _is_live(v)}
@@ -67,7 +66,7 @@ class FoundationTask(LightningModule):
         """Refuse the weights of another model in one line."""
         problem = mismatch(self.state_dict(), checkpoint.get("state_dict", {}))
         if problem:
-            made = checkpoint.get("encoder", {}).get("model", "another program")
+            made = described(checkpoint).get("model", "another program")
             raise InputError(f"the checkpoint, of {made}, does not fit this {self.describe()['model']}: {problem}")
 
     def optimizers_with(
