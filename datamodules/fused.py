@@ -154,6 +154,7 @@ def _fill(
     # what the phase progresses by: rows and columns of the user, of the base station, subcarriers; and where it starts
     along = np.empty((6, num_links * num_paths))
     count = 0
+    lasts = np.zeros(num_links, np.int64)  # columns of each link up to its last path
     width = min(1, num_paths)
     for u in range(num_links):
         for p in range(num_paths):
@@ -166,7 +167,8 @@ def _fill(
                 along[4, count] = delay[u, p]
                 along[5, count] = 0
                 count += 1
-                width = max(width, p + 1)
+                lasts[u] = p + 1
+        width = max(width, lasts[u])
 
     azimuth, zenith = np.empty((2, count)), np.empty((2, count))
     for side in range(2):
@@ -195,10 +197,7 @@ def _fill(
     zero = np.complex64(0)
     i = 0
     for u in range(num_links):
-        last = 0
-        for p in range(width):
-            if gain[u, p] != 0:
-                last = p + 1
+        last = lasts[u]
         for p in range(last):
             at = u * width + p
             antennas = space[at * rows : (at + 1) * rows]

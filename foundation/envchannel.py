@@ -18,7 +18,7 @@ from foundation.losses.clip import CLIPLoss, mixed, retrieval, spread
 from foundation.nets.transformer import Tower
 from foundation.probe import CollapseAlarm, OnlineProbe
 from foundation.task import FoundationTask, Schedule, concatenate
-from foundation.zeroshot import ZeroShot, choose, cleared, los_options, scale_options
+from foundation.zeroshot import ZeroShot, choose, cleared, los_options, scale_options, similarities
 from heads import Feedback
 
 _RETRIEVAL_BATCH = 128
@@ -144,9 +144,7 @@ class EnvChannel(FoundationTask):
         other = torch.where((batch["los"] == 0).reshape(-1, 1, 1, 1), cleared(image, false), image.flip(-1, -2))
         image = torch.where((kind == 3).reshape(-1, 1, 1, 1), other, image)
         options = torch.stack([environment, self.environment_encoder(image, false)], dim=1)
-        unit = nn.functional.normalize
-        scores = self.loss.scale * (unit(options, dim=-1) @ unit(channel, dim=-1).unsqueeze(-1)).squeeze(-1)
-        return nn.functional.cross_entropy(scores, torch.zeros_like(kind))
+        return nn.functional.cross_entropy(self.loss.scale * similarities(channel, options), torch.zeros_like(kind))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return the loss (eq 12), and the features for the online probe."""

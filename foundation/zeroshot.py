@@ -61,10 +61,14 @@ def cleared(image: Tensor, geometry: Tensor) -> Tensor:
     return image * kept.reshape(-1, 1, size, size)
 
 
+def similarities(queries: Tensor, options: Tensor) -> Tensor:
+    """Return the cosine of each query (B, D) with each of its options (B, O, D), (B, O)."""
+    return (F.normalize(options, dim=-1) @ F.normalize(queries, dim=-1).unsqueeze(-1)).squeeze(-1)
+
+
 def pick(queries: Tensor, options: Tensor) -> Tensor:
     """Return which option (B, O, D) is most similar to each query (B, D), by cosine, (B,)."""
-    similarity = F.normalize(options, dim=-1) @ F.normalize(queries, dim=-1).unsqueeze(-1)
-    return similarity.squeeze(-1).argmax(1)
+    return similarities(queries, options).argmax(1)
 
 
 def choose(encoder: Callable[[Tensor, Tensor], Tensor], image: Tensor, geometry: Tensor, channel: Tensor) -> Tensor:
