@@ -87,11 +87,6 @@ class ChannelDataset(Dataset[Batch]):
             "key": zlib.crc32(links.tobytes()),
         }
 
-    def site_numbers(self) -> NDArray[np.int64]:
-        """Return the site of every row, that of its first base station, (rows,)."""
-        links = self.links.reshape(len(self.links), -1)[:, 0]
-        return np.searchsorted(self.starts, links, side="right") - 1
-
     def _fetch(self, number: int, rows: Tensor) -> dict[str, Tensor]:
         links = self.sites[number].links
         if isinstance(links, Recording):
@@ -142,7 +137,6 @@ class ShardedSampler(DistributedSampler[int]):
         seed: Draws the orders.
         rank: This process, by default as torch.distributed has it.
         num_replicas: Number of processes W, likewise.
-        together: Links of one site that a shuffled batch holds together.
     """
 
     def __init__(
@@ -153,7 +147,6 @@ class ShardedSampler(DistributedSampler[int]):
         seed: int = 0,
         rank: int | None = None,
         num_replicas: int | None = None,
-        together: int = 1,
     ) -> None:
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         if num_replicas is None:
@@ -163,8 +156,6 @@ class ShardedSampler(DistributedSampler[int]):
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed, drop_last=shuffle)
         # a set smaller than one batch is served whole rather than not at all
         self.count = len(dataset)
-        self.sites = dataset.site_numbers() if together > 1 else None
-        self.together = together
         self.batch_size = max(1, min(batch_size, self.count // num_replicas))
         self.steps = self.count // (self.batch_size * num_replicas)
 
@@ -178,27 +169,9 @@ class ShardedSampler(DistributedSampler[int]):
         """Yield this rank's links in batch order."""
         if not self.shuffle:
             return iter(range(self.rank, self.count, self.num_replicas))
-        draw = np.random.default_rng([self.seed, self.epoch])
-        order = draw.permutation(self.count)
-        whole = self.batch_size * self.num_replicas
-        if self.sites is not None:
-            order = _runs(order, self.sites[order], self.together, draw)
-        order = order[: self.steps * whole]
-        if self.sites is not None:
-            order = draw.permuted(order.reshape(self.steps, whole), axis=1)
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
+        order = order[: self.steps * self.batch_size * self.num_replicas]
         return iter(order.reshape(self.steps, self.num_replicas, self.batch_size)[:, self.rank].reshape(-1).tolist())
-
-
-def _runs(
-    order: NDArray[np.int64], sites: NDArray[np.int64], length: int, draw: np.random.Generator
-) -> NDArray[np.int64]:
-    """Reorder links so that those of one site come in runs of a length, or of what is left of it, in random order."""
-    by_site = np.argsort(sites, kind="stable")
-    ordered = sites[by_site]
-    rank = np.arange(len(order)) - np.searchsorted(ordered, ordered)
-    fresh = rank % length == 0
-    run = np.cumsum(fresh) - 1
-    return order[by_site[np.argsort(draw.permutation(run[-1] + 1)[run], kind="stable")]]
 
 
 def to_paths(batch: Batch) -> Paths:

@@ -51,8 +51,6 @@ class ChannelDataModule(LightningDataModule):
         block: Side of the blocks of the `spatial` split [m].
         holdout: Areas (`site`) or places (`city`) of the test side.
         batch_size: Links a batch of one process.
-        together: Links of one site that come together in a training batch, in place of links of all sites mixed: a
-            contrast must then tell the links of one place apart.
         num_beams: Adds `beam` (B,) and `beam_power` (B, Q) of a DFT codebook with that many beams.
         views: Adds `views`, two independent observations of the same channels; an empty list gives two clean ones.
         observation: What happens to `csi` before the model sees it; labels come from the clean channel.
@@ -81,7 +79,6 @@ class ChannelDataModule(LightningDataModule):
         block: float = 20.0,
         holdout: list[str] | None = None,
         batch_size: int = 128,
-        together: int = 1,
         num_beams: int | None = None,
         views: list[View] | None = None,
         observation: list[View] | None = None,
@@ -101,7 +98,6 @@ class ChannelDataModule(LightningDataModule):
         self.sources = source if isinstance(source, list) else [source]
         self.bs, self.ue, self.ofdm = bs, ue, ofdm
         self.split, self.fractions, self.block, self.holdout = split, fractions, block, holdout or []
-        self.together = together
         self.batch_size, self.num_labels, self.max_per_area = batch_size, num_labels, max_per_area
         self.views, self.observation = views, observation or []
         self.codebook = dft_codebook(bs, num_beams) if num_beams else None
@@ -208,7 +204,7 @@ class ChannelDataModule(LightningDataModule):
 
     def _loader(self, side: str, shuffle: bool = False) -> DataLoader[Batch]:
         dataset = self.sides[side]
-        sampler = ShardedSampler(dataset, self.batch_size, shuffle, self.seed, together=self.together)
+        sampler = ShardedSampler(dataset, self.batch_size, shuffle, self.seed)
         if self.trainer is not None:
             # workers prefetch before Lightning sets the epoch: a resumed run would serve the first epoch's order
             sampler.set_epoch(self.trainer.current_epoch)

@@ -18,10 +18,13 @@ from foundation.losses.clip import CLIPLoss, mixed, retrieval, spread
 from foundation.nets.transformer import Tower
 from foundation.probe import CollapseAlarm, OnlineProbe
 from foundation.task import FoundationTask, Schedule, concatenate
-from foundation.zeroshot import ZeroShot, choose, cleared, los_options, scale_options, similarities
+from foundation.zeroshot import SCALES, ZeroShot, choose, cleared, los_options, scale_options, similarities
 from heads import Feedback
+from heads.feedback import target_channel
 
 _RETRIEVAL_BATCH = 128
+#: entries of a unit-power channel are seen down to 20 dB below their mean power
+_PROFILE_GAIN = 10.0
 
 
 class EnvChannel(FoundationTask):
@@ -40,9 +43,13 @@ class EnvChannel(FoundationTask):
         share: Whether both towers share their last blocks (MSNN); else each has its own.
         reconstruction: Weight of L_R. The paper gives none, nor the power its channels are normalised to, on which its
             eq 11 depends; here L_R is the NMSE, 1 for a decoder that knows nothing.
-        counterfactuals: Weight of a third term, not in the paper: the CSI must also tell its own environment from the
-            same with the scale a fifth off (for half of the links), the LOS status flipped (a quarter), or another map
-            under unchanged positions (a quarter): without what stands in the line of an NLOS link, else turned about.
+        profile: Weight of a term that is not in the paper: one linear layer must read the logarithm of the channel's
+            magnitude, angle by delay, off either tower's embedding. There weak paths count, which tell places apart and
+            LOS from NLOS; L_R asks for the strong ones alone.
+        counterfactuals: Weight of another, not in the paper: the CSI must also tell its own environment from the same
+            with the scale a fifth less and a fifth more (for NLOS links, which tell it least, and half of the others),
+            and from one with the LOS status flipped (a quarter of the links) or another map under unchanged positions
+            (a quarter): without what stands in the line of an NLOS link, else turned about.
         rebuild_first: Share of the training in which L_R alone trains the channel tower, at a third of the cost of a
             step: else the two losses hold each other up, and neither gets far in a short training. Not in the paper.
         withheld: Share of the training links whose LOS status is withheld, so that it must be seen on the map.
@@ -52,8 +59,8 @@ class EnvChannel(FoundationTask):
         schedule: Learning-rate schedule, see `FoundationTask.optimizers_with`.
 
     Raises:
-        InputError: There is neither environment tower nor decoder, or no decoder for `rebuild_first`, or the towers'
-            embeddings or shared blocks differ.
+        InputError: There is neither environment tower nor decoder, or no decoder for `rebuild_first` or `profile`, or
+            the towers' embeddings or shared blocks differ.
     """
 
     towers: ClassVar[dict[str, str]] = {"channel": "channel_encoder", "environment": "environment_encoder"}
@@ -65,6 +72,7 @@ class EnvChannel(FoundationTask):
         decoder: Callable[[int], Feedback] | None = None,
         share: bool = True,
         reconstruction: float = 1.0,
+        profile: float = 0.0,
         counterfactuals: float = 0.0,
         rebuild_first: float = 0.0,
         withheld: float = 0.0,
@@ -78,8 +86,8 @@ class EnvChannel(FoundationTask):
         width = channel_encoder.num_features
         if environment_encoder is None and decoder is None:
             raise InputError("EnvChannel needs model.environment_encoder, model.decoder, or both")
-        if rebuild_first and decoder is None:
-            raise InputError("model.rebuild_first trains model.decoder, and there is none")
+        if (rebuild_first or profile) and decoder is None:
+            raise InputError("model.rebuild_first and model.profile need model.decoder, and there is none")
         if environment_encoder is not None and environment_encoder.num_features != width:
             raise InputError(
                 f"both towers need one embed_dim, got {width} and {environment_encoder.num_features} features"
@@ -88,6 +96,9 @@ class EnvChannel(FoundationTask):
         if share and environment_encoder is not None:
             _share(channel_encoder, environment_encoder)
         self.decoder = None if decoder is None else decoder(width)
+        self.profile, self.profile_layer = profile, None
+        if profile and self.decoder is not None:
+            self.profile_layer = nn.Linear(width, self.decoder.num_antennas * self.decoder.num_subcarriers)
         self.rebuild_first, self.withheld = rebuild_first, withheld
         self.loss = CLIPLoss(temperature)
         self.reconstruction, self.counterfactuals = reconstruction, counterfactuals
@@ -125,6 +136,9 @@ class EnvChannel(FoundationTask):
                 losses["counterfactual"] = self.counterfactuals * self._counterfactual(batch, channel, environment)
         if self.decoder is not None:
             losses["rebuild"] = self.reconstruction * self.decoder.loss(self.decoder(channel), batch)
+        if self.profile_layer is not None:
+            readings = [self.profile_layer(each) for each in (channel, environment) if each is not None]
+            losses["profile"] = self.profile * profile_error(readings, batch)
         return losses
 
     def _withhold(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -134,17 +148,28 @@ class EnvChannel(FoundationTask):
         return {**batch, "geometry": geometry}
 
     def _counterfactual(self, batch: dict[str, Any], channel: Tensor, environment: Tensor) -> Tensor:
-        """Return the cross-entropy of the true environment against one that it is not."""
+        """Return the cross-entropy of the true environment against those that it is not, one to three a link."""
         assert self.environment_encoder is not None
+        geometry, image = batch["geometry"], batch["map"]
         kind = torch.arange(len(channel), device=channel.device) % 4  # rows come in random order
-        false, image = batch["geometry"].clone(), batch["map"]
-        kind = torch.where((kind == 2) & (false[:, 6] == UNKNOWN_LOS), 3, kind)
-        false[:, 7] = false[:, 7] * torch.where(kind == 0, 0.8, torch.where(kind == 1, 1.2, 1.0))
-        false[:, 6] = torch.where(kind == 2, 1 - false[:, 6], false[:, 6])
-        other = torch.where((batch["los"] == 0).reshape(-1, 1, 1, 1), cleared(image, false), image.flip(-1, -2))
-        image = torch.where((kind == 3).reshape(-1, 1, 1, 1), other, image)
-        options = torch.stack([environment, self.environment_encoder(image, false)], dim=1)
-        return nn.functional.cross_entropy(self.loss.scale * similarities(channel, options), torch.zeros_like(kind))
+        blocked = batch["los"] == 0
+        scaled = ((kind < 2) | blocked).nonzero().squeeze(1)
+        changed = (kind >= 2).nonzero().squeeze(1)
+        rows = torch.cat([scaled, scaled, changed])
+        false, images = geometry[rows], image[rows]
+        which = torch.arange(3, device=rows.device).repeat_interleave(
+            torch.tensor([len(scaled), len(scaled), len(changed)], device=rows.device)
+        )
+        false[:, 7] = false[:, 7] * false.new_tensor([SCALES[0], SCALES[2], 1.0])[which]
+        flipped = (which == 2) & (kind[rows] == 2) & (false[:, 6] != UNKNOWN_LOS)
+        false[:, 6] = torch.where(flipped, 1 - false[:, 6], false[:, 6])
+        other = torch.where(blocked[rows].reshape(-1, 1, 1, 1), cleared(images, false), images.flip(-1, -2))
+        images = torch.where(((which == 2) & ~flipped).reshape(-1, 1, 1, 1), other, images)
+        true = similarities(channel, environment.unsqueeze(1))
+        wrong = similarities(channel[rows], self.environment_encoder(images, false).unsqueeze(1)).squeeze(1)
+        logits = torch.cat([self.loss.scale * true, true.new_full((len(true), 3), -torch.inf)], dim=1)
+        logits[rows, which + 1] = self.loss.scale * wrong
+        return nn.functional.cross_entropy(logits, torch.zeros_like(kind))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return the loss (eq 12), and the features for the online probe."""
@@ -243,6 +268,21 @@ class EnvChannel(FoundationTask):
     def configure_callbacks(self) -> list[Callback]:
         """Watch every pre-training with a probe and an alarm."""
         return [OnlineProbe(self.channel_encoder.num_features), CollapseAlarm("val/embedding_spread")]
+
+
+def profile_error(readings: list[Tensor], batch: dict[str, Tensor]) -> Tensor:
+    """Return how much of the log-magnitude of a batch's channels, angle by delay, readings leave unexplained.
+
+    Args:
+        readings: What was read off embeddings, each (B, R*T*K).
+        batch: The batch.
+
+    Returns:
+        Mean over the readings of their squared error over the variance of all entries, a scalar.
+    """
+    target = (_PROFILE_GAIN * target_channel(batch).abs()).log1p().flatten(1)
+    variance = target.var(correction=0).clamp_min(torch.finfo(target.dtype).tiny)
+    return torch.stack([nn.functional.mse_loss(reading, target) for reading in readings]).mean() / variance
 
 
 def _share(one: Encoder, other: Encoder) -> None:

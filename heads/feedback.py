@@ -66,7 +66,7 @@ class Feedback(Head):
         check_at_least("rank", rank, 0)
         if not rank and (num_antennas % patch[0] or num_subcarriers % patch[1]):
             raise ValueError(f"a patch of {tuple(patch)} does not divide a channel of {num_antennas, num_subcarriers}")
-        self.rank, self.num_antennas = rank, num_antennas
+        self.rank, self.num_antennas, self.num_subcarriers = rank, num_antennas, num_subcarriers
         self.grid = (num_antennas // patch[0], num_subcarriers // patch[1])
         self.patch = (int(patch[0]), int(patch[1]))
         tokens = rank or self.grid[0] * self.grid[1]

@@ -65,19 +65,6 @@ def test_many_missing_sites_are_made_by_processes(tmp_path, monkeypatch):
     assert asked == [1]
 
 
-@pytest.mark.parametrize("world", [1, 2])
-def test_links_of_one_site_come_together(world):
-    dataset = ChannelDataset([random_site(name, 40, seed=seed) for seed, name in enumerate("abcd")])
-    ranks = [list(ShardedSampler(dataset, 16 // world, True, 1, r, world, together=8)) for r in range(world)]
-    count = len(dataset) // 16 * 16
-    served = np.concatenate([np.reshape(rank, (-1, 16 // world)) for rank in ranks], axis=1)
-    assert served.size == count == len(np.unique(served))
-    for batch in served:
-        sizes = np.unique(dataset.site_numbers()[batch], return_counts=True)[1]
-        assert len(sizes) <= 2, "runs of 8 fill a batch of 16"
-        assert not np.array_equal(batch, np.sort(batch))
-
-
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_see_together_what_one_process_sees(world):
     dataset = ChannelDataset([random_site("a", 101)])

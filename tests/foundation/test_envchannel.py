@@ -55,7 +55,7 @@ def fit(model, datamodule, tmp_path, epochs=2, test=False):
 def test_losses_equal_a_slow_reference(tmp_path):
     datamodule = data(tmp_path)
     batch = datamodule.finish(next(iter(datamodule.train_dataloader())))
-    model = small(counterfactuals=0.5)
+    model = small(counterfactuals=0.5, profile=2.0)
     channel, environment = model(batch)
     losses = model._losses(batch, channel, environment, local=False)
     a, b = (x.detach().double().numpy() for x in (channel, environment))
@@ -68,32 +68,38 @@ def test_losses_equal_a_slow_reference(tmp_path):
             rows -= similarity[i] - np.log(np.exp(similarity).sum())
     assert losses["contrast"].item() == pytest.approx(rows / (2 * len(a)), rel=1e-5)
     # eq 11 on channels of unit power, aligned in phase
-    error = 0.0
+    error, unit = 0.0, []
     rebuilt = model.decoder(channel).detach().numpy()
     for h, guess in zip(batch["csi"].numpy().astype(complex), rebuilt, strict=True):
         h = np.fft.fft(np.fft.ifft(h[0], axis=1), axis=0)
         h /= np.sqrt((abs(h) ** 2).mean())
         h *= np.conj(h.flat[abs(h).argmax()]) / abs(h).max()
         error += (abs(h - guess) ** 2).mean()
+        unit.append(h)
     assert losses["rebuild"].item() == pytest.approx(error / len(a), rel=1e-4)
+    logs = np.log1p(10 * abs(np.array(unit)).reshape(len(a), -1))
+    weight, bias = (parameter.detach().numpy().astype(float) for parameter in model.profile_layer.parameters())
+    error = [((x.detach().numpy() @ weight.T + bias - logs) ** 2).mean() for x in (channel, environment)]
+    assert losses["profile"].item() == pytest.approx(2.0 * np.mean(error) / logs.var(), rel=1e-4)
     wrong = 0.0
     with torch.no_grad():
         for i in range(len(a)):
-            options = batch["geometry"][i].repeat(2, 1)
-            image = batch["map"][i].repeat(2, 1, 1, 1)
-            if i % 4 < 2:
-                options[1, 7] *= 0.8 if i % 4 == 0 else 1.2
-            elif i % 4 == 2:
-                options[1, 6] = 1 - options[1, 6]
-            elif batch["los"][i] == 0:
+            scaled = i % 4 < 2 or batch["los"][i] == 0
+            options = batch["geometry"][i].repeat(1 + 2 * scaled + (i % 4 >= 2), 1)
+            image = batch["map"][i].repeat(len(options), 1, 1, 1)
+            if scaled:
+                options[1:3, 7] *= torch.tensor([0.8, 1.2])
+            if i % 4 == 2:
+                options[-1, 6] = 1 - options[-1, 6]
+            elif i % 4 == 3 and batch["los"][i] == 0:
                 for row, column in np.ndindex(64, 64):
                     pixel = np.array([column + 0.5, row + 0.5]) / 64
-                    start, end = options[1, 0:2].double().numpy(), options[1, 3:5].double().numpy()
+                    start, end = options[0, 0:2].double().numpy(), options[0, 3:5].double().numpy()
                     share = np.clip((pixel - start) @ (end - start) / ((end - start) @ (end - start)), 0, 1)
                     if np.linalg.norm(pixel - start - share * (end - start)) <= 2.5 / 64:
-                        image[1, 0, row, column] = 0
-            else:
-                image[1] = torch.rot90(image[1], 2, (1, 2))
+                        image[-1, 0, row, column] = 0
+            elif i % 4 == 3:
+                image[-1] = torch.rot90(image[-1], 2, (1, 2))
             e = model.environment_encoder(image, options).double().numpy()
             similarity = scale * (e / np.linalg.norm(e, axis=1, keepdims=True)) @ a[i]
             wrong -= similarity[0] - np.log(np.exp(similarity).sum())
@@ -104,7 +110,7 @@ def test_losses_equal_a_slow_reference(tmp_path):
     "settings",
     [
         {},
-        {"counterfactuals": 1.0, "rebuild_first": 0.25, "withheld": 0.5},
+        {"counterfactuals": 1.0, "profile": 1.0, "rebuild_first": 0.25, "withheld": 0.5},
         {"decoder": False},
         {"share": False},
         {"environment": False, "rebuild_first": 0.5, "withheld": 0.5},
@@ -268,7 +274,10 @@ def test_the_papers_sizes(capsys):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: small(decoder=False, rebuild_first=0.5), "rebuild_first trains model.decoder, and there is none"),
+        (
+            lambda: small(decoder=False, rebuild_first=0.5),
+            "rebuild_first and model.profile need model.decoder, and there is none",
+        ),
         (lambda: small(decoder=False, environment=False), "needs model.environment_encoder, model.decoder, or both"),
         (
             lambda: EnvChannel(ChannelTransformer(embed_dim=8), EnvironmentTransformer(embed_dim=16)),
