@@ -1,86 +1,18 @@
-from __future__ import annotations
+"""What the command line does, and how it answers bad input."""
 
-import csv
 import json
-import os
 import pickle
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
 from foundation.cli import main, run
 from tests.foundation import toy
+from tests.foundation.commands import QUIET, lightning, rows, summary, the_run, weights
 
-QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
-REPOSITORY = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
-    """Work in an empty folder that holds `toy.yaml`."""
-    monkeypatch.chdir(tmp_path)
-    head = {"class_path": "WideToyHead", "init_args": {"width": 5}}
-    config = {
-        "model": {"class_path": "Toy", "init_args": {"head": head}},
-        "data": {"class_path": "ToyData", "init_args": {"n": 22}},
-        "trainer": {"accelerator": "cpu", "max_epochs": 4, "log_every_n_steps": 2, "num_sanity_val_steps": 0},
-    }
-    Path("toy.yaml").write_text(yaml.safe_dump(config))
-    return tmp_path
-
-
-def lightning(*args, config="toy.yaml"):
-    return main([args[0], "--config", config, *QUIET, *args[1:]])
-
-
-def process(*args, launcher=("-m", "tests.foundation.program"), **kwargs):
-    """Start the program in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **kwargs.pop("env", {})}
-    command = [sys.executable, *launcher, *args]
-    return subprocess.Popen(
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # where the tests run in the background, Ctrl-C is ignored, and children inherit that
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def finish(program):
-    """Wait for a program, but not for ever."""
-    try:
-        return program.communicate(timeout=120)
-    except subprocess.TimeoutExpired:
-        program.kill()
-        pytest.fail(f"still running: {program.communicate()}")
-
-
-def the_run(experiment="toy"):
-    (folder,) = Path("runs", experiment).iterdir()
-    return folder
-
-
-def summary(experiment="toy"):
-    return json.loads((the_run(experiment) / "summary.json").read_text())
-
-
-def rows(experiment="toy"):
-    with (the_run(experiment) / "metrics.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-def weights(experiment="toy", name="last"):
-    return torch.load(the_run(experiment) / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+pytestmark = pytest.mark.usefixtures("toy_folder")
 
 
 class TestRun:
@@ -178,60 +110,6 @@ class TestRun:
         commands = run(["fit", "--config", "toy.yaml", "--config", "more.yaml", *QUIET, "--trainer.max_epochs", "1"])
         assert commands.model.hparams["lr"] == 0.5
         assert the_run().parent.name == "toy"
-
-
-class TestResume:
-    @pytest.mark.parametrize("kill_at", [8, 22])
-    def test_killed_and_resumed_run_ends_like_one_that_was_not(self, kill_at):
-        program = process("fit", "--config", "toy.yaml", *QUIET, "--experiment", "killed", f"--model.kill_at={kill_at}")
-        program.communicate()
-        assert program.returncode == -signal.SIGKILL
-        assert lightning("fit", "--experiment", "killed", "--ckpt_path", "last") == 0
-        lightning("fit", "--experiment", "whole")
-        killed, whole = weights("killed"), weights("whole")
-        assert all(torch.equal(killed[key], whole[key]) for key in whole)
-        assert rows("killed") == rows("whole")
-        assert summary("killed")["best"] == summary("whole")["best"]
-
-    def test_plateau_scheduler_takes_the_step_that_the_checkpoint_lacks(self):
-        # Every epoch is a bad one for this scheduler, so that each missed step shows in the learning rate.
-        args = ["--model.threshold", "1000", "--trainer.max_epochs"]
-        lightning("fit", "--experiment", "whole", *args, "4")
-        lightning("fit", "--experiment", "parts", *args, "2")
-        lightning("fit", "--experiment", "parts", *args, "4", "--ckpt_path", "last")
-        assert [row["lr"] for row in rows("parts")] == [row["lr"] for row in rows("whole")]
-
-    def test_wall_time_adds_up(self):
-        lightning("fit", "--trainer.max_epochs", "2")
-        first = summary()["wall_s"]
-        lightning("fit", "--ckpt_path", "last")
-        assert summary()["wall_s"] > first
-
-    @pytest.mark.filterwarnings("ignore:The dirpath has changed")
-    def test_foreign_checkpoint_starts_a_new_run(self):
-        lightning("fit", "--experiment", "first")
-        best = str(the_run("first") / "checkpoints/best.ckpt")
-        assert lightning("fit", "--ckpt_path", best, "--trainer.max_epochs", "5", "--experiment", "second") == 0
-        assert the_run("second")
-
-    def test_last_is_loadable_whenever_the_run_is_killed(self):
-        program = process("fit", "--config", "toy.yaml", *QUIET, "--run_id", "1", "--trainer.max_epochs", "100000")
-        last = Path("runs/toy/1/checkpoints/last.ckpt")
-        steps = set()
-        try:
-            while not last.exists():
-                assert program.poll() is None
-                time.sleep(0.05)
-            for _ in range(50):
-                os.kill(program.pid, signal.SIGSTOP)  # as good as a kill for what lies on disk
-                steps.add(torch.load(last, weights_only=True)["global_step"])
-                os.kill(program.pid, signal.SIGCONT)
-                time.sleep(0.011)
-        finally:
-            program.kill()
-            program.communicate()
-        torch.load(last, weights_only=True)
-        assert len(steps) > 3
 
 
 def swap(text, old, new):
@@ -366,64 +244,3 @@ class TestBadInput:
         monkeypatch.setenv("CSI_DEBUG", "1")
         with pytest.raises(FileNotFoundError):
             lightning("fit", "--data.missing", "no/such/file")
-
-
-class TestProgram:
-    def test_help_is_quick_and_imports_nothing_heavy(self):
-        code = (
-            "import sys; from foundation.cli import main; status = main(['--help']); heavy = {'torch', 'lightning', "
-            "'deepmimo', 'sionna', 'mitsuba', 'wandb', 'timm'} & set(sys.modules); print(heavy); sys.exit(status)"
-        )
-        program = process(launcher=("-c", code))
-        out, err = program.communicate()
-        assert program.returncode == 0, err
-        assert out.startswith("usage: lightning COMMAND")
-        assert out.endswith("set()\n")
-
-    def test_help_of_a_command_imports_no_source_and_no_wandb(self):
-        code = (
-            "import sys, contextlib; from foundation.cli import main\n"
-            "with contextlib.suppress(SystemExit): main(['fit', '--help'])\n"
-            "print({'deepmimo', 'sionna', 'mitsuba', 'wandb', 'timm'} & set(sys.modules))"
-        )
-        out, err = process(launcher=("-c", code)).communicate()
-        assert "--experiment" in out, err
-        assert out.endswith("set()\n")
-
-    def test_interrupt_is_one_line(self):
-        program = process("fit", "--config", "toy.yaml", *QUIET, "--run_id", "1", "--trainer.max_epochs", "100000")
-        while not Path("runs/toy/1/checkpoints/last.ckpt").exists():
-            assert program.poll() is None
-            time.sleep(0.05)
-        program.send_signal(signal.SIGINT)
-        _, err = finish(program)
-        assert program.returncode == 130
-        assert err.splitlines()[-1].startswith("interrupted")
-        assert "Traceback" not in err
-
-    @pytest.mark.parametrize("launcher", ["lightning", pytest.param("torchrun", marks=pytest.mark.slow)])
-    def test_two_processes_share_one_run(self, launcher):
-        start = ("-m", "tests.foundation.program")
-        if launcher == "torchrun":
-            start = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *start)
-        ddp = ["--config", str(REPOSITORY / "experiments/ddp.yaml"), "--trainer.devices", "2"]
-        program = process("fit", "--config", "toy.yaml", *ddp, *QUIET, "--then_test", "true", launcher=start)
-        out, err = finish(program)
-        assert program.returncode == 0, err
-        assert out.count("run: ") == 1
-        assert summary()["hardware"]["processes"] == 2
-        assert summary()["metrics"]["test/loss"] > 0
-        assert (the_run() / "checkpoints/last.ckpt").exists()
-        program = process("predict", "--config", "toy.yaml", *ddp, *QUIET, "--ckpt_path", "best", launcher=start)
-        _, err = finish(program)
-        assert program.returncode == 0, err
-        assert sorted(load_file(the_run() / "predictions.safetensors")["user"].tolist()) == list(range(22))
-
-    def test_two_processes_complain_once(self):
-        program = process(
-            "fit", "--config", "toy.yaml", *QUIET, "--trainer.devices", "2", "--data.missing", "no/such/file"
-        )
-        _, err = finish(program)
-        assert program.returncode == 2
-        assert err.count("error: ") == 1
-        assert "Traceback" not in err

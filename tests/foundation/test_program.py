@@ -1,0 +1,73 @@
+"""The program in processes of its own: what it imports, how it ends, several at once."""
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.foundation.commands import QUIET, REPOSITORY, finish, process, summary, the_run
+
+pytestmark = pytest.mark.usefixtures("toy_folder")
+
+
+class TestProgram:
+    def test_help_is_quick_and_imports_nothing_heavy(self):
+        code = (
+            "import sys; from foundation.cli import main; status = main(['--help']); heavy = {'torch', 'lightning', "
+            "'deepmimo', 'sionna', 'mitsuba', 'wandb', 'timm'} & set(sys.modules); print(heavy); sys.exit(status)"
+        )
+        program = process(launcher=("-c", code))
+        out, err = program.communicate()
+        assert program.returncode == 0, err
+        assert out.startswith("usage: lightning COMMAND")
+        assert out.endswith("set()\n")
+
+    def test_help_of_a_command_imports_no_source_and_no_wandb(self):
+        code = (
+            "import sys, contextlib; from foundation.cli import main\n"
+            "with contextlib.suppress(SystemExit): main(['fit', '--help'])\n"
+            "print({'deepmimo', 'sionna', 'mitsuba', 'wandb', 'timm'} & set(sys.modules))"
+        )
+        out, err = process(launcher=("-c", code)).communicate()
+        assert "--experiment" in out, err
+        assert out.endswith("set()\n")
+
+    def test_interrupt_is_one_line(self):
+        program = process("fit", "--config", "toy.yaml", *QUIET, "--run_id", "1", "--trainer.max_epochs", "100000")
+        while not Path("runs/toy/1/checkpoints/last.ckpt").exists():
+            assert program.poll() is None
+            time.sleep(0.05)
+        program.send_signal(signal.SIGINT)
+        _, err = finish(program)
+        assert program.returncode == 130
+        assert err.splitlines()[-1].startswith("interrupted")
+        assert "Traceback" not in err
+
+    @pytest.mark.parametrize("launcher", ["lightning", pytest.param("torchrun", marks=pytest.mark.slow)])
+    def test_two_processes_share_one_run(self, launcher):
+        start = ("-m", "tests.foundation.program")
+        if launcher == "torchrun":
+            start = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *start)
+        ddp = ["--config", str(REPOSITORY / "experiments/ddp.yaml"), "--trainer.devices", "2"]
+        program = process("fit", "--config", "toy.yaml", *ddp, *QUIET, "--then_test", "true", launcher=start)
+        out, err = finish(program)
+        assert program.returncode == 0, err
+        assert out.count("run: ") == 1
+        assert summary()["hardware"]["processes"] == 2
+        assert summary()["metrics"]["test/loss"] > 0
+        assert (the_run() / "checkpoints/last.ckpt").exists()
+        program = process("predict", "--config", "toy.yaml", *ddp, *QUIET, "--ckpt_path", "best", launcher=start)
+        _, err = finish(program)
+        assert program.returncode == 0, err
+        assert sorted(load_file(the_run() / "predictions.safetensors")["user"].tolist()) == list(range(22))
+
+    def test_two_processes_complain_once(self):
+        program = process(
+            "fit", "--config", "toy.yaml", *QUIET, "--trainer.devices", "2", "--data.missing", "no/such/file"
+        )
+        _, err = finish(program)
+        assert program.returncode == 2
+        assert err.count("error: ") == 1
+        assert "Traceback" not in err
