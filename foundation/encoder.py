@@ -19,10 +19,12 @@ class Encoder(nn.Module, HyperparametersMixin, ABC):
     Attributes:
         input_keys: Batch keys that `forward` takes, in order.
         num_features: Width D of the features.
+        token_shape: Number N and width W of the tokens behind the features, of an encoder that has any.
     """
 
     input_keys: ClassVar[tuple[str, ...]] = ("csi",)
     num_features: int
+    token_shape: tuple[int, int] | None = None
 
     @abstractmethod
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
@@ -35,3 +37,7 @@ class Encoder(nn.Module, HyperparametersMixin, ABC):
         """Return features (B, D) of a batch."""
         features: Tensor = self(*(batch[key] for key in self.input_keys))
         return features
+
+    def tokens(self, batch: Mapping[str, Any]) -> Tensor:
+        """Return tokens (B, N, W) of a batch, if there is a `token_shape`."""
+        raise NotImplementedError

@@ -32,6 +32,8 @@ class FineTune(FoundationTask):
         tower: Which encoders of a checkpoint with several the head reads, such as [environment]; by default the first.
             With more than one the head learns on the features of each, one head for all (environment-channel section
             III-B2), and its metrics carry their names.
+        tokens: Reads the tokens of the encoder in place of its features, each brought to so many numbers by one linear
+            layer that learns with the head: they tell more than the embedding that is made of them.
         base_stations: Base stations S whose features are concatenated (environment-channel Fig. 11); the data must
             serve as many (`data.base_stations`).
         lr: Learning rate of the head, and of everything in mode `scratch`.
@@ -41,7 +43,8 @@ class FineTune(FoundationTask):
 
     Raises:
         InputError: The mode needs a checkpoint or an encoder and has none, or the checkpoint does not fit, or the
-            encoder reads more than the CSI of several base stations.
+            encoder reads more than the CSI of several base stations, or `tokens` are asked of one that has none or of
+            several.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class FineTune(FoundationTask):
         checkpoint: str | None = None,
         mode: Mode = "finetune",
         tower: list[str] | None = None,
+        tokens: int | None = None,
         base_stations: int = 1,
         lr: float = 1e-3,
         encoder_lr: float = 3e-4,
@@ -67,7 +71,14 @@ class FineTune(FoundationTask):
             raise InputError(f"model.base_stations joins encoders of CSI, not of {', '.join(self.encoder.input_keys)}")
         self.base_stations = base_stations
         self.model_name = "none" if checkpoint is None else _model_name(checkpoint)
-        self.head = head(self.encoder.num_features * base_stations)
+        self.reduce: nn.Linear | None = None
+        num_features = self.encoder.num_features
+        if tokens:
+            if self.encoder.token_shape is None or len(encoders) > 1:
+                raise InputError("model.tokens is for one encoder that has tokens, such as a transformer tower")
+            count, token_width = self.encoder.token_shape
+            self.reduce, num_features = nn.Linear(token_width, tokens), count * tokens
+        self.head = head(num_features * base_stations)
         self.mode, self.lr, self.encoder_lr = mode, lr, encoder_lr
         self.weight_decay, self.schedule = weight_decay, schedule
         self.name = type(self.head).__name__.lower()
@@ -119,13 +130,16 @@ class FineTune(FoundationTask):
 
     def features(self, batch: dict[str, Any], encoder: Encoder) -> Tensor:
         """Return the features (B, D) of a batch, or (B, S * D) of several base stations."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            if self.base_stations == 1:
-                return encoder.encode(batch)
+        if self.base_stations > 1:
             csi = batch["csi"]
             if csi.ndim != 5 or csi.shape[1] != self.base_stations:
                 raise InputError(f"model.base_stations is {self.base_stations}: set data.base_stations alike")
-            return encoder.encode({"csi": csi.flatten(0, 1)}).reshape(len(csi), -1)
+            batch = {"csi": csi.flatten(0, 1)}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            values = encoder.encode(batch) if self.reduce is None else encoder.tokens(batch)
+        if self.reduce is not None:
+            values = self.reduce(values)
+        return values.reshape(len(values) // self.base_stations, -1)
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
         """Return the head's raw predictions for a batch, from the features of the first encoder."""
@@ -181,8 +195,9 @@ class FineTune(FoundationTask):
     def configure_optimizers(self) -> Any:
         """Return AdamW with a learning rate each for encoder and head."""
         encoder_lr = self.lr if self.mode == "scratch" else self.encoder_lr
+        learned = [self.head] if self.reduce is None else [self.reduce, self.head]
         return self.optimizers_with(
-            [(self.encoder, encoder_lr), (self.further, encoder_lr), (self.head, self.lr)],
+            [(self.encoder, encoder_lr), (self.further, encoder_lr), *((part, self.lr) for part in learned)],
             self.weight_decay,
             self.schedule,
         )

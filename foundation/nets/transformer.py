@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -41,6 +43,7 @@ class Tower(Encoder):
     ) -> None:
         super().__init__()
         self.num_features, self.pool = embed_dim, pool
+        self.token_shape = (num_tokens + 1, width)
         self.class_token = nn.Parameter(torch.randn(width) * width**-0.5)
         self.position = nn.Parameter(torch.randn(num_tokens + 1, width) * width**-0.5)
         self.blocks = attention_blocks(layers, width, heads)
@@ -48,14 +51,26 @@ class Tower(Encoder):
         self.norm = nn.LayerNorm(width)
         self.projection = nn.Linear(width * (num_tokens + 1 if pool == "all" else 1), embed_dim, bias=False)
 
-    def embed(self, tokens: Tensor) -> Tensor:
-        """Return embeddings (B, embed_dim) of tokens (B, num_tokens, width)."""
-        first = self.class_token.expand(len(tokens), 1, -1)
-        tokens = torch.cat([first.to(tokens.dtype), tokens], dim=1) + self.position
-        tokens = self.shared(self.blocks(tokens))
-        pooled = self.norm(tokens if self.pool == "all" else tokens[:, :1]).flatten(1)
-        embedding: Tensor = self.projection(pooled)
+    @abstractmethod
+    def patchify(self, *inputs: Any, **named: Any) -> Tensor:
+        """Return patches (B, num_tokens, width) of the inputs of `forward`."""
+
+    def refine(self, patches: Tensor) -> Tensor:
+        """Return tokens (B, num_tokens + 1, width), the class token first, of patches (B, num_tokens, width)."""
+        first = self.class_token.expand(len(patches), 1, -1)
+        tokens = torch.cat([first.to(patches.dtype), patches], dim=1) + self.position
+        refined: Tensor = self.norm(self.shared(self.blocks(tokens)))
+        return refined
+
+    def embed(self, patches: Tensor) -> Tensor:
+        """Return embeddings (B, embed_dim) of patches (B, num_tokens, width)."""
+        tokens = self.refine(patches)
+        embedding: Tensor = self.projection((tokens if self.pool == "all" else tokens[:, :1]).flatten(1))
         return embedding
+
+    def tokens(self, batch: Mapping[str, Any]) -> Tensor:
+        """Return tokens (B, num_tokens + 1, width) of a batch."""
+        return self.refine(self.patchify(*(batch[key] for key in self.input_keys)))
 
 
 class ChannelTransformer(Tower):
@@ -104,13 +119,18 @@ class ChannelTransformer(Tower):
 
     def forward(self, csi: Tensor) -> Tensor:
         """Return embeddings (B, D) of CSI (B, R, T, K)."""
+        return self.embed(self.patchify(csi))
+
+    def patchify(self, csi: Tensor) -> Tensor:
+        """Return patches (B, num_tokens, width) of CSI (B, R, T, K)."""
         channel = unit_power(csi)
         if self.domain == "csi":
             pixels = image(channel)
         else:
             channel = aligned(to_delay(to_angle(channel)))
             pixels = torch.cat([image(channel), channel.abs().log1p().flatten(1, 2).unsqueeze(1)], dim=1)
-        return self.embed(rearrange(self.patches(pixels), "b d h w -> b (h w) d"))
+        patches: Tensor = rearrange(self.patches(pixels), "b d h w -> b (h w) d")
+        return patches
 
 
 class EnvironmentTransformer(Tower):
@@ -173,14 +193,18 @@ class EnvironmentTransformer(Tower):
 
     def forward(self, map: Tensor, geometry: Tensor) -> Tensor:
         """Return embeddings (B, D) of maps (B, 1, 64, 64) and geometry vectors (B, 8), see `AreaMaps.geometry`."""
+        return self.embed(self.patchify(map, geometry))
+
+    def patchify(self, map: Tensor, geometry: Tensor) -> Tensor:
+        """Return patches (B, num_tokens, width) of maps (B, 1, 64, 64) and geometry vectors (B, 8)."""
         patches = rearrange(self.patches(map), "b d h w -> b (h w) d")
         values = self._waves(geometry) if self.frequencies else geometry
         tokens = rearrange(self.vector(values), "b (n d) -> b n d", n=self.geometry_tokens)
         if not self.corridor:
-            return self.embed(torch.cat([tokens, patches], dim=1))
+            return torch.cat([tokens, patches], dim=1)
         strip = corridor(map, geometry, _ALONG * self.corridor)
         pieces = self.pieces(rearrange(strip, "b 1 h (n w) -> b n (h w)", w=_ALONG))
-        return self.embed(torch.cat([tokens, pieces, patches], dim=1))
+        return torch.cat([tokens, pieces, patches], dim=1)
 
     def _waves(self, geometry: Tensor) -> Tensor:
         """Return the vector (B, 8) with its coordinates in octaves beside it."""

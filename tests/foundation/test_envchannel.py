@@ -225,6 +225,34 @@ def test_either_tower_comes_out_of_a_checkpoint(tmp_path):
     assert trained == 16 * 8 + 8 + 8 * 4 + 4
 
 
+@pytest.mark.parametrize("stations", [1, 2])
+def test_a_head_may_read_the_tokens_of_a_tower(stations, tmp_path):
+    first = town_site("a", 0)
+    second = town_site("b", 1)
+    second.paths.position.copy_(first.paths.position)
+    datamodule = build(tmp_path / "sites", [first, second], base_stations=stations if stations > 1 else None)
+    tower = ChannelTransformer(num_antennas=4, num_subcarriers=8, patch=(2, 4), pool="all", **SMALL)
+    model = FineTune(
+        lambda d: Positioning(d, hidden=8), tower, mode="control", tokens=3, base_stations=stations
+    )  # fmt: skip
+    assert model.head.in_features == stations * 5 * 3
+    csi = datamodule.finish(next(iter(datamodule.val_dataloader())))["csi"]
+    tokens = tower.tokens({"csi": csi.reshape(-1, *csi.shape[-3:])})
+    assert tokens.shape[1:] == tower.token_shape == (5, 32)
+    assert torch.allclose(tower.projection(tokens.flatten(1)), tower(csi.reshape(-1, *csi.shape[-3:])), atol=1e-6)
+    expected = model.reduce(tokens).reshape(len(csi), -1)
+    assert torch.allclose(model.features({"csi": csi}, tower), expected, atol=1e-6)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    fit(model, datamodule, tmp_path, 1, test=True)
+    moved = {key.split(".")[0] for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert moved == {"reduce", "head"}
+
+
+def test_tokens_are_not_asked_of_an_encoder_without(tmp_path):
+    with pytest.raises(InputError, match="encoder that has tokens, such as a transformer tower"):
+        FineTune(lambda d: Positioning(d), PositionFeatures(), mode="scratch", tokens=3)
+
+
 def test_several_base_stations_are_concatenated(tmp_path):
     first = town_site("a", 0)
     second = town_site("b", 1)
