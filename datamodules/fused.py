@@ -48,7 +48,7 @@ class _Workspace:
     """Memory for the factors of so many links, and what the batched product wants to know of them."""
 
     def __init__(self, values: int, num_links: int, num_paths: int) -> None:
-        self.values, self.num_links, self.num_paths = values, num_links, num_paths
+        self.sizes = (values, num_links, num_paths)
         self.memory = torch.empty(values, dtype=torch.complex64)
         self.factors = self.memory.numpy()
         self.lengths = np.empty(num_links, np.int64)
@@ -58,18 +58,16 @@ class _Workspace:
         each = [*self.groups, *self.scalars, *self.pointers]
         address = [ctypes.c_void_p(row.ctypes.data) for row in each]
         first, a, b, c = address[:5], address[11], address[12], address[13]
-        lda, ldb, ldc, self.sizes = address[5:9]
+        lda, ldb, ldc, self.group_sizes = address[5:9]
         self.arguments = (*first, address[9], a, lda, b, ldb, address[10], c, ldc)
 
-    def holds(self, values: int, num_links: int, num_paths: int) -> bool:
-        """Say whether it is large enough."""
-        return values <= self.values and num_links <= self.num_links and num_paths <= self.num_paths
 
-
-def _workspace(values: int, num_links: int, num_paths: int) -> _Workspace:
+def _workspace(*sizes: int) -> _Workspace:
+    """Return this thread's memory for so many values, links and paths; it grows to the largest of each."""
     held: _Workspace | None = getattr(_OWN, "workspace", None)
-    if held is None or not held.holds(values, num_links, num_paths):
-        held = _OWN.workspace = _Workspace(values, num_links, num_paths)
+    had = (0, 0, 0) if held is None else held.sizes
+    if held is None or any(size > kept for size, kept in zip(sizes, had, strict=True)):
+        held = _OWN.workspace = _Workspace(*map(max, sizes, had))
     return held
 
 
@@ -98,7 +96,7 @@ def sum_paths(
     count = _group(space.lengths[:num_links], rows, num_tones, *at, space.groups, space.pointers)
     product = batched_product()
     assert product is not None
-    product(_ROW_MAJOR, *space.arguments, count, space.sizes)
+    product(_ROW_MAJOR, *space.arguments, count, space.group_sizes)
 
 
 def _factors(

@@ -104,6 +104,14 @@ def test_no_path_is_exact_zero(calls):
     assert len(calls) >= 2  # without a path there is nothing to compile
 
 
+def test_batches_of_all_sizes_in_turn(calls):
+    many, long = random_paths(), random_paths()[:2].pad(40)
+    alone = [synthesize(paths, Array(1, 4), Array(), OFDM(8)) for paths in (many, long)]
+    for paths, first in zip((many, long) * 2, alone * 2, strict=True):
+        assert torch.equal(synthesize(paths, Array(1, 4), Array(), OFDM(8)), first)
+    assert worst(alone[1], reference(long, Array(1, 4), Array(), OFDM(8))) < 5e-7
+
+
 def test_padding_may_hold_anything(calls):
     paths = random_paths()
     noisy = Paths(**{**paths.as_dict(), "delay": torch.where(paths.mask, paths.delay, math.nan)})
