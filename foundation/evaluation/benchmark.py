@@ -300,7 +300,8 @@ def main() -> None:
         loops = [training_loop(folder, probe) for probe in (False, True)]
         rows = [*synthesis(real_site()), *loops, *large_data(folder)]
     width = max(len(row.name) for row in rows)
-    print(f"{torch.get_num_threads()} threads, batches of {BATCH}, median of {RUNS}")
+    waiting = os.environ.get("OMP_WAIT_POLICY", "not set")
+    print(f"{torch.get_num_threads()} threads (OMP_WAIT_POLICY {waiting}), batches of {BATCH}, median of {RUNS}")
     for row in rows:
         print(f"{row.name:{width}}  {row.ours:12,.2f}  {row.theirs:12,.2f}  {row.ratio:6.2f}  {row.unit}")
     Path("runs").mkdir(exist_ok=True)
