@@ -115,11 +115,15 @@ def synthesize(
     fused = not needs_grad and _is_fusable(paths, bs, ue)
 
     def product(start: int, stop: int, into: Tensor | None) -> Tensor:
-        part = paths[start:stop]
+        part = paths if stop - start == num_links else paths[start:stop]
         frames = None if mount is None else mount[start:stop]
         if fused:
-            from datamodules.fused import link_factors as fused_factors  # here: the compiler takes time to import
+            from datamodules.fused import batched_product, sum_paths  # here: the compiler takes time to import
+            from datamodules.fused import link_factors as fused_factors
 
+            if into is not None and velocity is None and batched_product() is not None:
+                sum_paths(part, bs, ue, ofdm, frames, reference, into)
+                return into
             space, tones = fused_factors(part, bs, ue, ofdm, frames, reference)
         else:
             part = _filled(part)
@@ -133,31 +137,11 @@ def synthesize(
         return product(0, num_links, None).reshape(shape)
     result = torch.empty(shape, dtype=torch.complex64, device=paths.gain.device) if out is None else out
     flat = result.view(num_links, rows, num_tones)
-    if fused and velocity is None and _sum_fused(paths, bs, ue, ofdm, mount, reference, flat):
-        return result
     with torch.inference_mode():  # a third less overhead an operation; the result itself is an ordinary tensor
         for start in range(0, num_links, _CHUNK):
             stop = min(start + _CHUNK, num_links)
-            product(start, stop, flat[start:stop])
+            product(start, stop, flat if stop - start == num_links else flat[start:stop])
     return result
-
-
-def _sum_fused(
-    paths: Paths, bs: Array, ue: Array, ofdm: OFDM, mount: Tensor | None, reference: Reference, out: Tensor
-) -> bool:
-    """Write the channels (U, R*T, K) to `out` by `fused.sum_paths`, if that can be had; say whether it was."""
-    from datamodules import fused  # here: the compiler takes time to import
-
-    if fused.batched_product() is None:
-        return False
-    if len(paths) <= _CHUNK:
-        fused.sum_paths(paths, bs, ue, ofdm, mount, reference, out)
-        return True
-    for start in range(0, len(paths), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        frames = None if mount is None else mount[part]
-        fused.sum_paths(paths[part], bs, ue, ofdm, frames, reference, out[part])
-    return True
 
 
 def array_response(

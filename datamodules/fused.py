@@ -87,7 +87,7 @@ def sum_paths(
 ) -> None:
     """Write the channels (U, R*T, K) of isotropic arrays to `out`, contiguous complex64, by `batched_product`."""
     num_links, num_paths = paths.gain.shape
-    if not num_links or not num_paths:
+    if not num_paths:
         out.zero_()
         return
     rows, num_tones = bs.num_elements * ue.num_elements, ofdm.num_subcarriers

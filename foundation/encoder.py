@@ -39,5 +39,9 @@ class Encoder(nn.Module, HyperparametersMixin, ABC):
         return features
 
     def tokens(self, batch: Mapping[str, Any]) -> Tensor:
-        """Return tokens (B, N, W) of a batch, if there is a `token_shape`."""
-        raise NotImplementedError
+        """Return tokens (B, N, W) of a batch.
+
+        Raises:
+            TypeError: This kind of encoder has none; its `token_shape` is None.
+        """
+        raise TypeError(f"{type(self).__name__} has no tokens")

@@ -248,9 +248,11 @@ def test_a_head_may_read_the_tokens_of_a_tower(stations, tmp_path):
     assert moved == {"reduce", "head"}
 
 
-def test_tokens_are_not_asked_of_an_encoder_without(tmp_path):
+def test_tokens_are_not_asked_of_an_encoder_without():
     with pytest.raises(InputError, match="encoder that has tokens, such as a transformer tower"):
         FineTune(lambda d: Positioning(d), PositionFeatures(), mode="scratch", tokens=3)
+    with pytest.raises(TypeError, match="PositionFeatures has no tokens"):
+        PositionFeatures().tokens({})
 
 
 def test_several_base_stations_are_concatenated(tmp_path):
