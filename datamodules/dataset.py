@@ -116,7 +116,8 @@ def station_links(sites: Sequence[Site], count: int) -> NDArray[np.int64]:
         position = sites[chosen[0]].links.position
         if any(not torch.equal(position, sites[n].links.position) for n in chosen[1:]):
             raise InputError(
-                f"the base stations of area {area} do not share their users: data.base_stations needs that"
+                f"the base stations of area {area} do not share their users, which data.base_stations needs: "
+                "of a DeepMIMO scenario set unserved to true"
             )
         rows.append(starts[chosen] + np.arange(len(position))[:, None])
     return np.concatenate(rows)

@@ -28,8 +28,8 @@ from datamodules.sources.deepmimo_files import Facts, link_suffix, read_environm
 class DeepMIMO(Source):
     """Base stations of a DeepMIMO 4 scenario, one site each, named `<scenario>_bs<id>`.
 
-    Users with no path are dropped; `Site.provenance` counts them. Array orientations noted in a scenario are ignored,
-    as DeepMIMO itself does: give them to the `Array`.
+    Users with no path are dropped, unless asked for; `Site.provenance` counts the dropped. Array orientations noted in
+    a scenario are ignored, as DeepMIMO itself does: give them to the `Array`.
 
     Args:
         scenario: Name of the scenario, say `city_0_newyork_3p5`; upper and lower case are the same.
@@ -37,6 +37,8 @@ class DeepMIMO(Source):
             folder where CSI_DATA is not set.
         base_stations: DeepMIMO's transmitter set ids; by default all of them.
         max_paths: How many of the strongest paths to keep for each user.
+        unserved: Whether to keep users that no path reaches. The base stations of a scenario then share their users,
+            which `data.base_stations` needs.
         download: Whether to fetch a scenario that is not in `root`, with the `deepmimo` package, when its sites or
             recipes are first asked for.
         cache: Folder of finished sites, see `Source`.
@@ -51,6 +53,7 @@ class DeepMIMO(Source):
         root: str | None = None,
         base_stations: list[int] | None = None,
         max_paths: int = 20,
+        unserved: bool = False,
         download: bool = True,
         cache: str | None = None,
     ) -> None:
@@ -60,7 +63,7 @@ class DeepMIMO(Source):
         self.base_stations = base_stations
         if max_paths < 1:
             raise InputError(f"max_paths must be at least 1, got {max_paths}")
-        self.max_paths = max_paths
+        self.max_paths, self.unserved = max_paths, unserved
         self.download = download
 
     def recipes(self) -> list[Recipe]:
@@ -88,6 +91,7 @@ class DeepMIMO(Source):
             "base_station": base_station,
             "transmitter": point,
             "max_paths": self.max_paths,
+            "unserved": self.unserved,
             "files": file_stamps(files),
         }
         return Recipe((name,), parameters, partial(self._make, folder, facts, name, links, parameters))
@@ -97,7 +101,7 @@ class DeepMIMO(Source):
     ) -> Iterator[Site]:
         grids = [read_link(folder, link, self.max_paths) for link in links]
         paths, bs_position = Paths.cat([paths for paths, _ in grids]), grids[0][1]
-        kept = drop_unserved(paths, name)
+        kept = paths if self.unserved else drop_unserved(paths, name)
         yield Site(
             name=name,
             links=kept,

@@ -44,8 +44,8 @@ class DeepMIMOv3(Source):
     the direct path is that of free space but for absorption, 0.0075 dB/km at 3.5 GHz and 0.136 dB/km at 28 GHz.
 
     The files tell neither buildings nor how often a path bounced: the environment is an open field, and `bounces` is 0
-    on the direct path and 1, for at least one, elsewhere. Users with no path are dropped; `Site.provenance` counts
-    them. Two bands of a city share its users: `datamodules.pairs` finds them.
+    on the direct path and 1, for at least one, elsewhere. Users with no path are dropped, unless asked for;
+    `Site.provenance` counts the dropped. Two bands of a city share its users: `datamodules.pairs` finds them.
 
     Args:
         scenario: Name of the scenario, say `city_11_santaclara_28`; upper and lower case are the same.
@@ -53,6 +53,8 @@ class DeepMIMOv3(Source):
             working folder where CSI_DATA is not set.
         base_stations: Numbers of the base stations; by default all of them.
         max_paths: How many of the strongest paths to keep for each user.
+        unserved: Whether to keep users that no path reaches. The base stations of a scenario then share their users,
+            which `data.base_stations` needs.
         cache: Folder of finished sites, see `Source`.
 
     Raises:
@@ -65,6 +67,7 @@ class DeepMIMOv3(Source):
         root: str | None = None,
         base_stations: list[int] | None = None,
         max_paths: int = 20,
+        unserved: bool = False,
         cache: str | None = None,
     ) -> None:
         super().__init__(cache)
@@ -73,7 +76,7 @@ class DeepMIMOv3(Source):
         self.base_stations = base_stations
         if max_paths < 1:
             raise InputError(f"max_paths must be at least 1, got {max_paths}")
-        self.max_paths = max_paths
+        self.max_paths, self.unserved = max_paths, unserved
 
     def recipes(self) -> list[Recipe]:
         """List one recipe a base station.
@@ -101,6 +104,7 @@ class DeepMIMOv3(Source):
             "scenario": self.scenario,
             "base_station": base_station,
             "max_paths": self.max_paths,
+            "unserved": self.unserved,
             "files": file_stamps([params, *files]),
         }
         return Recipe((name,), parameters, partial(self._make, params, files, name, parameters))
@@ -111,7 +115,7 @@ class DeepMIMOv3(Source):
         frequency, sent = _read_params(params)
         parts = [_read_users(file, sent, self.max_paths) for file in files]
         paths, bs_position = Paths.cat([paths for paths, _ in parts]), parts[0][1]
-        kept = drop_unserved(paths, name)
+        kept = paths if self.unserved else drop_unserved(paths, name)
         yield Site(
             name=name,
             links=kept,

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules.dataset import station_links
+from datamodules.errors import InputError
 from datamodules.site import Site
 from datamodules.sources.deepmimo import DeepMIMO, place_of
 from tests.data.deepmimo.data import BASE_STATIONS, BUILDINGS, Reference, load_reference, real_root, write_scenario
@@ -88,6 +90,22 @@ def test_real_scenario_equals_deepmimo(scenario: str, tmp_path: Path) -> None:
 def test_fake_scenario_equals_deepmimo(root: Path) -> None:
     for base_station, site in enumerate(source(root, max_paths=25).sites(), start=1):
         assert_equals_reference(site, load_reference(root, "street_3p5", base_station))
+
+
+def test_unserved_users_are_kept_where_asked_for(root: Path) -> None:
+    """Then the stations of a scenario share their users, and the served ones have the paths they had."""
+    plain = source(root).sites()
+    sites = DeepMIMO("street_3p5", str(root), unserved=True, cache=str(root.parent / "cache")).sites()
+    for site, served in zip(sites, plain, strict=True):
+        assert len(site) == 200
+        assert site.provenance["dropped_no_path"] == 0
+        reached = site.links.has_path
+        assert (site.links.los[~reached] == -1).all()
+        assert torch.equal(site.links.position, sites[0].links.position)
+        assert torch.equal(site.paths[reached].gain, served.paths.gain)
+    assert len(station_links(sites, 2)) == 200
+    with pytest.raises(InputError, match="set unserved to true"):
+        station_links(plain, 2)
 
 
 def test_site_says_what_it_is(root: Path) -> None:

@@ -149,7 +149,12 @@ def test_fake_scenario(split: int | None, tmp_path: Path) -> None:
     scenario = write_v3(tmp_path / "root", "street_3p5", 120, split, sent=10.0)
     sites = DeepMIMOv3("Street_3p5", str(tmp_path / "root"), cache=str(tmp_path)).sites()
     assert [site.name for site in sites] == ["street_3p5_bs1", "street_3p5_bs2"]
+    every = DeepMIMOv3("street_3p5", str(tmp_path / "root"), unserved=True, cache=str(tmp_path)).sites()
     for number, site in enumerate(sites, start=1):
+        whole = every[number - 1]
+        assert len(whole) == 120
+        assert torch.equal(whole.links.position, every[0].links.position)
+        assert torch.equal(whole.paths[whole.links.has_path].gain, site.paths.gain)
         assert_direct_paths_follow_geometry(site)
         assert set(site.paths.los.tolist()) == {0, 1}
         assert site.provenance["users"] == 120
