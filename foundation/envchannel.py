@@ -47,9 +47,9 @@ class EnvChannel(FoundationTask):
             magnitude, angle by delay, off either tower's embedding. There weak paths count, which tell places apart and
             LOS from NLOS; L_R asks for the strong ones alone.
         counterfactuals: Weight of another, not in the paper: the CSI must also tell its own environment from the same
-            with the scale a fifth less and a fifth more (for NLOS links, which tell it least, and half of the others),
-            and from one with the LOS status flipped (a quarter of the links) or another map under unchanged positions
-            (a quarter): without what stands in the line of an NLOS link, else turned about.
+            with the scale a fifth less and a fifth more (for NLOS links, which tell it least, and a quarter of the
+            others), and from one with the LOS status flipped (an eighth of the links) or another map under unchanged
+            positions (an eighth): without what stands in the line of an NLOS link, else turned about.
         rebuild_first: Share of the training in which L_R alone trains the channel tower, at a third of the cost of a
             step: else the two losses hold each other up, and neither gets far in a short training. Not in the paper.
         withheld: Share of the training links whose LOS status is withheld, so that it must be seen on the map.
@@ -151,17 +151,17 @@ class EnvChannel(FoundationTask):
         """Return the cross-entropy of the true environment against those that it is not, one to three a link."""
         assert self.environment_encoder is not None
         geometry, image = batch["geometry"], batch["map"]
-        kind = torch.arange(len(channel), device=channel.device) % 4  # rows come in random order
+        kind = torch.arange(len(channel), device=channel.device) % 8  # rows come in random order
         blocked = batch["los"] == 0
         scaled = ((kind < 2) | blocked).nonzero().squeeze(1)
-        changed = (kind >= 2).nonzero().squeeze(1)
+        changed = (kind >= 6).nonzero().squeeze(1)
         rows = torch.cat([scaled, scaled, changed])
         false, images = geometry[rows], image[rows]
         which = torch.arange(3, device=rows.device).repeat_interleave(
             torch.tensor([len(scaled), len(scaled), len(changed)], device=rows.device)
         )
         false[:, 7] = false[:, 7] * false.new_tensor([SCALES[0], SCALES[2], 1.0])[which]
-        flipped = (which == 2) & (kind[rows] == 2) & (false[:, 6] != UNKNOWN_LOS)
+        flipped = (which == 2) & (kind[rows] == 6) & (false[:, 6] != UNKNOWN_LOS)
         false[:, 6] = torch.where(flipped, 1 - false[:, 6], false[:, 6])
         other = torch.where(blocked[rows].reshape(-1, 1, 1, 1), cleared(images, false), images.flip(-1, -2))
         images = torch.where(((which == 2) & ~flipped).reshape(-1, 1, 1, 1), other, images)

@@ -115,7 +115,7 @@ class FineTune(FoundationTask):
     def prepare_from(self, datamodule: Any) -> None:
         """Take label statistics, and those of the input unless pre-training brought them."""
         if self.mode in ("scratch", "control"):
-            sample = datamodule.sample()
+            sample = self._links(datamodule.sample())
             for encoder in (self.encoder, *self.further.values()):
                 encoder.prepare(sample)  # type: ignore[operator]
         self.head.prepare(datamodule.statistics())
@@ -130,16 +130,21 @@ class FineTune(FoundationTask):
 
     def features(self, batch: dict[str, Any], encoder: Encoder) -> Tensor:
         """Return the features (B, D) of a batch, or (B, S * D) of several base stations."""
-        if self.base_stations > 1:
-            csi = batch["csi"]
-            if csi.ndim != 5 or csi.shape[1] != self.base_stations:
-                raise InputError(f"model.base_stations is {self.base_stations}: set data.base_stations alike")
-            batch = {"csi": csi.flatten(0, 1)}
+        batch = self._links(batch)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             values = encoder.encode(batch) if self.reduce is None else encoder.tokens(batch)
         if self.reduce is not None:
             values = self.reduce(values)
         return values.reshape(len(values) // self.base_stations, -1)
+
+    def _links(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Return a batch with a row for each link: several base stations make several of a user."""
+        if self.base_stations == 1:
+            return batch
+        csi = batch["csi"]
+        if csi.ndim != 5 or csi.shape[1] != self.base_stations:
+            raise InputError(f"model.base_stations is {self.base_stations}: set data.base_stations alike")
+        return {"csi": csi.flatten(0, 1)}
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
         """Return the head's raw predictions for a batch, from the features of the first encoder."""

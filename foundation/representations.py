@@ -46,3 +46,13 @@ def unit_power(csi: Tensor) -> Tensor:
     power = csi.abs().square().flatten(1).mean(1)
     scale = torch.where(power > 0, power, torch.ones_like(power)).rsqrt()
     return csi * scale.reshape(-1, *[1] * (csi.ndim - 1))
+
+
+def tapered(csi: Tensor) -> Tensor:
+    """Weigh antennas and subcarriers of (..., T, K) by a Hann window: side lobes of angle and delay end 31 dB down."""
+    antennas, subcarriers = (
+        # without the zeros at both ends: a single antenna keeps its weight of one
+        torch.hann_window(count + 2, periodic=False, device=csi.device, dtype=csi.real.dtype)[1:-1]
+        for count in csi.shape[-2:]
+    )
+    return csi * torch.outer(antennas, subcarriers)

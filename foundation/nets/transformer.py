@@ -12,13 +12,18 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from datamodules.environment_images import SIDE_UNIT
 from foundation.encoder import Encoder
-from foundation.representations import image, to_angle, to_delay, unit_power
+from foundation.representations import image, tapered, to_angle, to_delay, unit_power
 from heads.feedback import aligned, attention_blocks
 
 Pool = Literal["class", "all"]
 #: pixels of the strip of map along a link: across, and along for each of its pieces
 _ACROSS, _ALONG = 16, 8
+#: a plane of single bounces: sines of the angle of departure, each ahead and behind, and lengths of each of its pieces
+_SINES, _LENGTHS = 64, 6
+#: entries of a unit-power channel are seen down to 20 dB below their mean power
+_LOG_GAIN = 10.0
 
 
 class Tower(Encoder):
@@ -88,8 +93,9 @@ class ChannelTransformer(Tower):
         heads: Attention heads of a block.
         embed_dim: Width of the embedding, the features.
         domain: `csi`, antennas by subcarriers as in the paper; or `angle_delay`, its two-dimensional DFT, which loses
-            nothing and shows a path as a spot, turned so that the strongest entry is real. The logarithm of its
-            magnitude comes with it, where delays and angles can be read off without regard to phases.
+            nothing and shows a path as a spot, turned so that the strongest entry is real. With it comes the logarithm
+            of its magnitude, where delays and angles can be read off without regard to phases, as it is and behind a
+            Hann window, where weak paths do not drown in the side lobes of strong ones.
         pool: What the embedding is made of, see `Tower`.
 
     Raises:
@@ -115,7 +121,7 @@ class ChannelTransformer(Tower):
         super().__init__(tokens, width, layers, shared_layers, heads, embed_dim, pool)
         self.save_hyperparameters()
         self.domain = domain
-        self.patches = nn.Conv2d(2 if domain == "csi" else 3, width, patch, stride=patch, bias=False)
+        self.patches = nn.Conv2d(2 if domain == "csi" else 4, width, patch, stride=patch, bias=False)
 
     def forward(self, csi: Tensor) -> Tensor:
         """Return embeddings (B, D) of CSI (B, R, T, K)."""
@@ -127,8 +133,10 @@ class ChannelTransformer(Tower):
         if self.domain == "csi":
             pixels = image(channel)
         else:
+            windowed = (_LOG_GAIN * to_delay(to_angle(tapered(channel))).abs()).log1p()
             channel = aligned(to_delay(to_angle(channel)))
-            pixels = torch.cat([image(channel), channel.abs().log1p().flatten(1, 2).unsqueeze(1)], dim=1)
+            levels = torch.stack([channel.abs().log1p(), windowed], dim=1).flatten(2, 3)
+            pixels = torch.cat([image(channel), levels], dim=1)
         patches: Tensor = rearrange(self.patches(pixels), "b d h w -> b (h w) d")
         return patches
 
@@ -141,14 +149,19 @@ class EnvironmentTransformer(Tower):
 
     Args:
         map_size: Pixels a side of the map.
-        map_patch: Pixels a side of a patch.
+        map_patch: Pixels a side of a patch. None leaves out the map as a whole, by which few areas are known by heart,
+            and keeps what `corridor` and `echoes` show of it around each link.
         geometry_tokens: Tokens that the vector becomes.
         frequencies: With 0 the linear layer reads the 8 values as they are, as in the paper. With F it also reads the
-            base station's and the user's coordinates, and the vector between them with its length and direction, as
-            sine and cosine of F octaves, which small networks need to tell metres apart.
+            vector from base station to user [100 m], its length and its direction as sine and cosine of F octaves,
+            which small networks need to tell metres apart.
         corridor: Pieces of the map along the link, a token each; the paper has none. The strip is resampled from the
             map so that base station and user lie at the same pixels of it whatever the link, and so does what stands
             between them.
+        echoes: Pieces of the plane in which the map shows what one bounce would, a token each; the paper has none. The
+            plane has the axes of the channel, angle of departure and length of the path, so that walls stand where
+            their echoes do, and another scale of the map moves them as it moves delays.
+        reach: Longest path [m] of that plane.
         width: Width of the tokens.
         layers: Blocks of this tower alone.
         shared_layers: Blocks that the other tower may share.
@@ -157,7 +170,7 @@ class EnvironmentTransformer(Tower):
         pool: What the embedding is made of, see `Tower`.
 
     Raises:
-        ValueError: The patch does not divide the map.
+        ValueError: The patch does not divide the map, or nothing shows the map.
     """
 
     input_keys: ClassVar[tuple[str, ...]] = ("map", "geometry")
@@ -166,10 +179,12 @@ class EnvironmentTransformer(Tower):
     def __init__(
         self,
         map_size: int = 64,
-        map_patch: int = 8,
+        map_patch: int | None = 8,
         geometry_tokens: int = 1,
         frequencies: int = 0,
         corridor: int = 0,
+        echoes: int = 0,
+        reach: float = 312.0,
         width: int = 256,
         layers: int = 6,
         shared_layers: int = 3,
@@ -177,18 +192,23 @@ class EnvironmentTransformer(Tower):
         embed_dim: int = 128,
         pool: Pool = "class",
     ) -> None:
-        if map_size % map_patch:
+        if map_patch and map_size % map_patch:
             raise ValueError(f"a patch of {map_patch} pixels does not divide a map of {map_size}")
-        num_patches = (map_size // map_patch) ** 2
-        tokens = num_patches + geometry_tokens + corridor
+        if not (map_patch or corridor or echoes):
+            raise ValueError("nothing shows the map: give map_patch, corridor or echoes")
+        num_patches = (map_size // map_patch) ** 2 if map_patch else 0
+        tokens = num_patches + geometry_tokens + corridor + echoes
         super().__init__(tokens, width, layers, shared_layers, heads, embed_dim, pool)
         self.save_hyperparameters()
-        self.frequencies, self.geometry_tokens, self.corridor = frequencies, geometry_tokens, corridor
-        self.patches = nn.Conv2d(1, width, map_patch, stride=map_patch, bias=False)
-        # 8 values, and sine and cosine of 9 numbers
-        self.vector = nn.Linear(8 + 18 * frequencies, geometry_tokens * width)
+        self.frequencies, self.geometry_tokens = frequencies, geometry_tokens
+        self.corridor, self.echoes, self.reach = corridor, echoes, reach
+        self.patches = nn.Conv2d(1, width, map_patch, stride=map_patch, bias=False) if map_patch else None
+        # 8 values, and sine and cosine of 5 numbers
+        self.vector = nn.Linear(8 + 10 * frequencies, geometry_tokens * width)
         if corridor:
             self.pieces = nn.Linear(_ACROSS * _ALONG, width, bias=False)
+        if echoes:
+            self.bounces = nn.Linear(2 * _SINES * _LENGTHS, width, bias=False)
         self.register_buffer("octaves", math.pi * 2.0 ** torch.arange(frequencies), persistent=False)
 
     def forward(self, map: Tensor, geometry: Tensor) -> Tensor:
@@ -197,22 +217,25 @@ class EnvironmentTransformer(Tower):
 
     def patchify(self, map: Tensor, geometry: Tensor) -> Tensor:
         """Return patches (B, num_tokens, width) of maps (B, 1, 64, 64) and geometry vectors (B, 8)."""
-        patches = rearrange(self.patches(map), "b d h w -> b (h w) d")
         values = self._waves(geometry) if self.frequencies else geometry
-        tokens = rearrange(self.vector(values), "b (n d) -> b n d", n=self.geometry_tokens)
-        if not self.corridor:
-            return torch.cat([tokens, patches], dim=1)
-        strip = corridor(map, geometry, _ALONG * self.corridor)
-        pieces = self.pieces(rearrange(strip, "b 1 h (n w) -> b n (h w)", w=_ALONG))
-        return torch.cat([tokens, pieces, patches], dim=1)
+        tokens = [rearrange(self.vector(values), "b (n d) -> b n d", n=self.geometry_tokens)]
+        if self.corridor:
+            strip = corridor(map, geometry, _ALONG * self.corridor)
+            tokens.append(self.pieces(rearrange(strip, "b 1 h (n w) -> b n (h w)", w=_ALONG)))
+        if self.echoes:
+            plane = single_bounces(map, geometry, _SINES, _LENGTHS * self.echoes, self.reach)
+            tokens.append(self.bounces(rearrange(plane, "b s a (n l) -> b n (s a l)", l=_LENGTHS)))
+        if self.patches is not None:
+            tokens.append(rearrange(self.patches(map), "b d h w -> b (h w) d"))
+        return torch.cat(tokens, dim=1)
 
     def _waves(self, geometry: Tensor) -> Tensor:
-        """Return the vector (B, 8) with its coordinates in octaves beside it."""
-        station, user = geometry[:, 0:2], geometry[:, 3:5]
-        between = (user - station) / geometry[:, 7:8].clamp_min(1e-3)  # the last entry is 100 m over the side
+        """Return the vector (B, 8) with the link that it draws, in octaves, beside it."""
+        # the last entry is 100 m over the side
+        between = (geometry[:, 3:5] - geometry[:, 0:2]) / geometry[:, 7:8].clamp_min(1e-3)
         length = torch.linalg.vector_norm(between, dim=1, keepdim=True)
         direction = between / length.clamp_min(1e-3)  # the channel shows a path at its length and direction
-        numbers = torch.cat([station, user, between, length, direction], dim=1)
+        numbers = torch.cat([between, length, direction], dim=1)
         angles = (numbers.unsqueeze(-1) * self.octaves).flatten(1)
         return torch.cat([geometry, angles.sin(), angles.cos()], dim=1)
 
@@ -239,6 +262,40 @@ def corridor(map: Tensor, geometry: Tensor, along: int) -> Tensor:
     points = points + rearrange(aside, "h -> 1 h 1 1") * rearrange(sideways, "b c -> b 1 1 c")
     points = points + rearrange(station, "b c -> b 1 1 c")
     return F.grid_sample(map, 2 * points.to(map) - 1, align_corners=False)
+
+
+def single_bounces(map: Tensor, geometry: Tensor, sines: int, lengths: int, reach: float) -> Tensor:
+    """Return what stands where a single bounce would come from, at each angle of departure and length of the path.
+
+    Seen from the base station at an angle there is one point in the plane whose detour has a given length: on the
+    ellipse around both ends. With d the link, u the direction and l the length, it is at the distance
+    (l^2 - |d|^2) / 2 (l - u d). A wall becomes a curve that is shortest where it reflects.
+
+    Args:
+        map: Maps (B, 1, size, size).
+        geometry: Geometry vectors (B, 8), see `AreaMaps.geometry`.
+        sines: Samples of the sine of the azimuth, from -1 (south) to 1 (north): what an array along the north axis
+            tells. The vector does not hold how an array is turned.
+        lengths: Samples of the length, from 0 to `reach`.
+        reach: Longest path [m]; heights are left out.
+
+    Returns:
+        Planes (B, 2, sines, lengths), east of the base station and west of it, which such an array cannot tell apart;
+        zero where a path is shorter than the link, and outside the map.
+    """
+    sine = (torch.arange(sines, device=map.device) + 0.5) / sines * 2 - 1
+    cosine = (1 - sine.square()).sqrt()
+    # columns run east and rows south
+    direction = torch.stack([torch.stack([cosine, -sine], dim=-1), torch.stack([-cosine, -sine], dim=-1)]).flatten(0, 1)
+    station, link = geometry[:, 0:2], geometry[:, 3:5] - geometry[:, 0:2]
+    length = (torch.arange(lengths, device=map.device) + 0.5) / lengths * reach / SIDE_UNIT * geometry[:, 7:8]
+    detour = (length.square() - link.square().sum(1, keepdim=True)).clamp_min(0)
+    ahead = (link.unsqueeze(1) * direction).sum(-1)  # not a matrix product: half precision would bend the geometry
+    away = 2 * (length.unsqueeze(1) - ahead.unsqueeze(2))
+    distance = detour.unsqueeze(1) / away.clamp_min(1e-6)
+    points = station[:, None, None] + distance.unsqueeze(-1) * direction[:, None]
+    plane = F.grid_sample(map, 2 * points.to(map) - 1, align_corners=False)
+    return rearrange(plane * (detour > 0)[:, None, None], "b 1 (s a) l -> b s a l", s=2)
 
 
 class PositionFeatures(Encoder):

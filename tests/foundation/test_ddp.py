@@ -43,7 +43,7 @@ class TwoTowers(torch.nn.Module):
         sizes = {"width": 32, "layers": 1, "shared_layers": 1, "heads": 2, "embed_dim": 16}
         self.model = EnvChannel(
             ChannelTransformer(num_antennas=8, num_subcarriers=16, patch=(4, 4), **sizes),
-            EnvironmentTransformer(frequencies=2, corridor=2, **sizes),
+            EnvironmentTransformer(frequencies=2, corridor=2, echoes=2, **sizes),
             lambda width: Feedback(width, 8, 16, (4, 4), 0, 32, 1, 2),
             counterfactuals=1.0,
         ).to(dtype)
