@@ -67,7 +67,8 @@ class TwoTowers(torch.nn.Module):
 
 def batch(dtype: torch.dtype) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(24, 1, 8, 16, dtype=torch.complex64, generator=generator).to(dtype.to_complex()) * 1e-5
+    # a rank's half holds every kind of counterfactual as often as the whole: they go by eight rows
+    return torch.randn(32, 1, 8, 16, dtype=torch.complex64, generator=generator).to(dtype.to_complex()) * 1e-5
 
 
 def gradients(loss: torch.nn.Module) -> dict[str, torch.Tensor]:
