@@ -17,14 +17,13 @@ from foundation.figures import log_figures
 from foundation.losses.clip import CLIPLoss, mixed, retrieval, spread
 from foundation.nets.transformer import Tower
 from foundation.probe import CollapseAlarm, OnlineProbe
+from foundation.representations import log_level
 from foundation.task import FoundationTask, Schedule, concatenate
 from foundation.zeroshot import SCALES, ZeroShot, choose, cleared, los_options, scale_options, similarities
 from heads import Feedback
 from heads.feedback import target_channel
 
 _RETRIEVAL_BATCH = 128
-#: entries of a unit-power channel are seen down to 20 dB below their mean power
-_PROFILE_GAIN = 10.0
 
 
 class EnvChannel(FoundationTask):
@@ -163,8 +162,9 @@ class EnvChannel(FoundationTask):
         false[:, 7] = false[:, 7] * false.new_tensor([SCALES[0], SCALES[2], 1.0])[which]
         flipped = (which == 2) & (kind[rows] == 6) & (false[:, 6] != UNKNOWN_LOS)
         false[:, 6] = torch.where(flipped, 1 - false[:, 6], false[:, 6])
-        other = torch.where(blocked[rows].reshape(-1, 1, 1, 1), cleared(images, false), images.flip(-1, -2))
-        images = torch.where(((which == 2) & ~flipped).reshape(-1, 1, 1, 1), other, images)
+        other = ((which == 2) & ~flipped).nonzero().squeeze(1)
+        whole, blocks = images[other], blocked[rows[other]].reshape(-1, 1, 1, 1)
+        images[other] = torch.where(blocks, cleared(whole, false[other]), whole.flip(-1, -2))
         true = similarities(channel, environment.unsqueeze(1))
         wrong = similarities(channel[rows], self.environment_encoder(images, false).unsqueeze(1)).squeeze(1)
         logits = torch.cat([self.loss.scale * true, true.new_full((len(true), 3), -torch.inf)], dim=1)
@@ -280,7 +280,7 @@ def profile_error(readings: list[Tensor], batch: dict[str, Tensor]) -> Tensor:
     Returns:
         Mean over the readings of their squared error over the variance of all entries, a scalar.
     """
-    target = (_PROFILE_GAIN * target_channel(batch).abs()).log1p().flatten(1)
+    target = log_level(target_channel(batch)).flatten(1)
     variance = target.var(correction=0).clamp_min(torch.finfo(target.dtype).tiny)
     return torch.stack([nn.functional.mse_loss(reading, target) for reading in readings]).mean() / variance
 

@@ -48,6 +48,11 @@ def unit_power(csi: Tensor) -> Tensor:
     return csi * scale.reshape(-1, *[1] * (csi.ndim - 1))
 
 
+def log_level(channel: Tensor) -> Tensor:
+    """Return log(1 + 10 |h|) of a unit-power channel: entries are seen down to 20 dB below their mean power."""
+    return (10.0 * channel.abs()).log1p()
+
+
 def tapered(csi: Tensor) -> Tensor:
     """Weigh antennas and subcarriers of (..., T, K) by a Hann window: side lobes of angle and delay end 31 dB down."""
     antennas, subcarriers = (

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from datamodules.environment_images import SIDE_UNIT
 from foundation.encoder import Encoder
-from foundation.representations import image, tapered, to_angle, to_delay, unit_power
+from foundation.representations import image, log_level, tapered, to_angle, to_delay, unit_power
 from heads.feedback import aligned, attention_blocks
 
 Pool = Literal["class", "all"]
@@ -22,8 +22,6 @@ Pool = Literal["class", "all"]
 _ACROSS, _ALONG = 16, 8
 #: a plane of single bounces: sines of the angle of departure, each ahead and behind, and lengths of each of its pieces
 _SINES, _LENGTHS = 64, 6
-#: entries of a unit-power channel are seen down to 20 dB below their mean power
-_LOG_GAIN = 10.0
 
 
 class Tower(Encoder):
@@ -133,7 +131,7 @@ class ChannelTransformer(Tower):
         if self.domain == "csi":
             pixels = image(channel)
         else:
-            windowed = (_LOG_GAIN * to_delay(to_angle(tapered(channel))).abs()).log1p()
+            windowed = log_level(to_delay(to_angle(tapered(channel))))
             channel = aligned(to_delay(to_angle(channel)))
             levels = torch.stack([channel.abs().log1p(), windowed], dim=1).flatten(2, 3)
             pixels = torch.cat([image(channel), levels], dim=1)
