@@ -16,7 +16,7 @@ from foundation.encoder import Encoder
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint without running anything that it may hold.
+    """Read a checkpoint, memory-mapped, without running anything that it may hold.
 
     Raises:
         DatasetNotFoundError: There is no such file.
@@ -24,14 +24,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise DatasetNotFoundError(f"no checkpoint at {path}: give the path of a .ckpt file, or pre-train first")
+        raise DatasetNotFoundError(f"checkpoint {path} does not exist: give another .ckpt file, or pre-train first")
     try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path} is no checkpoint that can be read safely: {reason}") from error
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"checkpoint {path} holds more than tensors and plain data, or is damaged; refusing to run code from it"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise InputError(f"checkpoint {path} is damaged or no checkpoint: {' '.join(str(error).split())}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise InputError(f"{path} is no checkpoint of this suite: it has no state_dict")
+        raise InputError(f"checkpoint {path} has no state_dict: it was not written by `lightning fit`")
     return checkpoint
 
 

@@ -20,6 +20,7 @@ from lightning.pytorch.plugins import CheckpointIO
 
 from datamodules.errors import InputError
 from foundation.callbacks import PredictionFile, RunSummary, SaveConfig
+from foundation.checkpoint import read_checkpoint
 from foundation.complaints import condense
 from foundation.loggers import Csv, Wandb
 from foundation.resume import (
@@ -28,7 +29,6 @@ from foundation.resume import (
     ExactResume,
     LastCheckpoint,
     first_step_after,
-    read_checkpoint,
 )
 from foundation.runs import CHECKPOINTS, Run
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import random
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from datamodules.errors import InputError
 from foundation.runs import Run
 
 
@@ -127,31 +125,6 @@ def _plateau_monitors(trainer: Trainer) -> list[str]:
         and config.interval == "epoch"
         and (trainer.current_epoch + 1) % config.frequency == 0
     ]
-
-
-def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a checkpoint of Lightning, memory-mapped, tensors and plain data only.
-
-    Args:
-        path: The file.
-
-    Raises:
-        InputError: It is missing, damaged, no checkpoint, or would run code when loaded.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"checkpoint {path} does not exist")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"checkpoint {path} holds more than tensors and plain data, or is damaged; refusing to run code from it"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise InputError(f"checkpoint {path} is damaged or no checkpoint: {' '.join(str(error).split())}") from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise InputError(f"checkpoint {path} has no state_dict: it was not written by `lightning fit`")
-    return checkpoint
 
 
 def first_step_after(checkpoint: dict[str, Any]) -> int | None:

@@ -66,9 +66,9 @@ class Bomb:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is no checkpoint that can be read safely"),
-        (b"not a checkpoint at all", "is no checkpoint that can be read safely"),
-        (pickle.dumps({"state_dict": Bomb()}), "is no checkpoint that can be read safely"),
+        (b"", "is damaged or no checkpoint"),
+        (b"not a checkpoint at all", "is damaged or no checkpoint"),
+        (pickle.dumps({"state_dict": Bomb()}), "is damaged or no checkpoint"),
     ],
 )
 def test_what_is_no_checkpoint_is_refused(tmp_path, capsys, content, message):
@@ -89,5 +89,5 @@ def test_a_file_of_another_program_is_refused(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(DatasetNotFoundError, match=r"no checkpoint at .*x\.ckpt"):
+    with pytest.raises(DatasetNotFoundError, match=r"checkpoint .*x\.ckpt does not exist"):
         load_encoder(tmp_path / "x.ckpt")
