@@ -12,16 +12,18 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from datamodules.environment_images import SIDE_UNIT
+from datamodules.environment_images import HEIGHT_UNIT, SIDE_UNIT
 from foundation.encoder import Encoder
 from foundation.representations import image, log_level, tapered, to_angle, to_delay, unit_power
 from heads.feedback import aligned, attention_blocks
 
 Pool = Literal["class", "all"]
-#: pixels of the strip of map along a link: across, and along for each of its pieces
-_ACROSS, _ALONG = 16, 8
-#: a plane of single bounces: sines of the angle of departure, each ahead and behind, and lengths of each of its pieces
-_SINES, _LENGTHS = 64, 6
+#: pixels of the strip of map along a link: across and along
+_ACROSS, _ALONG = 16, 64
+#: a plane of single bounces: sines of the angle of departure, each ahead and behind, and lengths of the path
+_SINES, _LENGTHS = 32, 48
+#: what is seen from a point of the map: directions all around, and distances, up to this many sides of the map
+_DIRECTIONS, _DISTANCES, _SIDES = 128, 32, 1.5
 
 
 class Tower(Encoder):
@@ -151,14 +153,15 @@ class EnvironmentTransformer(Tower):
             and keeps what `corridor` and `echoes` show of it around each link.
         geometry_tokens: Tokens that the vector becomes.
         frequencies: With 0 the linear layer reads the 8 values as they are, as in the paper. With F it also reads the
-            vector from base station to user [100 m], its length and its direction as sine and cosine of F octaves,
-            which small networks need to tell metres apart.
+            vector from base station to user [100 m], the length of the direct path and its direction as sine and cosine
+            of F octaves, which small networks need to tell metres apart.
         corridor: Pieces of the map along the link, a token each; the paper has none. The strip is resampled from the
             map so that base station and user lie at the same pixels of it whatever the link, and so does what stands
             between them.
         echoes: Pieces of the plane in which the map shows what one bounce would, a token each; the paper has none. The
             plane has the axes of the channel, angle of departure and length of the path, so that walls stand where
-            their echoes do, and another scale of the map moves them as it moves delays.
+            their echoes do, and another scale of the map moves them as it moves delays. It is given twice, with all
+            walls and with those alone that both ends see.
         reach: Longest path [m] of that plane.
         width: Width of the tokens.
         layers: Blocks of this tower alone.
@@ -168,7 +171,7 @@ class EnvironmentTransformer(Tower):
         pool: What the embedding is made of, see `Tower`.
 
     Raises:
-        ValueError: The patch does not divide the map, or nothing shows the map.
+        ValueError: Patch or pieces do not divide what they are cut from, or nothing shows the map.
     """
 
     input_keys: ClassVar[tuple[str, ...]] = ("map", "geometry")
@@ -194,6 +197,8 @@ class EnvironmentTransformer(Tower):
             raise ValueError(f"a patch of {map_patch} pixels does not divide a map of {map_size}")
         if not (map_patch or corridor or echoes):
             raise ValueError("nothing shows the map: give map_patch, corridor or echoes")
+        if (corridor and _ALONG % corridor) or (echoes and _LENGTHS % echoes):
+            raise ValueError(f"{corridor} and {echoes} pieces do not divide {_ALONG} pixels and {_LENGTHS} lengths")
         num_patches = (map_size // map_patch) ** 2 if map_patch else 0
         tokens = num_patches + geometry_tokens + corridor + echoes
         super().__init__(tokens, width, layers, shared_layers, heads, embed_dim, pool)
@@ -204,9 +209,9 @@ class EnvironmentTransformer(Tower):
         # 8 values, and sine and cosine of 5 numbers
         self.vector = nn.Linear(8 + 10 * frequencies, geometry_tokens * width)
         if corridor:
-            self.pieces = nn.Linear(_ACROSS * _ALONG, width, bias=False)
+            self.pieces = nn.Linear(_ACROSS * _ALONG // corridor, width, bias=False)
         if echoes:
-            self.bounces = nn.Linear(2 * _SINES * _LENGTHS, width, bias=False)
+            self.bounces = nn.Linear(4 * _SINES * _LENGTHS // echoes, width, bias=False)
         self.register_buffer("octaves", math.pi * 2.0 ** torch.arange(frequencies), persistent=False)
 
     def forward(self, map: Tensor, geometry: Tensor) -> Tensor:
@@ -218,11 +223,11 @@ class EnvironmentTransformer(Tower):
         values = self._waves(geometry) if self.frequencies else geometry
         tokens = [rearrange(self.vector(values), "b (n d) -> b n d", n=self.geometry_tokens)]
         if self.corridor:
-            strip = corridor(map, geometry, _ALONG * self.corridor)
-            tokens.append(self.pieces(rearrange(strip, "b 1 h (n w) -> b n (h w)", w=_ALONG)))
+            strip = corridor(map, geometry, _ALONG)
+            tokens.append(self.pieces(rearrange(strip, "b 1 h (n w) -> b n (h w)", n=self.corridor)))
         if self.echoes:
-            plane = single_bounces(map, geometry, _SINES, _LENGTHS * self.echoes, self.reach)
-            tokens.append(self.bounces(rearrange(plane, "b s a (n l) -> b n (s a l)", l=_LENGTHS)))
+            plane = single_bounces(map, geometry, _SINES, _LENGTHS, self.reach)
+            tokens.append(self.bounces(rearrange(plane, "b s a (n l) -> b n (s a l)", n=self.echoes)))
         if self.patches is not None:
             tokens.append(rearrange(self.patches(map), "b d h w -> b (h w) d"))
         return torch.cat(tokens, dim=1)
@@ -231,7 +236,7 @@ class EnvironmentTransformer(Tower):
         """Return the vector (B, 8) with the link that it draws, in octaves, beside it."""
         # the last entry is 100 m over the side
         between = (geometry[:, 3:5] - geometry[:, 0:2]) / geometry[:, 7:8].clamp_min(1e-3)
-        length = torch.linalg.vector_norm(between, dim=1, keepdim=True)
+        length = torch.linalg.vector_norm(torch.cat([between, _rise(geometry) / SIDE_UNIT], 1), dim=1, keepdim=True)
         direction = between / length.clamp_min(1e-3)  # the channel shows a path at its length and direction
         numbers = torch.cat([between, length, direction], dim=1)
         angles = (numbers.unsqueeze(-1) * self.octaves).flatten(1)
@@ -266,7 +271,7 @@ def single_bounces(map: Tensor, geometry: Tensor, sines: int, lengths: int, reac
     """Return what stands where a single bounce would come from, at each angle of departure and length of the path.
 
     Seen from the base station at an angle there is one point in the plane whose detour has a given length: on the
-    ellipse around both ends. With d the link, u the direction and l the length, it is at the distance
+    ellipse around both ends. With d the link, u the direction and l the length, all in the plane, it is at the distance
     (l^2 - |d|^2) / 2 (l - u d). A wall becomes a curve that is shortest where it reflects.
 
     Args:
@@ -275,25 +280,58 @@ def single_bounces(map: Tensor, geometry: Tensor, sines: int, lengths: int, reac
         sines: Samples of the sine of the azimuth, from -1 (south) to 1 (north): what an array along the north axis
             tells. The vector does not hold how an array is turned.
         lengths: Samples of the length, from 0 to `reach`.
-        reach: Longest path [m]; heights are left out.
+        reach: Longest path [m], climbing from one end's height to the other's as off an upright wall.
 
     Returns:
-        Planes (B, 2, sines, lengths), east of the base station and west of it, which such an array cannot tell apart;
-        zero where a path is shorter than the link, and outside the map.
+        Planes (B, 4, sines, lengths): east of the base station and west of it, which such an array cannot tell apart,
+        and the same where the place is seen from both ends of the link; zero where a path is shorter than the link, and
+        outside the map.
     """
     sine = (torch.arange(sines, device=map.device) + 0.5) / sines * 2 - 1
     cosine = (1 - sine.square()).sqrt()
     # columns run east and rows south
     direction = torch.stack([torch.stack([cosine, -sine], dim=-1), torch.stack([-cosine, -sine], dim=-1)]).flatten(0, 1)
-    station, link = geometry[:, 0:2], geometry[:, 3:5] - geometry[:, 0:2]
-    length = (torch.arange(lengths, device=map.device) + 0.5) / lengths * reach / SIDE_UNIT * geometry[:, 7:8]
+    station, user = geometry[:, 0:2], geometry[:, 3:5]
+    link = user - station
+    metres = (torch.arange(lengths, device=map.device) + 0.5) / lengths * reach
+    length = (metres.square() - _rise(geometry).square()).clamp_min(0).sqrt() / SIDE_UNIT * geometry[:, 7:8]
     detour = (length.square() - link.square().sum(1, keepdim=True)).clamp_min(0)
     ahead = (link.unsqueeze(1) * direction).sum(-1)  # not a matrix product: half precision would bend the geometry
     away = 2 * (length.unsqueeze(1) - ahead.unsqueeze(2))
     distance = detour.unsqueeze(1) / away.clamp_min(1e-6)
     points = station[:, None, None] + distance.unsqueeze(-1) * direction[:, None]
-    plane = F.grid_sample(map, 2 * points.to(map) - 1, align_corners=False)
-    return rearrange(plane * (detour > 0)[:, None, None], "b 1 (s a) l -> b s a l", s=2)
+    plane = F.grid_sample(map, 2 * points.to(map) - 1, align_corners=False) * (detour > 0)[:, None, None]
+    seen = plane * sight(map, station, points) * sight(map, user, points)
+    return rearrange([plane, seen], "n b 1 (s a) l -> b (n s) a l", s=2)
+
+
+def sight(map: Tensor, centre: Tensor, points: Tensor) -> Tensor:
+    """Return how much of points is seen from others: 1 with nothing between, 0 behind a wall.
+
+    Args:
+        map: Maps (B, 1, size, size).
+        centre: From where, (B, 2), in sides of the map as in the geometry vector.
+        points: What is looked at, (B, H, W, 2); the outside of a wall counts as seen.
+
+    Returns:
+        Shape (B, 1, H, W).
+    """
+    turn = ((torch.arange(_DIRECTIONS, device=map.device) + 0.5) / _DIRECTIONS * 2 - 1) * math.pi
+    away = (torch.arange(_DISTANCES, device=map.device) + 0.5) / _DISTANCES * _SIDES
+    rays = away[:, None] * torch.stack([turn.cos(), turn.sin()], dim=-1)[:, None]
+    walls = F.grid_sample(map, 2 * (centre[:, None, None] + rays).to(map) - 1, align_corners=False)
+    free = (1 - (walls.cumsum(-1) - walls)).clamp_min(0)
+    offset = points - centre[:, None, None]
+    angle = torch.atan2(offset[..., 1], offset[..., 0]) / math.pi
+    # two pixels short of the point, or the wall that it lies on would hide it
+    distance = (torch.linalg.vector_norm(offset, dim=-1) - 2 / map.shape[-1]) / _SIDES * 2 - 1
+    grid = torch.stack([distance, angle], dim=-1).to(map)
+    return F.grid_sample(free, grid, align_corners=False, padding_mode="border")
+
+
+def _rise(geometry: Tensor) -> Tensor:
+    """Return how much higher the user is than the base station [m], (B, 1), of geometry vectors (B, 8)."""
+    return (geometry[:, 5:6] - geometry[:, 2:3]) * HEIGHT_UNIT
 
 
 class PositionFeatures(Encoder):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from foundation import EnvironmentTransformer
-from foundation.nets.transformer import corridor, single_bounces
+from foundation.nets.transformer import corridor, sight, single_bounces
 from foundation.representations import tapered, to_angle, to_delay
 
 
@@ -45,20 +45,20 @@ def test_single_bounces_lie_where_rays_of_their_length_turn():
     side = 100 / geometry[:, 7].double().numpy()
     ramp = torch.linspace(0, 1, 64).expand(3, 1, 64, 64)  # a map whose value is its column, at the centres of pixels
     plane = single_bounces(ramp, geometry, 16, 32, 300.0)
-    assert plane.shape == (3, 2, 16, 32)
+    assert plane.shape == (3, 4, 16, 32)
     seen = 0
-    for b, half, s, j in np.ndindex(plane.shape):
+    for b, half, s, j in np.ndindex(3, 2, 16, 32):
         # x east and y north [m] from the upper left corner of the map
         station, user = (geometry[b, [k, k + 1]].double().numpy() * [1, -1] * side[b] for k in (0, 3))
         sine, length = (s + 0.5) / 16 * 2 - 1, (j + 0.5) / 32 * 300
         ray = np.array([(1 - 2 * half) * np.sqrt(1 - sine**2), sine])
-        low, high = 0.0, length
-        if np.linalg.norm(user - station) >= length:
+        low, high, rise = 0.0, length, 10 * (geometry[b, 5] - geometry[b, 2]).item()
+        if np.hypot(np.linalg.norm(user - station), rise) >= length:
             assert plane[b, half, s, j] == 0
             continue
         for _ in range(60):
             middle = (low + high) / 2
-            over = middle + np.linalg.norm(station + middle * ray - user) > length
+            over = np.hypot(middle + np.linalg.norm(station + middle * ray - user), rise) > length
             low, high = (low, middle) if over else (middle, high)
         x, y = (station + low * ray) / side[b]
         inside = 0.5 / 64 < x < 1 - 0.5 / 64 and 0.5 / 64 < -y < 1 - 0.5 / 64
@@ -82,17 +82,58 @@ def test_the_map_as_a_whole_may_be_left_out():
 
 
 def test_a_wall_shows_no_bounce_shorter_than_its_reflection():
-    """By the method of images: a wall 20 m east of both ends, 60 m apart, reflects after 72.1 m, half-way."""
+    """By the method of images: a wall 20 m east of both ends, 60 m and 4.5 m of height apart, reflects half-way."""
     image = torch.zeros(1, 1, 64, 64)
     image[..., 44:46] = 1  # 70 m from the left side of a map of 100 m
     geometry = torch.tensor([[0.5, 0.8, 0.6, 0.5, 0.2, 0.15, 1.0, 1.0]])
     plane = single_bounces(image, geometry, 128, 400, 200.0)[0]
-    shortest, sine = np.hypot(60, 40), 60 / np.hypot(60, 40)
+    shortest, sine = np.linalg.norm([60, 40, 4.5]), 60 / np.hypot(60, 40)
     lit = (plane[0] > 0.5).nonzero()
     first = lit[lit[:, 1] == lit[:, 1].min()].float().mean(0)
     assert (first[1] + 0.5) / 2 == pytest.approx(shortest, abs=2)  # a pixel is 1.6 m
     assert (first[0] + 0.5) / 64 - 1 == pytest.approx(sine, abs=0.05)
     assert not plane[1].any(), "nothing stands in the west"
+
+
+def test_sight_ends_at_walls():
+    """Against a walk along each line, a quarter of a pixel at a time; at the edges of shadows they may differ."""
+    random = np.random.default_rng(0)
+    image = np.zeros((64, 64))
+    for row, column in random.integers(4, 52, (9, 2)):
+        image[row : row + 8, column : column + 6] = 1
+    free = np.argwhere(image == 0)[:, ::-1] + 0.5
+    centre, points = free[2000], free[random.integers(0, len(free), 500)]
+    seen = sight(
+        torch.tensor(image).float()[None, None],
+        torch.tensor(centre / 64).float()[None],
+        torch.tensor(points / 64).float()[None, :, None],
+    )[0, 0, :, 0]
+    expected = []
+    for point in points:
+        steps = np.arange(0, max(np.linalg.norm(point - centre) - 2, 0), 0.25)[:, None]
+        walked = (centre + steps * (point - centre) / max(np.linalg.norm(point - centre), 1)).astype(int)
+        expected.append(not image[walked[:, 1], walked[:, 0]].any())
+    expected, seen = np.array(expected), seen.numpy() > 0.5
+    assert 0.2 < expected.mean() < 0.8
+    assert (expected == seen).mean() > 0.95
+
+
+def test_a_bounce_must_be_seen_from_both_ends():
+    image = torch.zeros(1, 1, 64, 64)
+    image[..., 44:48] = 1  # 69 m from the left side of a map of 100 m
+    image[..., 56:60] = 1  # behind it
+    geometry = torch.tensor([[0.5, 0.8, 0.6, 0.5, 0.2, 0.15, 1.0, 1.0]])
+
+    def lit(image):
+        walls, _, seen, _ = single_bounces(image, geometry, 64, 200, 200.0)[0] > 0.5
+        return walls, seen
+
+    (walls, seen), (_, alone) = lit(image), lit(image * (torch.arange(64) < 50))
+    assert (seen != alone).sum() < 0.05 * seen.sum(), "the wall behind is hidden"
+    assert seen.sum() < 0.7 * walls.sum()
+    image[..., 8:20, 34:40] = 1  # between the user and the wall
+    image[..., 45:57, 34:40] = 1  # between the base station and the wall
+    assert (lit(image)[1] & seen).sum() < 0.4 * seen.sum()
 
 
 def test_weak_paths_show_beside_strong_ones():
