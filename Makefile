@@ -49,7 +49,8 @@ data: $(READY) ## make the sites of DATA=experiments/data/x.yaml ahead of time [
 	$(BIN)/python -m datamodules make --config $(or $(DATA),experiments/csiclip.yaml) $(ARGS)
 
 bench: $(READY) ## measure speed and memory beside peers
-	OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} $(BIN)/python -m foundation.evaluation.benchmark # as the program has it
+	OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} GOMP_SPINCOUNT=$${GOMP_SPINCOUNT:-3000} \
+		$(BIN)/python -m foundation.evaluation.benchmark # as the program has it
 
 pretrain: $(READY) ## pre-train MODEL= [DATA=experiments/data/x.yaml ARGS=]
 	$(BIN)/lightning fit --config experiments/$(MODEL).yaml $(CONFIG) $(ARGS)
