@@ -79,6 +79,8 @@ def test_the_map_as_a_whole_may_be_left_out():
     assert not torch.equal(tower(image, geometry), tower(0 * image, geometry)), "the map still counts"
     with pytest.raises(ValueError, match="nothing shows the map"):
         EnvironmentTransformer(map_patch=None, **sizes)
+    with pytest.raises(ValueError, match="3 and 6 pieces do not divide 64 pixels and 48 lengths"):
+        EnvironmentTransformer(corridor=3, echoes=6, **sizes)
 
 
 def test_a_wall_shows_no_bounce_shorter_than_its_reflection():
