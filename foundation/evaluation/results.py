@@ -162,7 +162,7 @@ def publish(rows: list[Row], folder: Path, page: Path) -> None:
             else []
         )
         places = " -> ".join(dict.fromkeys([group[0].train_place, group[0].test_place]))
-        hours = sum({(r.variant, r.head, r.mode, r.seed): r.wall_s for r in group}.values()) / 3600
+        hours = sum(wall_s for *_, wall_s in {(r.variant, r.head, r.mode, r.seed, r.wall_s) for r in group}) / 3600
         parts += [
             f"## {experiment}",
             "",
