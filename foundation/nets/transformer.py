@@ -291,42 +291,48 @@ def single_bounces(map: Tensor, geometry: Tensor, sines: int, lengths: int, reac
     cosine = (1 - sine.square()).sqrt()
     # columns run east and rows south
     direction = torch.stack([torch.stack([cosine, -sine], dim=-1), torch.stack([-cosine, -sine], dim=-1)]).flatten(0, 1)
-    station, user = geometry[:, 0:2], geometry[:, 3:5]
+    station, user = _half_sides(geometry[:, 0:2]), _half_sides(geometry[:, 3:5])
     link = user - station
     metres = (torch.arange(lengths, device=map.device) + 0.5) / lengths * reach
-    length = (metres.square() - _rise(geometry).square()).clamp_min(0).sqrt() / SIDE_UNIT * geometry[:, 7:8]
+    length = (metres.square() - _rise(geometry).square()).clamp_min(0).sqrt() / SIDE_UNIT * 2 * geometry[:, 7:8]
     detour = (length.square() - link.square().sum(1, keepdim=True)).clamp_min(0)
     ahead = (link.unsqueeze(1) * direction).sum(-1)  # not a matrix product: half precision would bend the geometry
     away = 2 * (length.unsqueeze(1) - ahead.unsqueeze(2))
     distance = detour.unsqueeze(1) / away.clamp_min(1e-6)
-    points = station[:, None, None] + distance.unsqueeze(-1) * direction[:, None]
-    plane = F.grid_sample(map, 2 * points.to(map) - 1, align_corners=False) * (detour > 0)[:, None, None]
-    seen = plane * sight(map, station, points) * sight(map, user, points)
+    bounce = torch.addcmul(-link[:, None, None], distance.unsqueeze(-1), direction[:, None])  # from the user
+    points = (bounce + user[:, None, None]).to(map)
+    plane = F.grid_sample(map, points, align_corners=False) * (detour > 0)[:, None, None]
+    azimuth = torch.atan2(direction[:, 1:], direction[:, :1]).expand_as(distance)
+    seen = plane * sight(map, station, distance, azimuth)
+    seen = seen * sight(map, user, bounce.norm(dim=-1), torch.atan2(bounce[..., 1], bounce[..., 0]))
     return rearrange([plane, seen], "n b 1 (s a) l -> b (n s) a l", s=2)
 
 
-def sight(map: Tensor, centre: Tensor, points: Tensor) -> Tensor:
-    """Return how much of points is seen from others: 1 with nothing between, 0 behind a wall.
+def sight(map: Tensor, centre: Tensor, distance: Tensor, azimuth: Tensor) -> Tensor:
+    """Return how much of points is seen from another: 1 with nothing between, 0 behind a wall.
 
     Args:
         map: Maps (B, 1, size, size).
-        centre: From where, (B, 2), in sides of the map as in the geometry vector.
-        points: What is looked at, (B, H, W, 2); the outside of a wall counts as seen.
+        centre: From where, (B, 2), in half sides from the middle of the map, east and south.
+        distance: How far from there the points are, (B, H, W), in half sides; the outside of a wall counts as seen.
+        azimuth: And in which direction, from east to south [rad], in [-pi, pi], (B, H, W).
 
     Returns:
         Shape (B, 1, H, W).
     """
     turn = ((torch.arange(_DIRECTIONS, device=map.device) + 0.5) / _DIRECTIONS * 2 - 1) * math.pi
-    away = (torch.arange(_DISTANCES, device=map.device) + 0.5) / _DISTANCES * _SIDES
+    away = (torch.arange(_DISTANCES, device=map.device) + 0.5) / _DISTANCES * 2 * _SIDES
     rays = away[:, None] * torch.stack([turn.cos(), turn.sin()], dim=-1)[:, None]
-    walls = F.grid_sample(map, 2 * (centre[:, None, None] + rays).to(map) - 1, align_corners=False)
-    free = (1 - (walls.cumsum(-1) - walls)).clamp_min(0)
-    offset = points - centre[:, None, None]
-    angle = torch.atan2(offset[..., 1], offset[..., 0]) / math.pi
+    walls = F.grid_sample(map, (centre[:, None, None] + rays).to(map), align_corners=False)
+    free = (1 + walls - walls.cumsum(-1)).clamp_min(0)
     # two pixels short of the point, or the wall that it lies on would hide it
-    distance = (torch.linalg.vector_norm(offset, dim=-1) - 2 / map.shape[-1]) / _SIDES * 2 - 1
-    grid = torch.stack([distance, angle], dim=-1).to(map)
-    return F.grid_sample(free, grid, align_corners=False, padding_mode="border")
+    grid = torch.stack([(distance - 4 / map.shape[-1]) / _SIDES - 1, azimuth / math.pi], dim=-1)
+    return F.grid_sample(free, grid.to(map), align_corners=False, padding_mode="border")
+
+
+def _half_sides(position: Tensor) -> Tensor:
+    """Return positions (B, 2) of a geometry vector as `grid_sample` counts: half sides from the middle of the map."""
+    return 2 * position - 1
 
 
 def _rise(geometry: Tensor) -> Tensor:

@@ -105,11 +105,13 @@ def test_sight_ends_at_walls():
         image[row : row + 8, column : column + 6] = 1
     free = np.argwhere(image == 0)[:, ::-1] + 0.5
     centre, points = free[2000], free[random.integers(0, len(free), 500)]
+    east, south = torch.tensor((points - centre) / 32).float()[None, None].unbind(-1)
     seen = sight(
         torch.tensor(image).float()[None, None],
-        torch.tensor(centre / 64).float()[None],
-        torch.tensor(points / 64).float()[None, :, None],
-    )[0, 0, :, 0]
+        torch.tensor(centre / 32 - 1).float()[None],
+        torch.hypot(east, south),
+        torch.atan2(south, east),
+    )[0, 0, 0]
     expected = []
     for point in points:
         steps = np.arange(0, max(np.linalg.norm(point - centre) - 2, 0), 0.25)[:, None]
