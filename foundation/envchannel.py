@@ -206,15 +206,16 @@ class EnvChannel(FoundationTask):
         for name, value in losses.items():
             self.log_value(f"val/{name}", value, count)
         kept = {"channel": channel}
-        if environment is not None:
+        if environment is not None and self.environment_encoder is not None:
             kept["environment"] = environment
             known = batch["los"] >= 0
-            image, geometry, encoder = batch["map"], batch["geometry"], self.environment_encoder
-            assert encoder is not None
-            right = choose(encoder, image, los_options(geometry), channel) == 1 - batch["los"]
-            self.log_value("val/los_accuracy", right[known].float().mean(), int(known.sum()), prog_bar=True)
-            scale = choose(encoder, image, scale_options(geometry), channel) == 1
-            self.log_value("val/scale_accuracy", scale.float().mean(), count, prog_bar=True)
+            los, scale = (
+                choose(self.environment_encoder, batch, options(batch["geometry"]), channel, environment)
+                for options in (los_options, scale_options)
+            )
+            right = los[known] == 1 - batch["los"][known]
+            self.log_value("val/los_accuracy", right.float().mean(), int(known.sum()), prog_bar=True)
+            self.log_value("val/scale_accuracy", (scale == 1).float().mean(), count, prog_bar=True)
         self._kept.append(kept)
         return {"features": channel}
 

@@ -71,9 +71,26 @@ def pick(queries: Tensor, options: Tensor) -> Tensor:
     return similarities(queries, options).argmax(1)
 
 
-def choose(encoder: Callable[[Tensor, Tensor], Tensor], image: Tensor, geometry: Tensor, channel: Tensor) -> Tensor:
-    """Return which of the geometry vectors (B, O, 8) on maps (B, 1, 64, 64) fits each channel (B, D) best, (B,)."""
-    return pick(channel, torch.stack([encoder(image, option) for option in geometry.unbind(1)], dim=1))
+def choose(
+    encoder: Callable[[Tensor, Tensor], Tensor],
+    batch: dict[str, Tensor],
+    options: Tensor,
+    channel: Tensor,
+    environment: Tensor,
+) -> Tensor:
+    """Return which geometry vector fits each channel best, (B,).
+
+    Args:
+        encoder: Embeds maps (B, 1, 64, 64) and geometry vectors (B, 8).
+        batch: The batch, with `map` and `geometry`.
+        options: Geometry vectors to choose among, (B, O, 8).
+        channel: Embeddings of the channels (B, D).
+        environment: Embeddings of the environments as they are (B, D); an option that changes nothing is not made anew.
+    """
+    embeddings = environment.unsqueeze(1).repeat(1, options.shape[1], 1)
+    row, number = (options != batch["geometry"].unsqueeze(1)).any(-1).nonzero(as_tuple=True)
+    embeddings[row, number] = encoder(batch["map"][row], options[row, number]).to(embeddings.dtype)
+    return pick(channel, embeddings)
 
 
 def matching(queries: Tensor, options: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
@@ -170,9 +187,9 @@ class ZeroShot:
             kept["error"] = relative_error(rebuilt, batch).cpu()
         if environment is not None and encoder is not None:
             kept["environment"] = environment.float().cpu()
-            image, geometry = batch["map"], batch["geometry"]
+            geometry = batch["geometry"]
             for name, options in (("los", los_options(geometry)), ("scale", scale_options(geometry))):
-                kept[f"{name}_choice"] = choose(encoder, image, options, channel).cpu()
+                kept[f"{name}_choice"] = choose(encoder, batch, options, channel, environment).cpu()
             other, affected = self._moved(batch)
             wrong = encoder(other, geometry)
             kept["map_choice"] = pick(channel, torch.stack([environment, wrong], dim=1)).cpu()

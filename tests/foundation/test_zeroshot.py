@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from datamodules.environment import Environment
-from foundation.zeroshot import ZeroShot, los_options, matching, move_obstacle, pick, scale_options
+from foundation.zeroshot import ZeroShot, choose, los_options, matching, move_obstacle, pick, scale_options
 from tests.datamodules.rays import random_site
 
 
@@ -26,6 +26,26 @@ def test_pick_takes_the_nearest_by_angle():
     queries = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     options = torch.tensor([[[9.0, 9.0], [0.1, 0.0]], [[0.0, 0.3], [5.0, 5.0]]])
     assert pick(queries, options).tolist() == [1, 0]
+
+
+def test_choosing_equals_a_comparison_with_every_option_made_anew():
+    draw = torch.Generator().manual_seed(0)
+    geometry, image = torch.rand(6, 8, generator=draw), torch.rand(6, 1, 4, 4, generator=draw)
+    geometry[:, 6] = torch.tensor([0.0, 1.0, 0.5, 0.0, 1.0, 0.5])  # 0.5 is unknown
+    channel, weights = torch.randn(6, 5, generator=draw), torch.randn(24, 5, generator=draw)
+    embedded = []
+
+    def encoder(image, vector):
+        embedded.append(len(vector))
+        return torch.cat([image.flatten(1), vector], dim=1) @ weights
+
+    environment = encoder(image, geometry)
+    for options, anew in ((los_options(geometry), 4 + 2 * 2), (scale_options(geometry), 2 * 6)):
+        chosen = choose(encoder, {"map": image, "geometry": geometry}, options, channel, environment)
+        assert embedded[-1] == anew, "what is as it is need not be embedded again"
+        every = torch.stack([encoder(image, option) for option in options.unbind(1)], dim=1)
+        cosine = torch.nn.functional.cosine_similarity(channel[:, None], every, dim=-1)
+        assert torch.equal(chosen, cosine.argmax(1))
 
 
 def test_matching_equals_a_slow_loop():
