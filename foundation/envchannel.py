@@ -18,7 +18,7 @@ from foundation.losses.clip import CLIPLoss, mixed, retrieval, spread
 from foundation.nets.transformer import Tower
 from foundation.probe import CollapseAlarm, OnlineProbe
 from foundation.representations import log_level
-from foundation.task import FoundationTask, Schedule, concatenate
+from foundation.task import FoundationTask, OptimizerName, Schedule, concatenate
 from foundation.zeroshot import SCALES, ZeroShot, choose, cleared, los_options, scale_options, similarities
 from heads import Feedback
 from heads.feedback import target_channel
@@ -53,9 +53,10 @@ class EnvChannel(FoundationTask):
             step: else the two losses hold each other up, and neither gets far in a short training. Not in the paper.
         withheld: Share of the training links whose LOS status is withheld, so that it must be seen on the map.
         temperature: Where the learnable temperature starts.
-        lr: Largest learning rate of AdamW.
-        weight_decay: Weight decay of AdamW.
+        lr: Largest learning rate.
+        weight_decay: Weight decay.
         schedule: Learning-rate schedule, see `FoundationTask.optimizers_with`.
+        optimizer: `adamw` or `muon`, see there.
 
     Raises:
         InputError: There is neither environment tower nor decoder, or no decoder for `rebuild_first` or `profile`, or
@@ -79,6 +80,7 @@ class EnvChannel(FoundationTask):
         lr: float = 5e-4,
         weight_decay: float = 0.01,
         schedule: Schedule = "restarts",
+        optimizer: OptimizerName = "adamw",
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -101,7 +103,7 @@ class EnvChannel(FoundationTask):
         self.rebuild_first, self.withheld = rebuild_first, withheld
         self.loss = CLIPLoss(temperature)
         self.reconstruction, self.counterfactuals = reconstruction, counterfactuals
-        self.lr, self.weight_decay, self.schedule = lr, weight_decay, schedule
+        self.lr, self.weight_decay, self.schedule, self.optimizer = lr, weight_decay, schedule, optimizer
         self._kept: list[dict[str, Tensor]] = []
         self._zero_shot: ZeroShot | None = None
 
@@ -263,8 +265,9 @@ class EnvChannel(FoundationTask):
         return result | {key: batch[key] for key in ("position", "site", "user", "los")}
 
     def configure_optimizers(self) -> Any:
-        """Return AdamW and the schedule (section IV-B)."""
-        return self.optimizers_with([(self, self.lr)], self.weight_decay, self.schedule, self.rebuild_first)
+        """Return the optimizer and its schedule (section IV-B)."""
+        groups = [(self, self.lr)]
+        return self.optimizers_with(groups, self.weight_decay, self.schedule, self.rebuild_first, self.optimizer)
 
     def configure_callbacks(self) -> list[Callback]:
         """Watch every pre-training with a probe and an alarm."""

@@ -13,7 +13,7 @@ from datamodules.errors import InputError
 from foundation.checkpoint import described, load_encoder, read_checkpoint, rebuild
 from foundation.encoder import Encoder
 from foundation.figures import log_figures
-from foundation.task import FoundationTask, Schedule, concatenate
+from foundation.task import FoundationTask, OptimizerName, Schedule, concatenate
 from heads import Head
 
 Mode = Literal["scratch", "probe", "finetune", "control"]
@@ -38,8 +38,9 @@ class FineTune(FoundationTask):
             serve as many (`data.base_stations`).
         lr: Learning rate of the head, and of everything in mode `scratch`.
         encoder_lr: Learning rate of the encoder in mode `finetune`.
-        weight_decay: Weight decay of AdamW.
+        weight_decay: Weight decay.
         schedule: Learning-rate schedule, see `FoundationTask.optimizers_with`.
+        optimizer: `adamw` or `muon`, see there.
 
     Raises:
         InputError: The mode needs a checkpoint or an encoder and has none, or the checkpoint does not fit, or the
@@ -60,6 +61,7 @@ class FineTune(FoundationTask):
         encoder_lr: float = 3e-4,
         weight_decay: float = 0.01,
         schedule: Schedule = "cosine",
+        optimizer: OptimizerName = "adamw",
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -80,7 +82,7 @@ class FineTune(FoundationTask):
             self.reduce, num_features = nn.Linear(token_width, tokens), count * tokens
         self.head = head(num_features * base_stations)
         self.mode, self.lr, self.encoder_lr = mode, lr, encoder_lr
-        self.weight_decay, self.schedule = weight_decay, schedule
+        self.weight_decay, self.schedule, self.optimizer = weight_decay, schedule, optimizer
         self.name = type(self.head).__name__.lower()
         self.monitor_mode = self.head.monitor_mode
         prefixes = [f"{name}_" for name in names] if len(names) > 1 else [""]
@@ -198,13 +200,14 @@ class FineTune(FoundationTask):
         return {"features": features, "prediction": prediction, **where}
 
     def configure_optimizers(self) -> Any:
-        """Return AdamW with a learning rate each for encoder and head."""
+        """Return the optimizer with a learning rate each for encoder and head."""
         encoder_lr = self.lr if self.mode == "scratch" else self.encoder_lr
         learned = [self.head] if self.reduce is None else [self.reduce, self.head]
         return self.optimizers_with(
             [(self.encoder, encoder_lr), (self.further, encoder_lr), *((part, self.lr) for part in learned)],
             self.weight_decay,
             self.schedule,
+            optimizer=self.optimizer,
         )
 
 

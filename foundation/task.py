@@ -16,8 +16,10 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from datamodules.errors import InputError
 from foundation.checkpoint import described, mismatch
 from foundation.encoder import Encoder
+from foundation.muon import Muon, hidden_matrices
 
 Schedule = Literal["constant", "cosine", "restarts", "plateau"]
+OptimizerName = Literal["adamw", "muon"]
 
 
 class FoundationTask(LightningModule):
@@ -75,8 +77,9 @@ class FoundationTask(LightningModule):
         weight_decay: float,
         schedule: Schedule,
         first: float = 0.0,
+        optimizer: OptimizerName = "adamw",
     ) -> Any:
-        """Return AdamW with a schedule.
+        """Return an optimizer with a schedule.
 
         Args:
             groups: Modules with their learning rates; parameters without gradient are left out.
@@ -85,28 +88,30 @@ class FoundationTask(LightningModule):
                 long as the one before (environment-channel section IV-B); `plateau`, times 0.8 after 10 epochs
                 without a better `monitor` (CSI-CLIP section IV-B).
             first: Share of the steps of a first stage of training; a `cosine` is run once for it and once for the rest.
+            optimizer: `adamw`, or `muon`, which differs for the matrices of attention blocks, see `Muon`.
         """
+        hidden = set(hidden_matrices(self)) if optimizer == "muon" else set()
         settings = []
         for module, lr in groups:
             parameters = [p for p in (module.parameters() if isinstance(module, nn.Module) else module)]
             parameters = [p for p in parameters if p.requires_grad]
-            for decay, chosen in (
-                (weight_decay, [p for p in parameters if p.ndim > 1]),
-                (0.0, [p for p in parameters if p.ndim <= 1]),
+            for decay, orthogonal, chosen in (
+                (weight_decay, True, [p for p in parameters if p in hidden]),
+                (weight_decay, False, [p for p in parameters if p.ndim > 1 and p not in hidden]),
+                (0.0, False, [p for p in parameters if p.ndim <= 1]),
             ):
                 if chosen:
-                    settings.append({"params": chosen, "lr": lr, "weight_decay": decay})
-        optimizer = AdamW(settings)
+                    settings.append({"params": chosen, "lr": lr, "weight_decay": decay, "orthogonal": orthogonal})
+        # fused is one pass over the parameters; with mixed precision Lightning could not clip its gradients
+        fused = self._trainer is None or "mixed" not in str(self.trainer.precision)
+        result: Optimizer = (Muon if optimizer == "muon" else AdamW)(settings, fused=fused)
         if schedule == "constant":
-            return optimizer
+            return result
         if schedule == "plateau":
-            plateau = ReduceLROnPlateau(optimizer, mode=self.monitor_mode, factor=0.8, patience=10)
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": self.monitor}}
+            plateau = ReduceLROnPlateau(result, mode=self.monitor_mode, factor=0.8, patience=10)
+            return {"optimizer": result, "lr_scheduler": {"scheduler": plateau, "monitor": self.monitor}}
         ends = [1 / 7, 3 / 7, 1.0] if schedule == "restarts" else [first, 1.0] if first else [1.0]
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self._cosine(optimizer, ends), "interval": "step"},
-        }
+        return {"optimizer": result, "lr_scheduler": {"scheduler": self._cosine(result, ends), "interval": "step"}}
 
     def _cosine(self, optimizer: Optimizer, shares: Sequence[float]) -> LambdaLR:
         total = self.trainer.estimated_stepping_batches

@@ -112,7 +112,7 @@ def test_losses_equal_a_slow_reference(tmp_path):
         {},
         {"counterfactuals": 1.0, "profile": 1.0, "rebuild_first": 0.25, "withheld": 0.5},
         {"decoder": False},
-        {"share": False},
+        {"share": False, "optimizer": "muon"},
         {"environment": False, "rebuild_first": 0.5, "withheld": 0.5},
     ],
 )
@@ -128,6 +128,17 @@ def test_pre_training_learns_and_tests_zero_shot(settings, tmp_path):
     tasks = {f"{task}{end}" for task in ("los", "scale", "map") for end in ("_accuracy", "_chance")}
     tasks |= {f"match_{who}{end}" for who in ("user", "area") for end in ("", "_chance")}
     assert names == rebuilt | (tasks if settings.get("environment", True) else set())
+
+
+def test_muon_moves_the_attention_blocks_by_orthogonal_steps():
+    model = small(optimizer="muon", schedule="constant")
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups = model.configure_optimizers().param_groups
+    orthogonal = {names[p] for group in groups if group["orthogonal"] for p in group["params"]}
+    blocks = {n for n, p in model.named_parameters() if (".blocks." in n or ".shared." in n) and p.ndim == 2}
+    assert orthogonal == blocks
+    assert len(blocks) == 4 * 4, "of both towers, of what they share and of the decoder"
+    assert sum(len(group["params"]) for group in groups) == len(names)
 
 
 def test_the_reconstruction_may_come_first(tmp_path):
