@@ -33,7 +33,7 @@ class FineTune(FoundationTask):
             With more than one the head learns on the features of each, one head for all (environment-channel section
             III-B2), and its metrics carry their names.
         tokens: Reads the tokens of the encoder in place of its features, each brought to so many numbers by one linear
-            layer that learns with the head: they tell more than the embedding that is made of them.
+            layer, behind a dropout, that learns with the head: they tell more than the embedding that is made of them.
         base_stations: Base stations S whose features are concatenated (environment-channel Fig. 11); the data must
             serve as many (`data.base_stations`).
         lr: Learning rate of the head, and of everything in mode `scratch`.
@@ -73,13 +73,14 @@ class FineTune(FoundationTask):
             raise InputError(f"model.base_stations joins encoders of CSI, not of {', '.join(self.encoder.input_keys)}")
         self.base_stations = base_stations
         self.model_name = "none" if checkpoint is None else _model_name(checkpoint)
-        self.reduce: nn.Linear | None = None
+        self.reduce: nn.Sequential | None = None
         num_features = self.encoder.num_features
         if tokens:
             if self.encoder.token_shape is None or len(encoders) > 1:
                 raise InputError("model.tokens is for one encoder that has tokens, such as a transformer tower")
             count, token_width = self.encoder.token_shape
-            self.reduce, num_features = nn.Linear(token_width, tokens), count * tokens
+            # dropped tokens' entries: a place is then known by many of them, and known again a street further
+            self.reduce, num_features = nn.Sequential(nn.Dropout(), nn.Linear(token_width, tokens)), count * tokens
         self.head = head(num_features * base_stations)
         self.mode, self.lr, self.encoder_lr = mode, lr, encoder_lr
         self.weight_decay, self.schedule, self.optimizer = weight_decay, schedule, optimizer
