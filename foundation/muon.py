@@ -18,7 +18,7 @@ _POLYNOMIALS = (
     (2.8366, -3.0525, 1.2012),
 )
 _MOMENTUM = 0.95
-#: size of a step, times the square root of the longer side; 0.2 is what AdamW's has, twice that did better in few epochs
+#: size of a step over the root of the longer side; AdamW's have 0.2, but twice that did better in few epochs
 _SIZE = 0.4
 
 
