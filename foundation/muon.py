@@ -49,7 +49,7 @@ class Muon(AdamW):
                 if matrix.grad is None:
                     continue
                 state = self.state[matrix]
-                if not state:
+                if not state:  # AdamW asks every state for its step when it loads one
                     state["step"], state["exp_avg"] = torch.zeros(()), torch.zeros_like(matrix)
                 state["step"] += 1
                 state["exp_avg"].lerp_(matrix.grad, 1 - _MOMENTUM)
