@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat
 
-from heads.base import Head, keep_labelled, mlp, statistic
+from heads.base import Head, check_at_least, keep_labelled, mlp, statistic
 from heads.figures import cdf_figure, new_figure
 from heads.metrics import RatioOfSums
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+#: how near a place counts as the user's, in standard deviations of the users' coordinates
+_NEAR = 0.25
 
 
 class Positioning(Head):
@@ -25,14 +28,19 @@ class Positioning(Head):
     The network works on coordinates standardised over the train split, and so does the loss; `forward` returns metres.
     Relative, because that is what a channel can tell: it says nothing of where on the map its base station stands.
 
+    With `places` the network does not say coordinates but how likely each of so many places is, and its answer is their
+    mean, weighted so: it stays among them where coordinates run off the map. The places are learned too, and a
+    cross-entropy towards those around the user joins the loss. Neither paper has it.
+
     Args:
         in_features: Number D of features of a sample.
         hidden: Width between the two fully connected layers.
+        places: Number of places K that the network chooses from; 0 makes it say coordinates, as in the papers.
         dims: Number of coordinates to find: 2 for (x, y), 3 for (x, y, z).
         dropout: Probability with which a hidden unit is dropped in training.
 
     Raises:
-        ValueError: If `dims` is neither 2 nor 3, a width is below 1 or `dropout` outside [0, 1).
+        ValueError: If `dims` is neither 2 nor 3, a width is below 1, `places` below 0 or `dropout` outside [0, 1).
     """
 
     target_key: ClassVar[str] = "position"
@@ -43,12 +51,16 @@ class Positioning(Head):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, in_features: int, hidden: int = 256, dims: int = 2, dropout: float = 0.0) -> None:
+    def __init__(
+        self, in_features: int, hidden: int = 256, places: int = 0, dims: int = 2, dropout: float = 0.0
+    ) -> None:
         super().__init__(in_features)
+        check_at_least("places", places, 0)
         if dims not in (2, 3):
             raise ValueError(f"dims must be 2 or 3, got {dims}")
         self.dims = dims
-        self.layers = mlp(in_features, hidden, dims, dropout)
+        self.layers = mlp(in_features, hidden, places or dims, dropout)
+        self.places = nn.Parameter(torch.randn(places, dims)) if places else None
         self.register_buffer("mean", torch.zeros(dims))
         self.register_buffer("std", torch.ones(dims))
 
@@ -60,28 +72,54 @@ class Positioning(Head):
         self.std.copy_(torch.where(std > 0, std, 1.0))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map features (B, D) to positions (B, dims) relative to the base station [m]."""
+        """Map features (B, D) to positions (B, dims) relative to the base station [m].
+
+        With places, the logits of each follow: (B, dims + K).
+        """
         # no autocast: bfloat16 would round a position to 1/256 of its distance from the mean
         with torch.autocast(features.device.type, enabled=False):
-            standardised: Tensor = self.layers(features.to(self.mean.dtype))
-            return standardised * self.std + self.mean
+            answer: Tensor = self.layers(features.to(self.mean.dtype))
+            if self.places is None:
+                return answer * self.std + self.mean
+            return torch.cat([answer.softmax(dim=1) @ self.places * self.std + self.mean, answer], dim=1)
+
+    def predict(self, prediction: Tensor) -> Tensor:
+        """Return the positions (B, dims) relative to the base station [m]."""
+        return prediction[:, : self.dims]
 
     def loss(self, prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Return the mean squared error of the standardised coordinates, over samples and coordinates."""
-        target, position = keep_labelled(relative_position(batch, self.dims), prediction)
-        total = F.mse_loss((position - self.mean) / self.std, (target - self.mean) / self.std, reduction="sum")
-        return total / max(target.numel(), 1)
+        """Return the mean squared error of the standardised coordinates, over samples and coordinates.
+
+        With places, plus the mean cross-entropy of their logits towards exp(-d^2 / 2 w^2), brought to sum 1, where d is
+        the standardised distance from each place to the user and w = 1/4.
+        """
+        target, labelled = keep_labelled(relative_position(batch, self.dims), prediction)
+        position, target = (self._standardised(value) for value in (self.predict(labelled), target))
+        count = max(len(target), 1)
+        total = F.mse_loss(position, target, reduction="sum") / (count * self.dims)
+        if self.places is not None:
+            near = torch.cdist(target, self.places.detach()).square().div(-2 * _NEAR**2).softmax(dim=1)
+            total = total + F.cross_entropy(labelled[:, self.dims :], near, reduction="sum") / count
+        return total
+
+    def _standardised(self, position: Tensor) -> Tensor:
+        return (position - self.mean) / self.std
 
     def metrics(self) -> MetricCollection:
         """Return `mean_m`, `median_m` and `cdf90_m`, the 90th percentile, of the Euclidean error [m]."""
         return MetricCollection(
-            {"mean_m": MeanError(), "median_m": ErrorQuantile(0.5), "cdf90_m": ErrorQuantile(0.9)}, compute_groups=False
+            {
+                "mean_m": MeanError(self.dims),
+                "median_m": ErrorQuantile(0.5, self.dims),
+                "cdf90_m": ErrorQuantile(0.9, self.dims),
+            },
+            compute_groups=False,
         )
 
     def figures(self, prediction: Tensor, batch: dict[str, Tensor]) -> dict[str, Figure]:
-        """Draw the distribution of the error of positions (B, dims) [m] and where on the map it arises."""
+        """Draw the distribution of the error of positions [m] and where on the map it arises."""
         target = relative_position(batch, self.dims)
-        target, estimate, station = keep_labelled(target, prediction.float(), batch["bs_position"])
+        target, estimate, station = keep_labelled(target, self.predict(prediction).float(), batch["bs_position"])
         if len(target) == 0:
             return {}
         error = torch.linalg.vector_norm(estimate - target, dim=-1)
@@ -103,21 +141,29 @@ def relative_position(batch: dict[str, Tensor], dims: int) -> Tensor:
     return (batch["position"] - batch["bs_position"])[:, :dims]
 
 
-def euclidean_error(prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    """Return the distance [m] from prediction (B, dims) to truth, for the n labelled samples alone, (n,)."""
-    target, position = keep_labelled(relative_position(batch, prediction.shape[-1]), prediction)
+def euclidean_error(prediction: Tensor, batch: dict[str, Tensor], dims: int) -> Tensor:
+    """Return the distance [m] from prediction (B, dims or more) to truth, for the n labelled samples alone, (n,)."""
+    target, position = keep_labelled(relative_position(batch, dims), prediction[:, :dims])
     error: Tensor = torch.linalg.vector_norm(position - target, dim=-1)
     return error
 
 
 class MeanError(RatioOfSums):
-    """Mean Euclidean error [m]."""
+    """Mean Euclidean error [m].
+
+    Args:
+        dims: Number of coordinates.
+    """
 
     higher_is_better = False
 
+    def __init__(self, dims: int = 2) -> None:
+        super().__init__()
+        self.dims = dims
+
     def update(self, prediction: Tensor, batch: dict[str, Tensor]) -> None:
-        """Add positions (B, dims) relative to the base station [m] and their batch."""
-        self.add(euclidean_error(prediction, batch))
+        """Add positions (B, dims or more) relative to the base station [m] and their batch."""
+        self.add(euclidean_error(prediction, batch, self.dims))
 
 
 class ErrorQuantile(Metric):
@@ -125,6 +171,7 @@ class ErrorQuantile(Metric):
 
     Args:
         probability: 0.5 for the median, 0.9 for the CDF90 of environment-channel IV-D.
+        dims: Number of coordinates.
 
     Raises:
         ValueError: If `probability` is outside [0, 1].
@@ -134,16 +181,16 @@ class ErrorQuantile(Metric):
     higher_is_better = False
     errors: list[Tensor]
 
-    def __init__(self, probability: float) -> None:
+    def __init__(self, probability: float, dims: int = 2) -> None:
         super().__init__()
         if not 0 <= probability <= 1:
             raise ValueError(f"probability must be in [0, 1], got {probability}")
-        self.probability = probability
+        self.probability, self.dims = probability, dims
         self.add_state("errors", [], dist_reduce_fx="cat")
 
     def update(self, prediction: Tensor, batch: dict[str, Tensor]) -> None:
-        """Add positions (B, dims) relative to the base station [m] and their batch."""
-        self.errors.append(euclidean_error(prediction, batch))
+        """Add positions (B, dims or more) relative to the base station [m] and their batch."""
+        self.errors.append(euclidean_error(prediction, batch, self.dims))
 
     def compute(self) -> Tensor:
         """Return the quantile [m], a scalar; NaN when no sample had a label."""

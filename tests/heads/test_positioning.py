@@ -52,6 +52,35 @@ def test_output_is_metres_and_loss_is_standardised(features: Tensor, batch: Batc
     torch.testing.assert_close(head.loss(metres, batch), expected)
 
 
+def test_places_equal_numpy(features: Tensor, batch: Batch, statistics: Batch) -> None:
+    head = Positioning(D, places=6, dims=3)
+    assert head.places is not None
+    head.prepare(statistics)
+    raw = head(features)
+    places, logits = (value.detach().double().numpy() for value in (head.places, head.layers(features)))
+    mean, std = (statistics[name].double().numpy() for name in ("position_mean", "position_std"))
+    losses = []
+    for answer, logit, user, station in zip(raw, logits, batch["position"], batch["bs_position"], strict=True):
+        weights = np.exp(logit) / np.exp(logit).sum()
+        position = sum(weight * place for weight, place in zip(weights, places, strict=True))
+        assert answer[:3].tolist() == pytest.approx((position * std + mean).tolist(), rel=1e-5, abs=1e-4)
+        truth = ((user - station).double().numpy() - mean) / std
+        if not np.isnan(truth).any():
+            near = np.exp(-8 * ((places - truth) ** 2).sum(1))  # 1 / (2 w^2)
+            losses.append(((position - truth) ** 2).mean() - (near / near.sum() * np.log(weights)).sum())
+    assert head.loss(raw, batch).item() == pytest.approx(np.mean(losses), rel=1e-5)
+    torch.testing.assert_close(head.predict(raw), raw[:, :3])
+
+
+def test_metrics_read_positions_alone(features: Tensor, batch: Batch) -> None:
+    head = Positioning(D, places=4)
+    raw = head(features).detach()
+    whole, alone = head.metrics(), Positioning(D).metrics()
+    whole.update(raw, batch)
+    alone.update(head.predict(raw), batch)
+    torch.testing.assert_close(whole.compute(), alone.compute())
+
+
 def test_perfect_position(batch: Batch, statistics: Batch) -> None:
     head = Positioning(D, dims=3)
     head.prepare(statistics)
