@@ -35,12 +35,13 @@ class Positioning(Head):
     Args:
         in_features: Number D of features of a sample.
         hidden: Width between the two fully connected layers.
-        places: Number of places K that the network chooses from; 0 makes it say coordinates, as in the papers.
         dims: Number of coordinates to find: 2 for (x, y), 3 for (x, y, z).
         dropout: Probability with which a hidden unit is dropped in training.
+        places: Number of places K that the network chooses from; 0 makes it say coordinates, as in the papers. Places
+            want some hundreds of labels and a large learning rate: with 100 labels coordinates do better.
 
     Raises:
-        ValueError: If `dims` is neither 2 nor 3, a width is below 1, `places` below 0 or `dropout` outside [0, 1).
+        ValueError: If `dims` is neither 2 nor 3, a width is below 1, `dropout` outside [0, 1) or `places` below 0.
     """
 
     target_key: ClassVar[str] = "position"
@@ -52,12 +53,12 @@ class Positioning(Head):
     std: Tensor
 
     def __init__(
-        self, in_features: int, hidden: int = 256, places: int = 0, dims: int = 2, dropout: float = 0.0
+        self, in_features: int, hidden: int = 256, dims: int = 2, dropout: float = 0.0, places: int = 0
     ) -> None:
         super().__init__(in_features)
-        check_at_least("places", places, 0)
         if dims not in (2, 3):
             raise ValueError(f"dims must be 2 or 3, got {dims}")
+        check_at_least("places", places, 0)
         self.dims = dims
         self.layers = mlp(in_features, hidden, places or dims, dropout)
         self.places = nn.Parameter(torch.randn(places, dims)) if places else None
