@@ -56,6 +56,12 @@ class Joint(Head):
         """Map features (B, D) to the predictions of all heads, one after another, (B, C)."""
         return torch.cat([head(features) for head in self._heads()], dim=1)
 
+    def predict(self, prediction: Tensor) -> Tensor:
+        """Return the answers of all heads side by side, (B, n): metres and class indices alike as real numbers."""
+        parts = torch.split(prediction, self.sizes, dim=1)
+        answers = (head.predict(part) for head, part in zip(self._heads(), parts, strict=True))
+        return torch.cat([answer.to(prediction).reshape(len(prediction), -1) for answer in answers], dim=1)
+
     def loss(self, prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Return the sum of the heads' losses."""
         parts = torch.split(prediction, self.sizes, dim=1)

@@ -33,6 +33,16 @@ def test_loss_and_metrics_are_those_of_the_parts(batches, features, statistics):
     assert metrics.compute()["test/mean_m"] != found["test/mean_m"]
 
 
+def test_answers_side_by_side(features):
+    torch.manual_seed(0)
+    joint = Joint(D, [lambda d: Positioning(d, places=5), lambda d: Beam(d, num_beams=Q), LOS])
+    position, beam, los = (head.predict(head(features)) for head in joint.heads.values())
+    answer = joint.predict(joint(features))
+    assert answer.shape == (len(features), 4) and answer.dtype == torch.float32
+    assert torch.equal(answer[:, :2], position)
+    assert torch.equal(answer[:, 2].long(), beam) and torch.equal(answer[:, 3].long(), los)
+
+
 def test_what_it_asks_for(batch, features):
     joint = build()
     assert joint.requires == ("position", "bs_position", "beam", "beam_power", "los")
