@@ -57,6 +57,12 @@ class ChannelDataset(Dataset[Batch]):
         numbers = np.unique(np.searchsorted(self.starts, self.links.reshape(-1), side="right") - 1)
         return sorted({self.sites[number].place for number in numbers})
 
+    def positions(self, number: int) -> Tensor:
+        """Return where the users are whose links to one of the sites are served [m], shape (n, 3)."""
+        links = self.links.reshape(-1)
+        served = links[(links >= self.starts[number]) & (links < self.starts[number + 1])]
+        return self.sites[number].links.position[served - self.starts[number]]
+
     def __getitem__(self, index: int) -> Batch:
         """Return one link as a batch of one."""
         return self.__getitems__([index])

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from foundation.nets.hand import HandFeatures
     from foundation.nets.resnet import ResNet
     from foundation.nets.transformer import ChannelTransformer, EnvironmentTransformer, PositionFeatures
+    from foundation.placing import MapPositioning
     from foundation.probe import CollapseAlarm, OnlineProbe
     from foundation.task import FoundationTask
 
@@ -25,6 +26,7 @@ __all__ = [
     "FineTune",
     "FoundationTask",
     "HandFeatures",
+    "MapPositioning",
     "OnlineProbe",
     "PositionFeatures",
     "ResNet",
@@ -42,6 +44,7 @@ _HOME = {
     "FineTune": "finetune",
     "FoundationTask": "task",
     "HandFeatures": "nets.hand",
+    "MapPositioning": "placing",
     "OnlineProbe": "probe",
     "PositionFeatures": "nets.transformer",
     "ResNet": "nets.resnet",

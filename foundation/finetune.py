@@ -155,7 +155,12 @@ class FineTune(FoundationTask):
 
     def _predictions(self, batch: dict[str, Any]) -> list[Tensor]:
         encoders = (self.encoder, *self.further.values())
-        return [self.head(self.features(batch, encoder)) for encoder in encoders]  # type: ignore[arg-type]
+        return [self.answer(self.features(batch, encoder), batch) for encoder in encoders]  # type: ignore[arg-type]
+
+    def answer(self, features: Tensor, batch: dict[str, Any]) -> Tensor:
+        """Return the head's raw predictions (B, ...) from the features (B, D) of a batch."""
+        prediction: Tensor = self.head(features)
+        return prediction
 
     def _loss(self, predictions: list[Tensor], batch: dict[str, Any]) -> Tensor:
         return torch.stack([self.head.loss(prediction, batch) for prediction in predictions]).mean()
@@ -196,7 +201,7 @@ class FineTune(FoundationTask):
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return features and predictions, with where they belong."""
         features = self.features(batch, self.encoder)
-        prediction = self.head.predict(self.head(features))
+        prediction = self.head.predict(self.answer(features, batch))
         where = {key: batch[key] for key in ("position", "site", "user", "los")}
         return {"features": features, "prediction": prediction, **where}
 

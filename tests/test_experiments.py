@@ -70,6 +70,16 @@ def test_models_run(file, street_data, checkpoint, two_towers, tmp_path, monkeyp
     assert any(key.startswith(("val/", "test/")) for key in commands.trainer.callback_metrics)
 
 
+def test_positioning_takes_the_map_by_one_word(street_data, two_towers, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = ["fit", "--config", str(ROOT / "experiments/finetune/toft_positioning.yaml"), *street_data, *QUICK]
+    args += ["--model.mode", "probe", "--model.checkpoint", two_towers, "--data.fractions", "[0.6, 0.2, 0.2]"]
+    commands = run([*args, "--model", "MapPositioning", "--model.tokens", "4"])
+    assert type(commands.model).__name__ == "MapPositioning"
+    assert len(commands.model.head.places) == 100  # as the YAML has it
+    assert "test/positioning/mean_m" in commands.trainer.callback_metrics
+
+
 @pytest.mark.parametrize("file", OVERLAYS, ids=name)
 def test_overlays_compose(file, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)

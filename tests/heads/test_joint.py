@@ -38,9 +38,11 @@ def test_answers_side_by_side(features):
     joint = Joint(D, [lambda d: Positioning(d, places=5), lambda d: Beam(d, num_beams=Q), LOS])
     position, beam, los = (head.predict(head(features)) for head in joint.heads.values())
     answer = joint.predict(joint(features))
-    assert answer.shape == (len(features), 4) and answer.dtype == torch.float32
+    assert answer.shape == (len(features), 4)
+    assert answer.dtype == torch.float32
     assert torch.equal(answer[:, :2], position)
-    assert torch.equal(answer[:, 2].long(), beam) and torch.equal(answer[:, 3].long(), los)
+    assert torch.equal(answer[:, 2].long(), beam)
+    assert torch.equal(answer[:, 3].long(), los)
 
 
 def test_what_it_asks_for(batch, features):
