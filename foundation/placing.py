@@ -50,7 +50,8 @@ class MapPositioning(FineTune):
         optimizer: `adamw` or `muon`, see there.
 
     Raises:
-        InputError: The mode is another one, the head finds no positions, or the checkpoint has no environment tower.
+        InputError: The mode is another one, the head finds no positions, the checkpoint has no environment tower, or
+            `step` or `radius` is not positive.
     """
 
     def __init__(
@@ -84,8 +85,17 @@ class MapPositioning(FineTune):
         if not isinstance(self.head, Positioning):
             raise InputError(f"MapPositioning needs the head Positioning, not {type(self.head).__name__}")
         self.environment = load_encoder(checkpoint, tower="environment").requires_grad_(False)
+        if not (step > 0 and radius > 0):
+            raise InputError(f"model.step and model.radius must be positive, got {step} and {radius}")
         self.step, self.radius, self.sharpness = step, radius, sharpness
         self._places: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def setup(self, stage: str) -> None:
+        """Check that there are training users to take places from, and forget those of earlier data."""
+        if self.trainer.datamodule is None:  # type: ignore[attr-defined]
+            raise InputError("MapPositioning takes places and maps from a datamodule: give one, not loaders")
+        super().setup(stage)
+        self._places.clear()
 
     def train(self, mode: bool = True) -> MapPositioning:
         """Switch to training; both towers stay in eval mode."""
@@ -103,13 +113,16 @@ class MapPositioning(FineTune):
         for number in batch["site"].unique().tolist():
             places, environments = self._of(number, prediction.device)
             rows = (batch["site"] == number).nonzero().squeeze(1)
-            if not len(places):
-                continue
-            match = channel[rows] @ environments.T
-            far = torch.cdist(prediction[rows, :2], places).square()
-            weight = (self.sharpness * match - far / (2 * self.radius**2)).softmax(1)
-            prediction[rows, :2] = weight @ places
+            if len(places):
+                prediction[rows, :2] = self._placed(prediction[rows, :2], channel[rows], places, environments)
         return prediction
+
+    def _placed(self, position: Tensor, channel: Tensor, places: Tensor, environments: Tensor) -> Tensor:
+        # no autocast: bfloat16 would round a position to 1/256 of its distance
+        with torch.autocast(position.device.type, enabled=False):
+            far = torch.cdist(position.float(), places).square()
+            weight = (self.sharpness * channel @ environments.T - far / (2 * self.radius**2)).softmax(1)
+            return (weight @ places).to(position)
 
     def _of(self, number: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the places of a site as seen from its base station (M, 2) [m], and their embeddings (M, D)."""

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
 from datamodules.environment_images import AreaMaps
 from datamodules.errors import InputError
@@ -102,6 +103,8 @@ def test_a_match_finds_the_user_that_the_head_misses(checkpoint):
     off = places[true] + torch.tensor([6.0, -5.0])
     model.head.forward = lambda features: off
     found = model.answer(torch.zeros(len(true), 8), batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model.answer(torch.zeros(len(true), 8), batch), found), "metres are not rounded"
     assert (found - places[true]).norm(dim=1).max() < 0.1
     assert torch.equal(off, places[true] + torch.tensor([6.0, -5.0])), "what the head says is left as it was"
     model.train()
@@ -129,9 +132,26 @@ def test_what_it_cannot_do_is_said(checkpoint, tmp_path):
         MapPositioning(head, checkpoint, mode="scratch")
     with pytest.raises(InputError, match="needs the head Positioning, not LOS"):
         MapPositioning(lambda n: LOS(n), checkpoint)
+    for setting in ({"step": 0.0}, {"radius": -1.0}, {"radius": float("nan")}):
+        with pytest.raises(InputError, match="must be positive"):
+            MapPositioning(head, checkpoint, **setting)
     alone = save(tmp_path / "y.ckpt", None, decoder=lambda n: _decoder(n))
     with pytest.raises(InputError, match="no tower 'environment'"):
         MapPositioning(head, alone)
+
+
+def test_other_data_have_places_of_their_own(checkpoint, tmp_path):
+    data = build(tmp_path / "sites")
+    model = MapPositioning(lambda n: Positioning(n, hidden=8), checkpoint)
+    trainer = fit(model, data, tmp_path)
+    trainer.test(model, datamodule=data, verbose=False)
+    before = model._places[0][0]
+    other = build(tmp_path / "others", [random_site("c", 150, seed=5), random_site("d", 100, seed=6)])
+    trainer.test(model, datamodule=other, verbose=False)
+    assert not torch.equal(model._places[0][0][: len(before)], before[: len(model._places[0][0])])
+    alone = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    with pytest.raises(InputError, match="give one, not loaders"):
+        alone.test(model, dataloaders=other.test_dataloader(), verbose=False)
 
 
 def _decoder(width):
