@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,8 @@ from heads import Positioning
 
 #: environments embedded at once
 _CHUNK = 256
+#: how far from any training user a place may be [m]: the gaps between users must not be empty of places
+_REACH = 10.0
 
 
 class MapPositioning(FineTune):
@@ -43,7 +46,7 @@ class MapPositioning(FineTune):
         tokens: Reads the tokens of the channel tower, see `FineTune`.
         step: Step of the grid [m].
         radius: How far off the head is, r [m].
-        sharpness: How much the match counts, k.
+        sharpness: How much the match counts, k; at 20, the scale of the cosine at which pre-training ends.
         lr: Learning rate of the head.
         weight_decay: Weight decay.
         schedule: Learning-rate schedule, see `FoundationTask.optimizers_with`.
@@ -62,7 +65,7 @@ class MapPositioning(FineTune):
         mode: Mode = "probe",
         tokens: int | None = None,
         step: float = 3.0,
-        radius: float = 6.0,
+        radius: float = 5.0,
         sharpness: float = 20.0,
         lr: float = 1e-3,
         weight_decay: float = 0.01,
@@ -139,7 +142,7 @@ class MapPositioning(FineTune):
 
 
 def candidates(users: NDArray[np.float32], step: float) -> Tensor:
-    """Return the points of a grid with a user no more than a step away along either axis, at the user's height.
+    """Return the points of a grid with a user no more than 10 m away along either axis, at that user's height.
 
     Args:
         users: Where users were (n, 3) [m]; those with NaN count for nothing.
@@ -149,9 +152,12 @@ def candidates(users: NDArray[np.float32], step: float) -> Tensor:
         Places (M, 3) [m].
     """
     users = users[np.isfinite(users).all(1)]
-    cells = np.round(users[:, None, :2] / step) + np.stack(np.meshgrid(*[(-1, 0, 1)] * 2), -1).reshape(1, 9, 2)
-    heights = np.repeat(users[:, 2], 9)
-    places, first = np.unique(cells.reshape(-1, 2), axis=0, return_index=True)
+    around = np.arange(-math.ceil(_REACH / step), math.ceil(_REACH / step) + 1)
+    offsets = np.stack(np.meshgrid(around, around), axis=-1).reshape(-1, 2)
+    cells = np.round(users[:, None, :2] / step) + offsets
+    near = (np.abs(cells * step - users[:, None, :2]) <= _REACH).all(-1)
+    heights = np.broadcast_to(users[:, None, 2], near.shape)[near]
+    places, first = np.unique(cells[near], axis=0, return_index=True)
     return torch.from_numpy(np.column_stack([places * step, heights[first]])).float()
 
 
