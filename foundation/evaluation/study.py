@@ -26,7 +26,7 @@ class Study:
         tasks: Heads, by the name of their YAML in `experiments/finetune/`.
         pretrain: Per variant, the arguments of `lightning fit`.
         modes: Modes to run each variant's checkpoint in.
-        baselines: Per name, arguments that make a run without pre-training.
+        baselines: Per name, arguments that make a run to compare with, with `{seed}` for the seed.
         args: Arguments of every run.
         adapt: Arguments of every adaptation run.
         pretrain_per_seed: Whether to pre-train anew for every seed; else one pre-training serves them all.
@@ -77,7 +77,8 @@ class Study:
                 commands.append((_name(variant, task, mode, place, seed), [*start, *chosen]))
             for name, args in self.baselines.items():
                 mode = args[args.index("--model.mode") + 1]
-                commands.append((_name(name, task, mode, place, seed), [*start, *args]))
+                drawn = [arg.replace("{seed}", str(seed)) for arg in args]
+                commands.append((_name(name, task, mode, place, seed), [*start, *drawn]))
         return [(run_id, [*args, "--run_id", run_id]) for run_id, args in commands]
 
     @property

@@ -33,7 +33,8 @@ def test_places_and_checkpoints_of_another_study():
     study = Study(
         name="x", seeds=[0, 1], tasks=["los"], modes=["probe"], places={"here": ["--data.seed", "3"], "there": []},
         checkpoints={"big": "runs/y/pretrain-big-s{seed}/checkpoints/best.ckpt"},
-        baselines={"vit": ["--model.mode", "scratch"]}, zero_shot=["--config", "{run}/config.yaml"],
+        baselines={"vit": ["--model.mode", "scratch", "--model.checkpoint", "runs/s{seed}.ckpt"]},
+        zero_shot=["--config", "{run}/config.yaml"],
     )  # fmt: skip
     commands = dict(study.commands(Path("runs")))
     assert len(commands) == 4 + 8
@@ -41,7 +42,7 @@ def test_places_and_checkpoints_of_another_study():
     assert tested[0] == "test"
     assert flag(tested, "--config") == "runs/y/pretrain-big-s1/config.yaml"
     assert flag(tested, "--ckpt_path") == "runs/y/pretrain-big-s1/checkpoints/best.ckpt"
-    assert "vit-los-scratch-@here-s0" in commands
+    assert flag(commands["vit-los-scratch-@here-s1"], "--model.checkpoint") == "runs/s1.ckpt"
 
 
 @pytest.mark.parametrize(
