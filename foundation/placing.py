@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
 from datamodules.environment_images import AreaMaps
 from datamodules.errors import InputError
@@ -35,8 +36,8 @@ class MapPositioning(FineTune):
     place c, its LOS status withheld, the answer is the mean of all places, weighted by
     exp(-|p - c|^2 / 2 r^2 + k cos(h, e(c))). Nothing is learned but the head. The paper has none of it.
 
-    The places are the points of a grid around the training users of the same base station; where there are none, the
-    head has the last word.
+    The places are the points of a grid within 10 m of the training users of the same base station; where there are
+    none, the head has the last word.
 
     Args:
         head: Makes the head, a `Positioning`, from the width of the features.
@@ -173,5 +174,9 @@ def embed_places(encoder: Encoder, maps: AreaMaps, station: Tensor, places: Tens
     """
     site = torch.zeros(len(places), dtype=torch.long, device=places.device)
     vector = maps.geometry(site, station.expand(len(places), 3), places, site, with_los=False)
-    found = [encoder(maps.map(site[: len(part)]), part) for part in torch.split(vector, _CHUNK)]
+    found = []
+    with tqdm(total=len(places), desc="embedding places", unit="place", leave=False) as progress:
+        for part in torch.split(vector, _CHUNK):
+            found.append(encoder(maps.map(site[: len(part)]), part))
+            progress.update(len(part))
     return F.normalize(torch.cat(found).float(), dim=-1)
