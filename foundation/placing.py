@@ -112,7 +112,8 @@ class MapPositioning(FineTune):
         prediction = super().answer(features, batch)
         if self.training:
             return prediction
-        channel = F.normalize(self.encoder.encode(batch).float(), dim=-1)
+        embedding = features if self.reduce is None else self.encoder.encode(batch)  # tokens are not the embedding
+        channel = F.normalize(embedding.float(), dim=-1)
         prediction = prediction.clone()
         for number in batch["site"].unique().tolist():
             places, environments = self._of(number, prediction.device)

@@ -97,20 +97,19 @@ def test_a_match_finds_the_user_that_the_head_misses(checkpoint):
     embeddings = torch.nn.functional.normalize(torch.randn(len(places), 8), dim=-1)
     model._places = {0: (places, embeddings)}
     true = torch.arange(0, len(places), 9)
-    model.encoder.encode = lambda batch: batch["csi"]
-    batch = {"site": torch.zeros(len(true), dtype=torch.long), "csi": 3 * embeddings[true]}
+    features, batch = 3 * embeddings[true], {"site": torch.zeros(len(true), dtype=torch.long)}
     off = places[true] + torch.tensor([6.0, -5.0])
     model.head.forward = lambda features: off
-    found = model.answer(torch.zeros(len(true), 8), batch)
+    found = model.answer(features, batch)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(model.answer(torch.zeros(len(true), 8), batch), found), "metres are not rounded"
+        assert torch.equal(model.answer(features, batch), found), "metres are not rounded"
     assert (found - places[true]).norm(dim=1).max() < 0.1
     assert torch.equal(off, places[true] + torch.tensor([6.0, -5.0])), "what the head says is left as it was"
     model.train()
-    assert torch.equal(model.answer(torch.zeros(len(true), 8), batch), off), "the head learns by its own answer"
+    assert torch.equal(model.answer(features, batch), off), "the head learns by its own answer"
     model.eval()
     model._places = {0: (places[:0], embeddings[:0])}
-    assert torch.equal(model.answer(torch.zeros(len(true), 8), batch), off), "no place known: the head's answer"
+    assert torch.equal(model.answer(features, batch), off), "no place known: the head's answer"
 
 
 def test_only_the_head_learns(checkpoint, tmp_path):
@@ -137,6 +136,22 @@ def test_what_it_cannot_do_is_said(checkpoint, tmp_path):
     alone = save(tmp_path / "y.ckpt", None, decoder=lambda n: _decoder(n))
     with pytest.raises(InputError, match="no tower 'environment'"):
         MapPositioning(head, alone)
+
+
+def test_the_match_reads_the_embedding_also_where_the_head_reads_tokens(checkpoint, tmp_path):
+    data = build(tmp_path / "sites")
+    models = [MapPositioning(lambda n: Positioning(n, hidden=8), checkpoint, tokens=tokens) for tokens in (None, 2)]
+    answers = []
+    for model in models:
+        trainer = fit(model, data, tmp_path)
+        trainer.test(model, datamodule=data, verbose=False)
+        batch = data.finish(next(iter(data.test_dataloader())))
+        here = torch.zeros(len(batch["csi"]), 2)
+        model.head.forward = lambda features, here=here: here
+        with torch.no_grad():
+            answers.append(model.eval().answer(model.features(batch, model.encoder), batch))
+    assert torch.allclose(*answers, atol=1e-4)
+    assert answers[0].unique(dim=0).shape[0] > 1
 
 
 def test_other_data_have_places_of_their_own(checkpoint, tmp_path):
