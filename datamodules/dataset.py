@@ -63,9 +63,9 @@ class ChannelDataset(Dataset[Batch]):
         served = links[(links >= self.starts[number]) & (links < self.starts[number + 1])]
         return self.sites[number].links.position[served - self.starts[number]]
 
-    def __getitem__(self, index: int) -> Batch:
-        """Return one link as a batch of one."""
-        return self.__getitems__([index])
+    def __getitem__(self, index: int | Sequence[int]) -> Batch:
+        """Return one link as a batch of one, or the batch of several."""
+        return self.__getitems__([index] if isinstance(index, int) else index)
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Fetch rows: one gather a site, no work per sample."""
@@ -133,14 +133,18 @@ def _kind(shape: tuple[int, ...] | None) -> str:
     return "rays" if shape is None else f"recorded CSI of shape {tuple(shape)}"
 
 
-class ShardedSampler(DistributedSampler[int]):
-    """Deals links to ranks so that W ranks with batches of B see just what one process with batches of W B sees.
+class ShardedSampler(DistributedSampler[Any]):
+    """Deals links to ranks so that W ranks with batches of B see what one process with batches of W B sees.
+
+    In training every link is served once a pass, in batches of near-equal size, B or a little less, and yielded as
+    lists: a contrastive loss never meets a last batch of a few links. Ranks get equal batches, which a gathered loss
+    needs, and so leave out fewer than W links a pass, other ones in every epoch. Else ranks take every W-th link, with
+    none repeated and none left out, one at a time.
 
     Args:
         dataset: The dataset.
-        batch_size: Links a batch of one rank, B.
-        shuffle: Whether every epoch has its own order, drawn from `seed` and the epoch; else ranks take every W-th
-            link, with none repeated.
+        batch_size: Most links a batch of one rank, B.
+        shuffle: Whether to serve batches for training, every epoch in its own order, drawn from `seed` and the epoch.
         seed: Draws the orders.
         rank: This process, by default as torch.distributed has it.
         num_replicas: Number of processes W, likewise.
@@ -160,25 +164,26 @@ class ShardedSampler(DistributedSampler[int]):
             num_replicas = torch.distributed.get_world_size() if distributed else 1
         if rank is None:
             rank = torch.distributed.get_rank() if distributed else 0
-        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed, drop_last=shuffle)
-        # a set smaller than one batch is served whole rather than not at all
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)
         self.count = len(dataset)
-        self.batch_size = max(1, min(batch_size, self.count // num_replicas))
-        self.steps = self.count // (self.batch_size * num_replicas)
+        # a set with fewer links than ranks serves some of them twice rather than nothing
+        self.total = max(self.count, num_replicas)
+        steps = -(-self.total // (batch_size * num_replicas))
+        # where one process would begin its batches, moved to a multiple of W: links a rank before each batch
+        self.edges = np.arange(steps + 1) * self.total // steps // num_replicas
 
     def __len__(self) -> int:
-        """Return how many links this rank serves."""
-        if self.shuffle:
-            return self.steps * self.batch_size
-        return len(range(self.rank, self.count, self.num_replicas))
+        """Return how many batches (training) or links (else) this rank serves."""
+        return len(self.edges) - 1 if self.shuffle else len(range(self.rank, self.count, self.num_replicas))
 
-    def __iter__(self) -> Iterator[int]:
-        """Yield this rank's links in batch order."""
+    def __iter__(self) -> Iterator[Any]:
+        """Yield this rank's share of every batch (training), or its links."""
         if not self.shuffle:
-            return iter(range(self.rank, self.count, self.num_replicas))
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
-        order = order[: self.steps * self.batch_size * self.num_replicas]
-        return iter(order.reshape(self.steps, self.num_replicas, self.batch_size)[:, self.rank].reshape(-1).tolist())
+            yield from range(self.rank, self.count, self.num_replicas)
+            return
+        order = np.resize(np.random.default_rng([self.seed, self.epoch]).permutation(self.count), self.total)
+        for start, stop in self.num_replicas * np.stack([self.edges[:-1], self.edges[1:]], 1):
+            yield np.split(order[start:stop], self.num_replicas)[self.rank].tolist()
 
 
 def to_paths(batch: Batch) -> Paths:

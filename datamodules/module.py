@@ -50,7 +50,7 @@ class ChannelDataModule(LightningDataModule):
         fractions: Shares of train, validation and test.
         block: Side of the blocks of the `spatial` split [m].
         holdout: Areas (`site`) or places (`city`) of the test side.
-        batch_size: Links a batch of one process.
+        batch_size: Most links a batch of one process; training batches are of near-equal size and leave no link out.
         num_beams: Adds `beam` (B,) and `beam_power` (B, Q) of a DFT codebook with that many beams.
         views: Adds `views`, two independent observations of the same channels; an empty list gives two clean ones.
         observation: What happens to `csi` before the model sees it; labels come from the clean channel.
@@ -210,7 +210,7 @@ class ChannelDataModule(LightningDataModule):
             sampler.set_epoch(self.trainer.current_epoch)
         return DataLoader(
             dataset,
-            batch_size=sampler.batch_size if shuffle else self.batch_size,
+            batch_size=None if shuffle else self.batch_size,  # in training the sampler makes the batches
             sampler=sampler,
             collate_fn=_as_is,
             num_workers=self.num_workers,

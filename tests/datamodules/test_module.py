@@ -65,17 +65,38 @@ def test_many_missing_sites_are_made_by_processes(tmp_path, monkeypatch):
     assert asked == [1]
 
 
+def batches(links, size, world=1, rank=0, **settings):
+    return list(ShardedSampler(ChannelDataset([random_site("a", links)]), size, True, 0, rank, world, **settings))
+
+
+@pytest.mark.parametrize(("links", "size"), [(100, 64), (65, 64), (128, 64), (1000, 128), (1, 64), (13, 64)])
+def test_every_link_is_served_once_a_pass_in_batches_of_near_equal_size(links, size):
+    served = batches(links, size)
+    assert sorted(sum(served, [])) == list(range(links))
+    sizes = [len(batch) for batch in served]
+    assert max(sizes) <= size and max(sizes) - min(sizes) <= 1
+
+
 @pytest.mark.parametrize("world", [2, 3])
-def test_ranks_see_together_what_one_process_sees(world):
-    dataset = ChannelDataset([random_site("a", 101)])
-    one = list(ShardedSampler(dataset, 4 * world, True, rank=0, num_replicas=1))
-    ranks = [list(ShardedSampler(dataset, 4, True, rank=r, num_replicas=world)) for r in range(world)]
-    steps = min(len(one) // (4 * world), len(ranks[0]) // 4)
-    for step in range(steps):
-        together = [link for rank in ranks for link in rank[4 * step : 4 * step + 4]]
-        assert together == one[4 * world * step : 4 * world * (step + 1)]
+@pytest.mark.parametrize("links", [96, 101])
+def test_ranks_see_together_what_one_process_sees(world, links):
+    one = batches(links, 4 * world)
+    ranks = [batches(links, 4, world, rank) for rank in range(world)]
+    assert {len(rank) for rank in ranks} == {len(one)}
+    for alone, *shares in zip(one, *ranks, strict=True):
+        assert len({len(share) for share in shares}) == 1, "a gathered loss needs equal batches"
+        assert abs(len(alone) - len(sum(shares, []))) < world
+    together = [link for shares in zip(*ranks, strict=True) for share in shares for link in share]
+    assert together == sum(one, [])[: links - links % world]
+    if links == 96:
+        assert [sum(shares, []) for shares in zip(*ranks, strict=True)] == one
+    dataset = ChannelDataset([random_site("a", links)])
     evaluated = [link for r in range(world) for link in ShardedSampler(dataset, 4, False, rank=r, num_replicas=world)]
-    assert sorted(evaluated) == list(range(101)), "a link is repeated or left out"
+    assert sorted(evaluated) == list(range(links)), "a link is repeated or left out"
+
+
+def test_fewer_links_than_ranks_still_train():
+    assert [batches(1, 4, 2, rank) for rank in range(2)] == [[[0]], [[0]]]
 
 
 def test_epochs_differ_and_repeat_by_seed():
@@ -91,7 +112,7 @@ def test_batch_holds_what_it_says(tmp_path):
     module = build(tmp_path, num_beams=8, views=[Noise()])
     batch = first(module)
     assert set(batch) == set(module.batch_keys)
-    assert batch["csi"].shape == (32, 1, 4, 8)
+    assert batch["csi"].shape == (28, 1, 4, 8), "172 links in six batches"
     assert (batch["los"] >= 0).all(), "a link without path is served"
     power = beam_power(batch["csi"], dft_codebook(Array(1, 4), 8))
     assert torch.equal(batch["beam"], power.argmax(1))
