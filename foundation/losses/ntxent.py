@@ -1,0 +1,115 @@
+"""The contrastive loss of many positives and mined negatives."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from foundation.losses.clip import gather, rank
+
+Negatives = Literal["farthest", "nearest", "none"]
+
+
+class NTXentLoss(nn.Module):
+    r"""Domain-aware NT-Xent (ConTwin eq 3): several positives of an anchor, against negatives mined from a pool.
+
+    With unit vectors q, temperature t, positives P(i) and negatives N(i),
+
+    .. math:: L = \frac{1}{B} \sum_i -\frac{1}{|P(i)|} \sum_{j \in P(i)}
+        \log \frac{e^{q_i q_j / t}}{\sum_{k \in P(i) \cup N(i)} e^{q_i q_k / t}}
+
+    Positives and negatives are sought among the rows of all processes, with gradients, so the mean over processes
+    equals one process with the whole batch. An anchor is neither to itself, and a positive is never a negative. An
+    anchor without a positive adds nothing to the sum; one without a negative tells its positives apart alone.
+
+    Args:
+        temperature: Where the learnable temperature starts: 0.1 in the paper's text, 0.5 in its Table 6.
+        negatives: Which of the pool are kept: the `farthest` from the anchor, as the paper writes its mining; the
+            `nearest`, as hard negatives are elsewhere; or with `none` the whole pool, which without a pool is every
+            other row, the paper's ablation A1.
+        num_negatives: How many are kept, 50 in one place of the paper; by default an eighth of the rows of all
+            processes, as in another, and at least one.
+        max_scale: Largest inverse temperature.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        negatives: Negatives = "farthest",
+        num_negatives: int | None = None,
+        max_scale: float = 100.0,
+    ) -> None:
+        super().__init__()
+        if not 0 < temperature:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        if negatives not in get_args(Negatives):
+            raise ValueError(f"negatives must be one of {', '.join(get_args(Negatives))}, got {negatives}")
+        if num_negatives is not None and num_negatives < 1:
+            raise ValueError(f"num_negatives must be at least 1, got {num_negatives}")
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
+        self.max_log_scale = math.log(max_scale)
+        self.negatives, self.num_negatives = negatives, num_negatives
+
+    @property
+    def scale(self) -> Tensor:
+        """The inverse temperature."""
+        return self.log_scale.exp()
+
+    @torch.no_grad()
+    def clamp(self) -> None:
+        """Keep the temperature in its range; called after every optimizer step."""
+        self.log_scale.clamp_(0.0, self.max_log_scale)
+
+    def forward(self, embeddings: Tensor, positives: Tensor, pool: Tensor | None = None) -> Tensor:
+        """Return the loss, a scalar.
+
+        Args:
+            embeddings: Shape (B, D), normalised here. M counts the rows of all processes, in order of their ranks.
+            positives: Which rows are positives of an anchor, bool (B, M); or an index of each row, int64 (B,), gathered
+                here: rows of the same index are positives, as the views of one link are.
+            pool: Which rows an anchor's negatives are mined from, bool (B, M); by default all.
+
+        Raises:
+            ValueError: A mask has another shape than (B, M), or the index than (B,).
+        """
+        half = embeddings.dtype in (torch.float16, torch.bfloat16)
+        own = F.normalize(embeddings.float() if half else embeddings, dim=-1)
+        rows = gather(own)
+        shape = (len(own), len(rows))
+        if positives.dtype != torch.bool:
+            if positives.shape != shape[:1]:
+                raise ValueError(f"the index of positives must have shape {shape[:1]}, got {tuple(positives.shape)}")
+            positives = positives.unsqueeze(1) == gather(positives)
+        for name, mask in (("positives", positives), ("pool", pool)):
+            if mask is not None and mask.shape != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {tuple(mask.shape)}")
+        itself = torch.arange(shape[1], device=own.device) == (rank() * shape[0] + _column(shape[0], own.device))
+        positives = positives & ~itself
+        pool = ~(positives | itself) if pool is None else pool & ~(positives | itself)
+        similarity = own @ rows.T
+        kept = positives | self._mine(similarity.detach(), pool)
+        scores = self.scale * similarity
+        # a row that has nothing to compare would be -inf - -inf, with a gradient of NaN
+        total = scores.masked_fill(~kept & positives.any(1, keepdim=True), -math.inf).logsumexp(1)
+        pull = (scores * positives).sum(1) / positives.sum(1).clamp_min(1)
+        return torch.where(positives.any(1), total - pull, 0.0).mean()
+
+    def _mine(self, similarity: Tensor, pool: Tensor) -> Tensor:
+        """Return which rows are negatives, bool (B, M); angular distance is 1 - similarity."""
+        if self.negatives == "none":
+            return pool
+        count = self.num_negatives or max(1, pool.shape[1] // 8)
+        hardness = similarity if self.negatives == "nearest" else -similarity
+        chosen = hardness.masked_fill(~pool, -math.inf).topk(min(count, pool.shape[1])).indices
+        return torch.zeros_like(pool).scatter(1, chosen, True) & pool
+
+
+def _column(length: int, device: torch.device) -> Tensor:
+    return torch.arange(length, device=device).unsqueeze(1)
