@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from foundation.encoder import Encoder
     from foundation.envchannel import EnvChannel
     from foundation.finetune import FineTune
+    from foundation.nets.csinet import CsiNet
+    from foundation.nets.csinetplus import CSINetPlus
     from foundation.nets.hand import HandFeatures
     from foundation.nets.resnet import ResNet
     from foundation.nets.transformer import ChannelTransformer, EnvironmentTransformer, PositionFeatures
@@ -18,8 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CSICLIP",
+    "CSINetPlus",
     "ChannelTransformer",
     "CollapseAlarm",
+    "CsiNet",
     "Encoder",
     "EnvChannel",
     "EnvironmentTransformer",
@@ -36,8 +40,10 @@ __all__ = [
 # imported on first use: `lightning --help` must not wait for torch
 _HOME = {
     "CSICLIP": "csiclip",
+    "CSINetPlus": "nets.csinetplus",
     "ChannelTransformer": "nets.transformer",
     "CollapseAlarm": "probe",
+    "CsiNet": "nets.csinet",
     "Encoder": "encoder",
     "EnvChannel": "envchannel",
     "EnvironmentTransformer": "nets.transformer",

@@ -1,0 +1,148 @@
+"""What every CSI feedback network shares: the transform before it, the code between, the norm behind."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from datamodules.errors import InputError
+from foundation.delay_angular import PhaseReference, delay_angular
+from foundation.encoder import Encoder
+from foundation.representations import image
+
+
+class Quantizer(nn.Module):
+    """Rounds every number of a code to one of 2^bits even levels in (-1, 1), as if it were not there for gradients.
+
+    A tanh brings the numbers into that range. Gradients pass the rounding straight through.
+
+    Args:
+        bits: Bits a number, 2 to 8.
+
+    Raises:
+        InputError: `bits` is out of that range.
+    """
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        if not 2 <= bits <= 8:
+            raise InputError(f"bits must be 2 to 8, got {bits}: leave it out for a code of real numbers")
+        self.bits = bits
+
+    def indices(self, code: Tensor) -> Tensor:
+        """Return what goes over the air: integers in [0, 2^bits), of any shape."""
+        levels = 2**self.bits
+        indices: Tensor = ((torch.tanh(code) + 1) / 2 * levels).long().clamp(0, levels - 1)
+        return indices
+
+    def levels(self, indices: Tensor) -> Tensor:
+        """Return the levels in (-1, 1) of the integers received."""
+        levels: Tensor = (2 * indices + 1) / 2**self.bits - 1
+        return levels
+
+    def forward(self, code: Tensor) -> Tensor:
+        """Return the code as it is received, of the same shape."""
+        bounded = torch.tanh(code)
+        return bounded + (self.levels(self.indices(code)) - bounded).detach()
+
+
+class Autoencoder(Encoder):
+    """Compresses a channel to a code at the user, and rebuilds it at the base station (twin feedback section III).
+
+    As an `Encoder` its features are the code, which any head may read. A subclass has two networks: `compress` and
+    `rebuild`.
+
+    Args:
+        code_size: Real numbers M of the code.
+        rows: Delay taps kept of the channel.
+        antennas: Antenna pairs R*T of the data.
+        reference: Whose phase is taken out of a channel, see `delay_angular`.
+        bits: Bits for each number of the code; by default it is not quantised.
+    """
+
+    def __init__(
+        self,
+        code_size: int = 32,
+        rows: int = 32,
+        antennas: int = 32,
+        reference: PhaseReference = "strongest",
+        bits: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.num_features, self.rows, self.antennas, self.reference = code_size, rows, antennas, reference
+        self.quantizer = None if bits is None else Quantizer(bits)
+
+    @property
+    def feedback_bits(self) -> int:
+        """Bits that a user sends for a link; 32 a number where the code is not quantised."""
+        return self.num_features * (32 if self.quantizer is None else self.quantizer.bits)
+
+    @abstractmethod
+    def compress(self, pixels: Tensor) -> Tensor:
+        """Return the code (B, M) of an image (B, 2, rows, R*T)."""
+
+    @abstractmethod
+    def rebuild(self, code: Tensor) -> Tensor:
+        """Return the image (B, 2, rows, R*T) of a code (B, M); its norm does not matter."""
+
+    def observe(self, csi: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the delay-angular channel (B, rows, R*T) of CSI (B, R, T, K), and its scale (B,).
+
+        Raises:
+            InputError: The data have other antennas than the network, or fewer subcarriers than it takes taps.
+        """
+        if csi.ndim != 4 or csi.shape[1] * csi.shape[2] != self.antennas or csi.shape[3] < self.rows:
+            raise InputError(
+                f"the data make CSI of (R, T, K) = {tuple(csi.shape[1:])}, but the autoencoder takes {self.antennas} "
+                f"antenna pairs and {self.rows} taps: set its antennas and rows, or data.bs and data.ofdm"
+            )
+        return delay_angular(csi, self.rows, self.reference)
+
+    def forward(self, csi: Tensor) -> Tensor:
+        """Return the code (B, M) of CSI (B, R, T, K), as the base station receives it."""
+        return self.encode_channel(self.observe(csi)[0])
+
+    def encode_channel(self, channel: Tensor) -> Tensor:
+        """Return the code (B, M), as received, of delay-angular channels (B, rows, R*T)."""
+        code = self.compress(image(channel.unsqueeze(1)))
+        return code if self.quantizer is None else self.quantizer(code)
+
+    def decode(self, code: Tensor) -> Tensor:
+        """Return the rebuilt delay-angular channel (B, rows, R*T), complex, of unit norm (twin feedback V-D (ii))."""
+        pixels = self.rebuild(code).float()
+        pixels = F.normalize(pixels.flatten(1), dim=1).reshape(pixels.shape)
+        return torch.view_as_complex(rearrange(pixels, "b c l a -> b l a c").contiguous())
+
+
+def convolution(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
+    """Return a convolution that keeps the size of an image, and its batch norm."""
+    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2), nn.BatchNorm2d(outputs))
+
+
+class Refine(nn.Module):
+    """A residual block of three convolutions 2 - 8 - 16 - 2: the RefineNet of CsiNet and CSINet+.
+
+    Args:
+        kernels: Sizes of the three kernels.
+        last: Activation of the third, before the block's input is added.
+        after: Activation of the sum.
+    """
+
+    def __init__(self, kernels: tuple[int, int, int], last: nn.Module, after: nn.Module) -> None:
+        super().__init__()
+        one, two, three = kernels
+        self.layers = nn.Sequential(
+            convolution(2, 8, one), nn.LeakyReLU(0.3), convolution(8, 16, two), nn.LeakyReLU(0.3),
+            convolution(16, 2, three), last,
+        )  # fmt: skip
+        self.after = after
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the refined image, (B, 2, rows, R*T) each way."""
+        refined: Tensor = self.after(pixels + self.layers(pixels))
+        return refined
