@@ -19,7 +19,17 @@ from foundation.nets.transformer import Tower
 from foundation.probe import CollapseAlarm, OnlineProbe
 from foundation.representations import log_level
 from foundation.task import FoundationTask, OptimizerName, Schedule, concatenate
-from foundation.zeroshot import SCALES, ZeroShot, choose, cleared, los_options, scale_options, similarities
+from foundation.zeroshot import (
+    SCALES,
+    ZeroShot,
+    cleared,
+    compare,
+    los_credit,
+    los_options,
+    scale_credit,
+    scale_options,
+    similarities,
+)
 from heads import Feedback
 from heads.feedback import target_channel
 
@@ -212,12 +222,12 @@ class EnvChannel(FoundationTask):
             kept["environment"] = environment
             known = batch["los"] >= 0
             los, scale = (
-                choose(self.environment_encoder, batch, options(batch["geometry"]), channel, environment)
+                compare(self.environment_encoder, batch, options(batch["geometry"]), channel, environment)
                 for options in (los_options, scale_options)
             )
-            right = los[known] == 1 - batch["los"][known]
-            self.log_value("val/los_accuracy", right.float().mean(), int(known.sum()), prog_bar=True)
-            self.log_value("val/scale_accuracy", (scale == 1).float().mean(), count, prog_bar=True)
+            right = los_credit(los[known], batch["los"][known])
+            self.log_value("val/los_accuracy", right.mean(), int(known.sum()), prog_bar=True)
+            self.log_value("val/scale_accuracy", scale_credit(scale).mean(), count, prog_bar=True)
         self._kept.append(kept)
         return {"features": channel}
 

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from datamodules import Environment, Site
 from datamodules.environment_images import map_image
+from foundation.losses.clip import credit
 from foundation.task import concatenate
 from heads.feedback import error_db, relative_error
 
@@ -49,6 +50,16 @@ def scale_options(geometry: Tensor) -> Tensor:
     return options
 
 
+def los_credit(similarity: Tensor, los: Tensor) -> Tensor:
+    """Return the score (B,) of the cosines (B, 2) of `los_options` of links whose LOS status (B,) is known."""
+    return credit(similarity, similarity.gather(1, (1 - los.long()).unsqueeze(1)).squeeze(1))
+
+
+def scale_credit(similarity: Tensor) -> Tensor:
+    """Return the score (B,) of the cosines (B, 3) of `scale_options`."""
+    return credit(similarity, similarity[:, SCALES.index(1.0)])
+
+
 def cleared(image: Tensor, geometry: Tensor) -> Tensor:
     """Return maps (B, 1, size, size) with nothing within `_CLEARANCE` pixels of the line that geometry (B, 8) draws."""
     size = image.shape[-1]
@@ -66,19 +77,14 @@ def similarities(queries: Tensor, options: Tensor) -> Tensor:
     return (F.normalize(options, dim=-1) @ F.normalize(queries, dim=-1).unsqueeze(-1)).squeeze(-1)
 
 
-def pick(queries: Tensor, options: Tensor) -> Tensor:
-    """Return which option (B, O, D) is most similar to each query (B, D), by cosine, (B,)."""
-    return similarities(queries, options).argmax(1)
-
-
-def choose(
+def compare(
     encoder: Callable[[Tensor, Tensor], Tensor],
     batch: dict[str, Tensor],
     options: Tensor,
     channel: Tensor,
     environment: Tensor,
 ) -> Tensor:
-    """Return which geometry vector fits each channel best, (B,).
+    """Return how well each of several geometry vectors fits each channel: the cosines of their embeddings, (B, O).
 
     Args:
         encoder: Embeds maps (B, 1, 64, 64) and geometry vectors (B, 8).
@@ -90,7 +96,7 @@ def choose(
     embeddings = environment.unsqueeze(1).repeat(1, options.shape[1], 1)
     row, number = (options != batch["geometry"].unsqueeze(1)).any(-1).nonzero(as_tuple=True)
     embeddings[row, number] = encoder(batch["map"][row], options[row, number]).to(embeddings.dtype)
-    return pick(channel, embeddings)
+    return similarities(channel, embeddings)
 
 
 def matching(queries: Tensor, options: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,16 +108,14 @@ def matching(queries: Tensor, options: Tensor, group: Tensor) -> tuple[Tensor, T
         group: Number of the group of each row, (M,).
 
     Returns:
-        Whether each query finds its own partner first, (M,) bool, and its chance to by guessing, (M,).
+        Whether each query finds its own partner first, (M,), see `credit`, and its chance to by guessing, (M,).
     """
-    hit, chance = torch.zeros(len(group), dtype=torch.bool), torch.zeros(len(group))
+    hit, chance = torch.zeros(2, len(group)).unbind()
     queries, options = F.normalize(queries.float(), dim=-1).cpu(), F.normalize(options.float(), dim=-1).cpu()
     for number in np.unique(group.numpy()).tolist():
         rows = (group == number).nonzero().squeeze(1)
         similarity = queries[rows] @ options[rows].T
-        # equal similarities count against the model: a collapsed one must not score
-        better = (similarity >= similarity.diagonal().unsqueeze(1)).sum(1) - 1
-        hit[rows], chance[rows] = better == 0, 1 / len(rows)
+        hit[rows], chance[rows] = credit(similarity, similarity.diagonal()), 1 / len(rows)
     return hit, chance
 
 
@@ -189,10 +193,10 @@ class ZeroShot:
             kept["environment"] = environment.float().cpu()
             geometry = batch["geometry"]
             for name, options in (("los", los_options(geometry)), ("scale", scale_options(geometry))):
-                kept[f"{name}_choice"] = choose(encoder, batch, options, channel, environment).cpu()
+                kept[f"{name}_options"] = compare(encoder, batch, options, channel, environment).cpu()
             other, affected = self._moved(batch)
             wrong = encoder(other, geometry)
-            kept["map_choice"] = pick(channel, torch.stack([environment, wrong], dim=1)).cpu()
+            kept["map_options"] = similarities(channel, torch.stack([environment, wrong], dim=1)).cpu()
             kept["map_affected"] = affected
         self.parts.append(kept)
 
@@ -226,14 +230,14 @@ class ZeroShot:
         scores: dict[str, float] = {}
         if "environment" in found:
             known = found["los"] >= 0
-            line_of_sight = found["los"][known] == 1
-            scores["los_accuracy"] = _mean((found["los_choice"][known] == 0) == line_of_sight)
-            share = _mean(line_of_sight)
+            scores["los_accuracy"] = _mean(los_credit(found["los_options"][known], found["los"][known]))
+            share = _mean(found["los"][known] == 1)
             scores["los_chance"] = max(share, 1 - share)  # always naming the commoner class
-            scores["scale_accuracy"] = _mean(found["scale_choice"] == SCALES.index(1.0))
+            scores["scale_accuracy"] = _mean(scale_credit(found["scale_options"]))
             scores["scale_chance"] = 1 / len(SCALES)
             if found["map_affected"].any():
-                scores["map_accuracy"] = _mean(found["map_choice"][found["map_affected"]] == 0)
+                options = found["map_options"][found["map_affected"]]
+                scores["map_accuracy"] = _mean(credit(options, options[:, 0]))
                 scores["map_chance"] = 0.5
             for name, group in (("user", found["site"]), ("area", self.area[found["site"]])):
                 hit, chance = matching(found["channel"], found["environment"], group)

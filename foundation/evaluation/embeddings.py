@@ -31,7 +31,7 @@ def draw(rows: dict[str, Tensor], area: Tensor, sites: Sequence[Site]) -> dict[s
     """
     hit, chance = matching(rows["channel"], rows["environment"], area)
     numbers, counts = np.unique(area.numpy(), return_counts=True)
-    shares = torch.stack([hit[area == number].float().mean() for number in numbers.tolist()])
+    shares = torch.stack([hit[area == number].mean() for number in numbers.tolist()])
     largest = int(numbers[counts.argmax()])
     return {
         "similarity": _similarity(rows, area == largest, sites),

@@ -10,6 +10,9 @@ import torch.distributed.nn.functional as differentiable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+#: cosines nearer than this are one: what is left of equal embeddings after rounding in batches of other sizes
+_SAME = 1e-5
+
 _all_gather: Callable[[Tensor], tuple[Tensor, ...]] = differentiable.all_gather
 
 
@@ -91,17 +94,34 @@ def retrieval(a: Tensor, b: Tensor, top: int, batch: int = 128) -> Tensor:
         batch: Size of the batches searched; an incomplete last one is left out unless it is the only one.
 
     Returns:
-        Share of hits, a scalar; chance is top / batch.
+        Share of hits, a scalar; chance is top / batch, which ties count as.
     """
     a, b = F.normalize(a.float(), dim=-1), F.normalize(b.float(), dim=-1)
     batch = min(batch, len(a))
     count = len(a) // batch
     a, b = (x[: count * batch].reshape(count, batch, -1) for x in (a, b))
     similarity = a @ b.mT
-    own = similarity.diagonal(dim1=1, dim2=2).unsqueeze(-1)
-    # equal similarities count against the model: a collapsed one must not score
-    better = (similarity >= own).sum(-1) - 1
-    return (better < top).float().mean()
+    return credit(similarity, similarity.diagonal(dim1=1, dim2=2), top).mean()
+
+
+def credit(similarity: Tensor, own: Tensor, top: int = 1) -> Tensor:
+    """Return the chance that the right option is among the `top` most similar, ties broken at random.
+
+    It is 0 or 1 where no other option is as similar as the right one; where all are, what a guess would score, so that
+    a model blind to what tells the options apart scores at chance.
+
+    Args:
+        similarity: Cosines of each query with its O options, shape (..., O).
+        own: Those of the right option, shape (...).
+        top: How many may be named.
+
+    Returns:
+        Shape (...).
+    """
+    own = own.unsqueeze(-1)
+    better = (~(similarity <= own + _SAME)).sum(-1)  # NaN is better than the right one: it scores nothing
+    tied = ((similarity - own).abs() <= _SAME).sum(-1)  # the right one among them
+    return ((top - better) / tied.clamp_min(1)).clamp(0, 1)
 
 
 def mixed(*values: Tensor) -> list[Tensor]:

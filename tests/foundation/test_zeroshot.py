@@ -1,5 +1,6 @@
 """Zero-shot tasks by hand-made embeddings, where the right answer is known."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -7,7 +8,18 @@ import pytest
 import torch
 
 from datamodules.environment import Environment
-from foundation.zeroshot import ZeroShot, choose, los_options, matching, move_obstacle, pick, scale_options
+from foundation.losses.clip import credit
+from foundation.zeroshot import (
+    ZeroShot,
+    compare,
+    los_credit,
+    los_options,
+    matching,
+    move_obstacle,
+    scale_credit,
+    scale_options,
+    similarities,
+)
 from tests.datamodules.rays import random_site
 
 
@@ -22,10 +34,23 @@ def test_options_differ_in_one_entry_alone():
         assert torch.equal(options[:, :, others], geometry[:, None, others].expand(-1, options.shape[1], -1))
 
 
-def test_pick_takes_the_nearest_by_angle():
+def test_the_nearest_by_angle_is_chosen():
     queries = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     options = torch.tensor([[[9.0, 9.0], [0.1, 0.0]], [[0.0, 0.3], [5.0, 5.0]]])
-    assert pick(queries, options).tolist() == [1, 0]
+    assert similarities(queries, options).argmax(1).tolist() == [1, 0]
+
+
+def test_a_tie_counts_as_chance():
+    similarity = torch.tensor([[0.5, 0.5, 0.1], [0.5, 0.5, 0.5], [0.2, 0.9, 0.9], [0.9, 0.2, 0.2], [torch.nan] * 3])
+    assert credit(similarity, similarity[:, 0]).tolist() == pytest.approx([1 / 2, 1 / 3, 0, 1, 0])
+    assert credit(similarity, similarity[:, 0], top=2).tolist() == pytest.approx([1, 2 / 3, 0, 1, 0])
+    near = torch.tensor([[0.5, 0.5 + 1e-6]])  # the same embedding, made in batches of another size
+    assert credit(near, near[:, 0]).item() == 0.5
+    same = torch.full((4, 3), 0.7)
+    assert scale_credit(same).tolist() == pytest.approx([1 / 3] * 4)
+    assert los_credit(same[:, :2], torch.tensor([0, 1, 0, 1], dtype=torch.int8)).tolist() == [0.5] * 4
+    known = torch.tensor([[0.9, 0.1], [0.9, 0.1]])
+    assert los_credit(known, torch.tensor([1, 0], dtype=torch.int8)).tolist() == [1, 0]
 
 
 def test_choosing_equals_a_comparison_with_every_option_made_anew():
@@ -41,11 +66,11 @@ def test_choosing_equals_a_comparison_with_every_option_made_anew():
 
     environment = encoder(image, geometry)
     for options, anew in ((los_options(geometry), 4 + 2 * 2), (scale_options(geometry), 2 * 6)):
-        chosen = choose(encoder, {"map": image, "geometry": geometry}, options, channel, environment)
+        cosines = compare(encoder, {"map": image, "geometry": geometry}, options, channel, environment)
         assert embedded[-1] == anew, "what is as it is need not be embedded again"
         every = torch.stack([encoder(image, option) for option in options.unbind(1)], dim=1)
         cosine = torch.nn.functional.cosine_similarity(channel[:, None], every, dim=-1)
-        assert torch.equal(chosen, cosine.argmax(1))
+        assert torch.allclose(cosines, cosine, atol=1e-6)
 
 
 def test_matching_equals_a_slow_loop():
@@ -63,9 +88,35 @@ def test_matching_equals_a_slow_loop():
     assert 0.2 < hit.float().mean() < 1
 
 
-def test_a_collapsed_model_matches_nothing():
-    hit, _ = matching(torch.ones(10, 4), torch.ones(10, 4), torch.zeros(10, dtype=torch.long))
-    assert not hit.any()
+def test_a_collapsed_model_matches_by_chance():
+    hit, chance = matching(torch.ones(10, 4), torch.ones(10, 4), torch.zeros(10, dtype=torch.long))
+    assert hit.tolist() == pytest.approx(chance.tolist())
+
+
+def test_towers_blind_to_a_task_score_its_chance():
+    wall = np.array([[-5.0, 20.0], [5.0, 20.0], [5.0, 24.0], [-5.0, 24.0]])
+    site = random_site("a", 60, area="x")
+    position = site.paths.position.clone()
+    position[:, 0], position[:, 1] = 0.0, 60.0  # behind the wall, all of them
+    los = torch.zeros_like(site.paths.los)
+    paths = dataclasses.replace(site.paths, position=position, los=los)
+    environment = Environment((wall,), np.array([9.0]), (-100.0, -100.0, 100.0, 100.0))
+    site = dataclasses.replace(site, links=paths, environment=environment)
+    count = len(site)
+    batch = {
+        "site": torch.zeros(count, dtype=torch.long), "user": torch.arange(count), "los": los, "position": position,
+        "bs_position": site.bs_position.expand(count, 3), "map": torch.zeros(count, 1, 64, 64),
+        "geometry": torch.rand(count, 8),
+    }  # fmt: skip
+    blind, channel = torch.randn(8), torch.randn(count, 8)
+    zero_shot = ZeroShot([site])
+    zero_shot.add(batch, channel, blind.expand(count, 8), None, lambda image, vector: blind.expand(len(vector), 8))
+    scores = zero_shot.scores()
+    assert scores["map_accuracy"] == scores["map_chance"] == 0.5
+    assert scores["los_accuracy"] == 0.5
+    for task in ("scale", "match_user", "match_area"):
+        accuracy = scores.get(f"{task}_accuracy", scores.get(task))
+        assert accuracy == pytest.approx(scores[f"{task}_chance"]), task
 
 
 def test_the_obstacle_moves_off_the_line():
