@@ -23,6 +23,9 @@ from torch import Tensor
 from foundation.resume import BestCheckpoint
 from foundation.runs import Run
 
+#: what fitting tells of itself, which a later test leaves in the summary
+_FITTED = ("epochs", "steps", "validations", "best", "validation")
+
 
 class SaveConfig(SaveConfigCallback):
     """Writes the composed config to the run folder and to the loggers.
@@ -76,18 +79,25 @@ class RunSummary(Callback):
         self._seed = seed
         self._fitted = 0.0
         self._started = 0.0
+        self._validations = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the seconds of fitting so far, which a resumed run adds to."""
-        return {"wall_s": self._fitted + time.monotonic() - self._started}
+        """Return the seconds of fitting and the validations so far, which a resumed run adds to."""
+        return {"wall_s": self._fitted + time.monotonic() - self._started, "validations": self._validations}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the seconds of the earlier part of the run."""
+        """Take over the seconds and the validations of the earlier part of the run."""
         self._fitted = state_dict["wall_s"]
+        self._validations = state_dict.get("validations", 0)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._started = time.monotonic()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count the checkpoints among which the best is chosen."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._validations += 1
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what fitting tells."""
@@ -98,6 +108,7 @@ class RunSummary(Callback):
             wall_s=round(self._fitted + time.monotonic() - self._started, 3),
             epochs=trainer.current_epoch,
             steps=trainer.global_step,
+            validations=self._validations,
             best={best.monitor: _plain(best.best_model_score)} if best else {},
             validation={k: _plain(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")},
             metrics={},
@@ -131,7 +142,7 @@ class RunSummary(Callback):
             **_describe(trainer.datamodule),  # type: ignore[attr-defined]
             **_describe(module),
             "wall_s": earlier.get("wall_s"),
-            **{key: earlier[key] for key in ("epochs", "steps", "best", "validation") if key in earlier},
+            **{key: earlier[key] for key in _FITTED if key in earlier},
             **results,
             **_parameters(module),
             "hardware": _hardware(trainer),

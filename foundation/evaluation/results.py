@@ -28,10 +28,36 @@ _TOWERS = ("channel", "environment")  # one head on two towers scores under the 
 _FORMAT |= {f"{tower}_{name}": form for tower in _TOWERS for name, form in list(_FORMAT.items())}
 _UNITS |= {f"{tower}_{name}": unit for tower in _TOWERS for name, unit in list(_UNITS.items())}
 
+#: how the id of a study's run ends, see `study._name`
+_PLACE_AND_SEED = re.compile(r"(-@(?P<place>.+))?-s\d+$")
+
 
 @dataclass(frozen=True)
 class Row:
-    """One metric of one run; the columns of `results.csv`."""
+    """One metric of one run; the columns of `results.csv`.
+
+    Attributes:
+        experiment: Name of the study.
+        variant: Name of the run within it, without what other columns say.
+        head: Task, empty for zero-shot.
+        mode: `scratch`, `probe`, `finetune`, `control` or `zeroshot`.
+        split: Split rule.
+        train_place: Cities of the train side, joined by `+`.
+        test_place: Those of the test side.
+        place: Name that the study gives the data of the run (`Study.places`), empty where it has one for all.
+        seed: Seed.
+        metric: Name of the metric.
+        value: Its value, in SI units or as a fraction.
+        n_train: Labelled links that the run learned from.
+        n_validation: Links of the validation side; 0 where it was not written down.
+        scored: Checkpoints that were scored on the validation side and the best of them taken; 1 where only the last
+            was, so that nothing was chosen; 0 where it was not written down or nothing was trained.
+        params_total: Parameters.
+        params_trained: Parameters that were trained.
+        wall_s: Duration of the training [s].
+        hardware: Machine.
+        commit: Commit of this repository, with `+` where files differed from it.
+    """
 
     experiment: str
     variant: str
@@ -40,10 +66,13 @@ class Row:
     split: str
     train_place: str
     test_place: str
+    place: str
     seed: int
     metric: str
     value: float
     n_train: int
+    n_validation: int
+    scored: int
     params_total: int
     params_trained: int
     wall_s: float
@@ -63,8 +92,11 @@ def rows_of(summary: dict[str, Any]) -> list[Row]:
         "split": summary.get("split", ""),
         "train_place": "+".join(summary.get("train_places", [])),
         "test_place": "+".join(summary.get("test_places", [])),
+        "place": place_of(summary["run_id"]),
         "seed": seed,
         "n_train": summary.get("n_train", 0),
+        "n_validation": summary.get("n_validation", 0),
+        "scored": summary.get("validations", 0),
         "params_total": summary.get("params_total", 0),
         "params_trained": summary.get("params_trained", 0),
         "wall_s": summary.get("wall_s") or 0.0,
@@ -77,8 +109,14 @@ def rows_of(summary: dict[str, Any]) -> list[Row]:
 
 def variant_of(run_id: str, head: str, mode: str) -> str:
     """Return the name of a run without mode, place and seed, and without its task where the head says it."""
-    name = re.sub(r"(-@[^-]+)?-s\d+$", "", run_id)
+    name = _PLACE_AND_SEED.sub("", run_id)
     return name.removesuffix(f"-{mode}").removesuffix(f"-{head}").removeprefix("pretrain-")
+
+
+def place_of(run_id: str) -> str:
+    """Return the place in the name of a run, empty where it names none."""
+    found = _PLACE_AND_SEED.search(run_id)
+    return (found and found["place"]) or ""
 
 
 def collect(runs: Path, experiment: str) -> list[Row]:
@@ -106,7 +144,11 @@ def write(file: Path, rows: Iterable[Row]) -> None:
 
 
 def table(rows: Iterable[Row]) -> str:
-    """Return a Markdown table for each head: a line a variant and mode, mean and deviation over seeds."""
+    """Return a Markdown table for each head: a line a variant, mode and city, mean and deviation over seeds.
+
+    Several places of one city, such as ten areas, are averaged within every seed first: how much they differ is no
+    spread over seeds.
+    """
     by_head: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_head[row.head].append(row)
@@ -115,26 +157,50 @@ def table(rows: Iterable[Row]) -> str:
 
 def _table(head: str, rows: list[Row]) -> str:
     metrics = list(dict.fromkeys(row.metric for row in rows))
-    cells: dict[tuple[str, str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    facts: dict[tuple[str, str, int], Row] = {}
+    lines: dict[tuple[str, str, str, int], list[Row]] = defaultdict(list)
     for row in rows:
-        key = (row.variant, row.mode, row.n_train)
-        cells[key][row.metric].append(row.value)
-        facts[key] = row
+        lines[row.variant, row.mode, row.test_place, row.n_train].append(row)
+    with_places = any(row.place for row in rows)
     names = [f"{metric} [{_UNITS[metric]}]" if metric in _UNITS else metric for metric in metrics]
-    lines = [
-        f"| {head or 'zero-shot'} | mode | labels | " + " | ".join(names) + " | trained parameters | split | runs |",
-        "|" + "---|" * (len(metrics) + 6),
-    ]
-    for key, values in cells.items():
-        row = facts[key]
-        shown = [_cell(metric, values[metric]) for metric in metrics]
-        seeds = len(next(iter(values.values())))
-        lines.append(
-            f"| {row.variant} | {row.mode} | {row.n_train:,} | " + " | ".join(shown)
-            + f" | {row.params_trained:,} | {row.split} | {seeds} |"
-        )  # fmt: skip
-    return "\n".join(lines)
+    columns = [head or "zero-shot", "mode", *["place"] * with_places, "labels", *names]
+    columns += ["trained parameters", "split", "checkpoint", "seeds"]
+    shown = []
+    for group in lines.values():
+        row, places, seeds = group[0], _shared_places(group), {row.seed for row in group}
+        where = f"{len(places)} of {row.test_place}" if len(places) > 1 else next(iter(places))
+        values = [_cell(metric, _by_seed(metric, group, places)) for metric in metrics]
+        start = [row.variant, row.mode, *[where] * with_places, f"{row.n_train:,}"]
+        shown.append([*start, *values, f"{row.params_trained:,}", row.split, _choice(group), str(len(seeds))])
+    ruled = [f"| {' | '.join(cells)} |" for cells in [columns, *shown]]
+    return "\n".join([ruled[0], "|" + "---|" * len(columns), *ruled[1:]])
+
+
+def _shared_places(rows: list[Row]) -> set[str]:
+    """Return the places that every seed has; all of them where there is none."""
+    by_seed: dict[int, set[str]] = defaultdict(set)
+    for row in rows:
+        by_seed[row.seed].add(row.place)
+    return set.intersection(*by_seed.values()) or set.union(*by_seed.values())
+
+
+def _by_seed(metric: str, rows: list[Row], places: set[str]) -> list[float]:
+    """Return the mean over places for each seed."""
+    values: dict[int, list[float]] = defaultdict(list)
+    for row in rows:
+        if row.metric == metric and row.place in places:
+            values[row.seed].append(row.value)
+    return [statistics.fmean(of_seed) for of_seed in values.values()]
+
+
+def _choice(rows: list[Row]) -> str:
+    """Say which checkpoint of a run was tested, and by how many links it was chosen; nothing where runs differ."""
+    scored, links = ({getattr(row, name) for row in rows} for name in ("scored", "n_validation"))
+    if len(scored) > 1 or 0 in scored:
+        return ""
+    if scored == {1}:
+        return "last"
+    by = f" by {links.pop():,} links" if len(links) == 1 and 0 not in links else ""
+    return f"best of {scored.pop()}{by}"
 
 
 def _cell(metric: str, values: list[float]) -> str:
@@ -147,12 +213,21 @@ def _cell(metric: str, values: list[float]) -> str:
     return f"{mean:.{decimals}f} ± {factor * statistics.stdev(values):.{decimals}f}"
 
 
+#: how to read every table
+_PREFACE = (
+    "Built from `experiments/results.csv` by `make results`; no figure is typed. ± is the standard deviation over seeds;",
+    "several places of one city are averaged within each seed first. `labels` is the number of links that a run learned",
+    "from. `checkpoint` says which of a run's checkpoints was tested: `last` the one at its end, `best of 4 by 186 links`",
+    "the best of 4 on so many labelled links of the validation side, which come on top of `labels`.",
+)
+
+
 def publish(rows: list[Row], folder: Path, page: Path) -> None:
     """Merge rows into `results.csv`, an experiment replacing its earlier rows, and write `RESULTS.md` from it."""
     experiments = {row.experiment for row in rows}
     merged = [row for row in read(folder / "results.csv") if row.experiment not in experiments] + rows
     write(folder / "results.csv", merged)
-    parts = ["# Results", "", "Built from `experiments/results.csv` by `make results`; no figure is typed.", ""]
+    parts = ["# Results", "", *_PREFACE, ""]
     for experiment in dict.fromkeys(row.experiment for row in merged):
         group = [row for row in merged if row.experiment == experiment]
         note = folder / "studies" / f"{experiment}.yaml"
@@ -161,8 +236,10 @@ def publish(rows: list[Row], folder: Path, page: Path) -> None:
             if note.exists()
             else []
         )
-        places = " -> ".join(dict.fromkeys([group[0].train_place, group[0].test_place]))
-        hours = sum(wall_s for *_, wall_s in {(r.variant, r.head, r.mode, r.seed, r.wall_s) for r in group}) / 3600
+        sides = ([row.train_place for row in group], [row.test_place for row in group])
+        places = " -> ".join(dict.fromkeys(", ".join(dict.fromkeys(side)) for side in sides))
+        runs = {(row.variant, row.head, row.mode, row.place, row.seed, row.wall_s) for row in group}
+        hours = sum(wall_s for *_, wall_s in runs) / 3600
         parts += [
             f"## {experiment}",
             "",
