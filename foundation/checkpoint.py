@@ -39,7 +39,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def load_encoder(checkpoint: str | Path, encoder: Encoder | None = None, tower: str | None = None) -> Encoder:
-    """Return an encoder of a checkpoint, with its weights and input statistics.
+    """Return an encoder of a checkpoint, with its weights and input statistics, in eval mode.
 
     Args:
         checkpoint: Path of a checkpoint written by any model of the suite.
@@ -58,7 +58,7 @@ def load_encoder(checkpoint: str | Path, encoder: Encoder | None = None, tower: 
     if problem:
         raise InputError(f"the encoder in {checkpoint} does not fit this {type(encoder).__name__}: {problem}")
     encoder.load_state_dict(weights)
-    return encoder
+    return encoder.eval()
 
 
 def described(content: dict[str, Any], tower: str | None = None, source: str | Path = "it") -> dict[str, Any]:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, ClassVar
 
+import numpy as np
+import torch
 from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
 from torch import Tensor, nn
+
+from datamodules.errors import InputError
 
 
 class Encoder(nn.Module, HyperparametersMixin, ABC):
@@ -16,15 +21,61 @@ class Encoder(nn.Module, HyperparametersMixin, ABC):
     A subclass takes flat, plain constructor arguments and calls `self.save_hyperparameters()`, so that a checkpoint can
     rebuild it (`load_encoder`).
 
+    A call looks for NaN outside training; `encode`, by which an adaptation reads its batches, leaves that out.
+
     Attributes:
         input_keys: Batch keys that `forward` takes, in order.
+        input_axes: Axes of each input that is checked; an encoder of sequences overrides them.
         num_features: Width D of the features.
         token_shape: Number N and width W of the tokens behind the features, of an encoder that has any.
     """
 
     input_keys: ClassVar[tuple[str, ...]] = ("csi",)
+    input_axes: ClassVar[Mapping[str, str]] = {
+        "csi": "B R T K",
+        "map": "B 1 rows columns",
+        "geometry": "B 8",
+        "position": "B 3",
+        "bs_position": "B 3",
+    }
     num_features: int
     token_shape: tuple[int, int] | None = None
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """Return features (B, D) of inputs that a user gives: tensors or arrays, in single or double precision.
+
+        Raises:
+            InputError: An input has other axes than the encoder reads, is not complex where CSI is read, or, outside
+                training, has entries that are NaN or infinite.
+        """
+        keys = (*self.input_keys, *[""] * len(inputs))
+        inputs = tuple(self._taken(key, value) for key, value in zip(keys, inputs, strict=False))
+        named = {key: self._taken(key, value) for key, value in named.items()}
+        if not self.training:
+            for key, value in (*zip(keys, inputs, strict=False), *named.items()):
+                if isinstance(value, Tensor) and not value.isfinite().all():
+                    raise InputError(f"{key or 'an input'} has entries that are NaN or infinite: leave those links out")
+        return super().__call__(*inputs, **named)
+
+    def _taken(self, key: str, value: Any) -> Any:
+        """Return an input as a tensor of the encoder's precision, its axes checked; what needs no look at entries."""
+        if isinstance(value, np.ndarray):
+            weight = next(chain(self.parameters(), self.buffers()), None)
+            value = torch.from_numpy(value).to(None if weight is None else weight.device)
+        axes = self.input_axes.get(key)
+        if axes is None or not isinstance(value, Tensor):
+            return value
+        if value.ndim != len(axes.split()):
+            raise InputError(
+                f"{type(self).__name__} reads {key} of axes ({axes}), got shape {tuple(value.shape)}: a single link is "
+                "a batch of one; several base stations are for model.base_stations of FineTune, as many as in the data"
+            )
+        if key == "csi" and not value.is_complex():
+            raise InputError(f"{type(self).__name__} reads complex csi, got {value.dtype}")
+        if value.dtype in (torch.complex128, torch.float64):
+            real = next((w for w in chain(self.parameters(), self.buffers()) if w.is_floating_point()), value.real)
+            value = value.to(torch.promote_types(real.dtype, torch.complex32) if value.is_complex() else real.dtype)
+        return value
 
     @abstractmethod
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
@@ -35,7 +86,7 @@ class Encoder(nn.Module, HyperparametersMixin, ABC):
 
     def encode(self, batch: Mapping[str, Any]) -> Tensor:
         """Return features (B, D) of a batch."""
-        features: Tensor = self(*(batch[key] for key in self.input_keys))
+        features: Tensor = super().__call__(*(self._taken(key, batch[key]) for key in self.input_keys))
         return features
 
     def tokens(self, batch: Mapping[str, Any]) -> Tensor:

@@ -131,6 +131,10 @@ class FineTune(FoundationTask):
             self.further.eval()
         return self
 
+    def on_fit_start(self) -> None:
+        """Take the modes of `train`, which Lightning never calls: it keeps, and restores, those that it finds."""
+        self.train()
+
     def features(self, batch: dict[str, Any], encoder: Encoder) -> Tensor:
         """Return the features (B, D) of a batch, or (B, S * D) of several base stations."""
         batch = self._links(batch)

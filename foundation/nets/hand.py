@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from datamodules.errors import InputError
 from foundation.encoder import Encoder
 from foundation.representations import power_db, to_angle, to_delay, unit_power
 
@@ -31,7 +32,7 @@ class HandFeatures(Encoder):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.kind = kind
+        self.kind, self.size = kind, (num_antennas, num_subcarriers)
         sizes = {
             "profiles": num_antennas + num_subcarriers + 1,
             "power": 1,
@@ -52,6 +53,11 @@ class HandFeatures(Encoder):
         return (self._features(csi) - self.mean) / self.std
 
     def _features(self, csi: Tensor) -> Tensor:
+        if csi.shape[2:] != self.size and self.kind != "power":
+            raise InputError(
+                f"the data make CSI of (T, K) = {tuple(csi.shape[2:])}, but HandFeatures was made for {self.size}: set "
+                "model.encoder.num_antennas and num_subcarriers, or data.bs and data.ofdm"
+            )
         level = power_db(csi).unsqueeze(1)
         if self.kind == "power":
             return level

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from datamodules.environment_images import HEIGHT_UNIT, SIDE_UNIT
+from datamodules.errors import InputError
 from foundation.encoder import Encoder
 from foundation.representations import image, log_level, tapered, to_angle, to_delay, unit_power
 from heads.feedback import aligned, attention_blocks
@@ -75,7 +76,7 @@ class Tower(Encoder):
 
     def tokens(self, batch: Mapping[str, Any]) -> Tensor:
         """Return tokens (B, num_tokens + 1, width) of a batch."""
-        return self.refine(self.patchify(*(batch[key] for key in self.input_keys)))
+        return self.refine(self.patchify(*(self._taken(key, batch[key]) for key in self.input_keys)))
 
 
 class ChannelTransformer(Tower):
@@ -120,7 +121,7 @@ class ChannelTransformer(Tower):
         tokens = num_antennas // patch[0] * (num_subcarriers // patch[1])
         super().__init__(tokens, width, layers, shared_layers, heads, embed_dim, pool)
         self.save_hyperparameters()
-        self.domain = domain
+        self.domain, self.size = domain, (num_antennas, num_subcarriers)
         self.patches = nn.Conv2d(2 if domain == "csi" else 4, width, patch, stride=patch, bias=False)
 
     def forward(self, csi: Tensor) -> Tensor:
@@ -128,7 +129,17 @@ class ChannelTransformer(Tower):
         return self.embed(self.patchify(csi))
 
     def patchify(self, csi: Tensor) -> Tensor:
-        """Return patches (B, num_tokens, width) of CSI (B, R, T, K)."""
+        """Return patches (B, num_tokens, width) of CSI (B, R, T, K).
+
+        Raises:
+            InputError: The data have other antenna pairs or subcarriers than the tower.
+        """
+        if (csi.shape[1] * csi.shape[2], csi.shape[3]) != self.size:
+            raise InputError(
+                f"the data make CSI of (R, T, K) = {tuple(csi.shape[1:])}, but the channel tower was made for (R*T, K) "
+                f"= {self.size}: set its num_antennas and num_subcarriers (and pre-train anew), or data.bs, data.ue "
+                "and data.ofdm"
+            )
         channel = unit_power(csi)
         if self.domain == "csi":
             pixels = image(channel)

@@ -28,6 +28,18 @@ def test_encoder_comes_back_with_weights_and_statistics(checkpoint):
         assert torch.equal(encoder.net.state_dict()[name], value)
 
 
+def test_an_encoder_comes_back_in_eval_mode(tmp_path):
+    model = CSICLIP(ResNet("resnet18", width=0.25), TinyEncoder())
+    content = {"state_dict": model.state_dict(), "hyper_parameters": {}}
+    model.on_save_checkpoint(content)
+    torch.save(content, tmp_path / "norm.ckpt")
+    encoder, csi = load_encoder(tmp_path / "norm.ckpt"), torch.randn(3, 1, 4, 8, dtype=torch.complex64)
+    assert not any(module.training for module in encoder.modules())
+    # a row alone has the features that it has among others
+    assert torch.allclose(encoder(csi)[:1], encoder(csi[:1]), atol=1e-5)
+    assert load_encoder(tmp_path / "norm.ckpt", ResNet("resnet18", width=0.25)).training is False
+
+
 def test_a_model_built_in_python_saves_no_live_object(checkpoint):
     content = torch.load(checkpoint, weights_only=True)
     assert content["hyper_parameters"] == {

@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules.errors import InputError
+from foundation import ChannelTransformer, PositionFeatures
 from foundation.nets.hand import HandFeatures
 from foundation.nets.resnet import ResNet
 from foundation.representations import image, power_db, to_delay, unit_power
@@ -66,3 +68,57 @@ def test_hand_features_are_profiles_and_power(csi):
     assert torch.allclose(net(csi).mean(0), torch.zeros(25), atol=1e-4)
     assert HandFeatures(8, 16, "power")(csi).shape == (6, 1)
     assert HandFeatures(8, 16, "raw")(csi).shape == (6, 256)
+
+
+def test_a_call_takes_what_users_have(csi):
+    net = ResNet("resnet18", width=0.25).eval()
+    expected = net(csi)
+    assert torch.equal(net(csi.to(torch.complex128)), expected)
+    assert torch.equal(net(csi.numpy()), expected)
+    assert torch.equal(net(csi=csi.numpy().astype(np.complex128)), expected)
+    assert torch.equal(net.encode({"csi": csi.to(torch.complex128)}), expected)
+    assert net.double()(csi.to(torch.complex128)).dtype == torch.float64
+    user, station = np.zeros((2, 3)), torch.ones(2, 3)
+    assert PositionFeatures()(user, station).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda csi: csi[0], r"ResNet reads csi of axes \(B R T K\), got shape \(2, 8, 16\): a single link is a batch"),
+        (lambda csi: csi[:, None], r"reads csi of axes \(B R T K\), got shape \(6, 1, 2, 8, 16\).*model.base_stations"),
+        (lambda csi: csi.real, "reads complex csi, got torch.float32"),
+        (lambda csi: csi.abs().numpy(), "reads complex csi, got torch.float32"),
+        (lambda csi: csi * torch.nan, "csi has entries that are NaN or infinite"),
+    ],
+)
+def test_a_call_refuses_what_it_cannot_read(csi, made, message):
+    net = ResNet("resnet18", width=0.25).eval()
+    with pytest.raises(InputError, match=message) as caught:
+        net(made(csi))
+    assert "\n" not in str(caught.value)
+
+
+def test_nan_is_not_looked_for_in_training(csi, monkeypatch):
+    net = ResNet("resnet18", width=0.25)
+    monkeypatch.setattr(torch.Tensor, "isfinite", lambda *_: pytest.fail("a pass over the CSI in every step"))
+    net(csi)
+    net.eval().encode({"csi": csi})
+
+
+@pytest.mark.parametrize("kind", ["profiles", "raw"])
+def test_other_antennas_or_subcarriers_are_named(csi, kind):
+    for size in ((4, 16), (8, 12), (1, 16), (8, 1)):
+        with pytest.raises(InputError, match=r"CSI of \(T, K\) = \(8, 16\), but HandFeatures was made for .*data\.bs"):
+            HandFeatures(*size, kind).prepare({"csi": csi})
+    assert HandFeatures(4, 16, "power")(csi).shape == (6, 1)
+
+
+def test_the_channel_tower_names_its_size(csi):
+    sizes = {"patch": (4, 4), "width": 16, "layers": 1, "shared_layers": 0, "heads": 2}
+    assert ChannelTransformer(16, 16, **sizes)(csi).shape == (6, 128)
+    for size in ((8, 16), (16, 8), (32, 32)):
+        tower = ChannelTransformer(*size, **sizes)
+        for read in (tower.encode, tower.tokens):
+            with pytest.raises(InputError, match=r"\(R, T, K\) = \(2, 8, 16\), but the channel tower .*\(R\*T, K\)"):
+                read({"csi": csi})

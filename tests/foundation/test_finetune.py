@@ -5,7 +5,9 @@ from lightning.pytorch import Trainer
 from datamodules.arrays import Array
 from datamodules.channel import OFDM
 from datamodules.errors import InputError
+from foundation.csiclip import CSICLIP
 from foundation.finetune import FineTune
+from foundation.nets.resnet import ResNet
 from heads import LOS, Beam, Positioning
 from tests.datamodules.test_module import build
 from tests.foundation.towers import TinyEncoder, tiny_clip
@@ -53,6 +55,26 @@ def test_modes_train_what_they_say(mode, checkpoint, data, tmp_path):
     assert model.describe() == {
         "model": "CSICLIP" if mode in ("probe", "finetune") else "TinyEncoder", "head": "beam", "mode": mode
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["probe", "control", "finetune"])
+def test_training_a_head_moves_nothing_of_a_frozen_encoder(mode, data, tmp_path):
+    encoder = ResNet("resnet18", width=0.25)  # with its own norm, whose statistics move in training mode
+    model = CSICLIP(encoder, TinyEncoder(), embed_dim=8)
+    content = {"state_dict": model.state_dict(), "hyper_parameters": {}}
+    model.on_save_checkpoint(content)
+    torch.save(content, tmp_path / "norm.ckpt")
+    model = FineTune(lambda n: LOS(n), checkpoint=str(tmp_path / "norm.ckpt"), mode=mode)
+    model.encoder.prepare(data.sample())
+    before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
+    fit(model, data, tmp_path, epochs=2)
+    after = model.encoder.state_dict()
+    moved = [name for name, value in before.items() if not torch.equal(value, after[name])]
+    if mode == "finetune":
+        assert {"net.conv1.weight", "net.bn1.running_mean"} <= set(moved), "load_encoder gives it in eval mode"
+    else:
+        assert not moved
+    assert model.head.training
 
 
 def test_a_frozen_encoder_is_in_eval_mode(checkpoint):
