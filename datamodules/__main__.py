@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from datamodules import listing
-from datamodules.errors import DatasetNotFoundError, InputError
+from datamodules.errors import InputError
 
 if TYPE_CHECKING:
     from datamodules.sources.base import Source
@@ -97,16 +97,11 @@ def read_sources(files: Sequence[Path]) -> list[Source]:
     Raises:
         InputError: A file is missing or no YAML, none names a source, or a source's arguments cannot be used.
     """
-    import yaml
+    from datamodules.yaml_file import read_yaml
 
     found: Any = None
     for file in files:
-        try:
-            content = yaml.safe_load(file.read_text())
-        except (OSError, UnicodeDecodeError) as error:
-            raise DatasetNotFoundError(f"config file {file} cannot be read: {error}") from error
-        except yaml.YAMLError as error:
-            raise InputError(f"{file} is no YAML: {error}") from error
+        content: Any = read_yaml(file)
         for key in ("data", "init_args", "source"):
             content = content.get(key) if isinstance(content, dict) else None
         if content is not None:

@@ -17,7 +17,7 @@ from datamodules.batch import BatchMaker, Extra
 from datamodules.channel import OFDM
 from datamodules.codebook import dft_codebook
 from datamodules.dataset import Batch, ChannelDataset, ShardedSampler, station_links
-from datamodules.errors import InputError
+from datamodules.errors import InputError, check_not_negative, check_positive
 from datamodules.factory import build
 from datamodules.sequences import Sequence as Snapshots
 from datamodules.sources.base import Source
@@ -66,6 +66,9 @@ class ChannelDataModule(LightningDataModule):
         predict_on: Which side `lightning predict` runs over.
         split_seed: Draws the split.
         seed: Draws subsets, orders, views and motions.
+
+    Raises:
+        InputError: A number is zero or negative that cannot be.
     """
 
     def __init__(
@@ -95,6 +98,11 @@ class ChannelDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        check_positive(
+            "data", block=block, batch_size=batch_size, num_labels=num_labels, max_per_area=max_per_area,
+            base_stations=base_stations,
+        )  # fmt: skip
+        check_not_negative("data", num_beams=num_beams, num_workers=num_workers, split_seed=split_seed, seed=seed)
         self.sources = source if isinstance(source, list) else [source]
         self.bs, self.ue, self.ofdm = bs, ue, ofdm
         self.split, self.fractions, self.block, self.holdout = split, fractions, block, holdout or []
@@ -206,8 +214,10 @@ class ChannelDataModule(LightningDataModule):
         dataset = self.sides[side]
         sampler = ShardedSampler(dataset, self.batch_size, shuffle, self.seed)
         if self.trainer is not None:
-            # workers prefetch before Lightning sets the epoch: a resumed run would serve the first epoch's order
-            sampler.set_epoch(self.trainer.current_epoch)
+            # workers prefetch before Lightning sets the epoch, and before a resumed run counts the epoch that it goes
+            # on after as completed: `current_epoch` would serve that one's order again
+            progress: Any = self.trainer.fit_loop.epoch_progress.current
+            sampler.set_epoch(progress.processed)
         return DataLoader(
             dataset,
             batch_size=None if shuffle else self.batch_size,  # in training the sampler makes the batches

@@ -107,7 +107,7 @@ class Site:
                 "environment": self.environment.to_json(),
                 "sha256": {file.name: sha256(file)},
             }
-            (temporary / "site.json").write_text(json.dumps(facts))
+            (temporary / "site.json").write_text(json.dumps({**facts, "facts_sha256": _digest(facts)}))
             os.replace(temporary, folder)
         except (OSError, SafetensorError) as error:
             raise InputError(f"cannot write site {self.name!r} to {folder}: {error}") from error
@@ -120,7 +120,7 @@ class Site:
 
         Args:
             folder: The site's folder.
-            verify: Whether to hold the tensor file against its checksum.
+            verify: Whether to hold the tensor file against its checksum; site.json always is.
 
         Raises:
             DatasetNotFoundError: There is no site in the folder.
@@ -128,13 +128,18 @@ class Site:
         """
         facts_file = tensor_file = folder / "site.json"
         if not facts_file.is_file():
-            raise DatasetNotFoundError(f"no site in {folder}: make it with its source (site.json is missing)")
+            if folder.is_dir():  # its source takes it for made
+                raise DatasetNotFoundError(f"no site in {folder}, site.json is missing: delete {folder} to remake it")
+            raise DatasetNotFoundError(f"no site in {folder}: make it with its source")
         try:
             facts = json.loads(facts_file.read_text())
             if facts["format"] != FORMAT:
                 raise InputError(
                     f"{facts_file} has format {facts['format']}, not {FORMAT}: delete {folder} to remake it"
                 )
+            written = facts.pop("facts_sha256", None)  # sites of older releases have none
+            if written not in (None, _digest(facts)):
+                raise InputError(f"{facts_file} was changed (its checksum is wrong): delete {folder} to remake it")
             [(file, checksum)] = facts["sha256"].items()
             tensor_file = folder / file
             if not tensor_file.is_file() or (verify and sha256(tensor_file) != checksum):
@@ -162,3 +167,9 @@ def sha256(file: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _digest(facts: dict[str, Any]) -> str:
+    """Return the SHA-256 of the content of `site.json`, whatever its layout."""
+    plain = json.loads(json.dumps(facts))  # as it reads: keys are text, and tuples are lists
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

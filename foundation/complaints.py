@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import yaml
+from datamodules.yaml_file import read_yaml
 
 _UNKNOWN_KEY = re.compile(
     r"(?:Option|(?:Group '([\w.]+)' )?does not accept option) '([^']+)'[\w ]*(?:\(known: ([^)]*)\))?"
@@ -45,6 +45,9 @@ def condense(
         options: The command line; a key that it gives stands in no file.
         keys: Dotted keys that the command knows, to suggest one.
         classes: Names that may stand as a class_path, to suggest one.
+
+    Raises:
+        InputError: A file is no YAML; the message names its line.
     """
 
     def place(word: str) -> str:
@@ -52,8 +55,8 @@ def condense(
 
     if "parsing config" in message or "Unexpected config" in message:
         for file in files:
-            if broken := _broken_yaml(file):
-                return broken
+            if file.is_file():
+                read_yaml(file)
     if found := _NO_FILE.search(message):
         return f"config file {found[1]} does not exist"
     if found := _UNKNOWN_KEY.search(message):
@@ -142,20 +145,6 @@ def _with_parents(keys: Iterable[str]) -> set[str]:
 def _suggest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     return f": did you mean '{close[0]}'?" if close else ": see `lightning COMMAND --help` for the known ones"
-
-
-def _broken_yaml(file: Path) -> str | None:
-    if not file.is_file():
-        return None
-    try:
-        content = yaml.safe_load(file.read_text())
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        return f"{file}{place}: {error.problem or 'no YAML'}"
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        return f"{file}: no YAML: {_one_line(str(error))}"
-    return None if isinstance(content, dict) else f"{file}: must hold `key: value` lines"
 
 
 def _one_line(text: str) -> str:

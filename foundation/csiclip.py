@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
+from datamodules.errors import check_not_negative, check_positive
 from foundation.encoder import Encoder
 from foundation.losses.clip import CLIPLoss, mixed, retrieval, spread
 from foundation.probe import CollapseAlarm, OnlineProbe
@@ -47,6 +48,8 @@ class CSICLIP(FoundationTask):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        check_positive("CSICLIP", embed_dim=embed_dim, temperature=temperature, lr=lr)
+        check_not_negative("CSICLIP", weight_decay=weight_decay)
         self.csi_encoder, self.cir_encoder = csi_encoder, cir_encoder
         self.csi_projection = nn.Linear(csi_encoder.num_features, embed_dim, bias=False)
         self.cir_projection = nn.Linear(cir_encoder.num_features, embed_dim, bias=False)

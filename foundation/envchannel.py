@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from datamodules.environment_images import UNKNOWN_LOS
-from datamodules.errors import InputError
+from datamodules.errors import InputError, check_not_negative, check_positive
 from foundation.encoder import Encoder
 from foundation.figures import log_figures
 from foundation.losses.clip import CLIPLoss, mixed, retrieval, spread
@@ -94,6 +94,14 @@ class EnvChannel(FoundationTask):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        check_positive("EnvChannel", temperature=temperature, lr=lr)
+        check_not_negative(
+            "EnvChannel",
+            weight_decay=weight_decay,
+            reconstruction=reconstruction,
+            profile=profile,
+            counterfactuals=counterfactuals,
+        )
         width = channel_encoder.num_features
         if environment_encoder is None and decoder is None:
             raise InputError("EnvChannel needs model.environment_encoder, model.decoder, or both")

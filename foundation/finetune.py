@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, check_not_negative, check_positive
 from foundation.checkpoint import described, load_encoder, read_checkpoint, rebuild
 from foundation.encoder import Encoder
 from foundation.figures import log_figures
@@ -65,6 +65,8 @@ class FineTune(FoundationTask):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        check_positive(type(self).__name__, base_stations=base_stations, lr=lr, encoder_lr=encoder_lr)
+        check_not_negative(type(self).__name__, weight_decay=weight_decay, tokens=tokens)
         names: list[str | None] = [*tower] if tower else [None]
         encoders = [_find(mode, encoder, checkpoint, name) for name in names]
         self.encoder = encoders[0]

@@ -62,6 +62,9 @@ class Feedback(Head):
         heads: int = 8,
     ) -> None:
         super().__init__(in_features)
+        sizes = {"num_antennas": num_antennas, "num_subcarriers": num_subcarriers, "patch": min(patch)}
+        for name, value in {**sizes, "width": width, "heads": heads}.items():
+            check_at_least(name, value, 1)
         check_at_least("layers", layers, 0)
         check_at_least("rank", rank, 0)
         if not rank and (num_antennas % patch[0] or num_subcarriers % patch[1]):

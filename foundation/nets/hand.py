@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, check_positive
 from foundation.encoder import Encoder
 from foundation.representations import power_db, to_angle, to_delay, unit_power
 
@@ -32,6 +32,7 @@ class HandFeatures(Encoder):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        check_positive("HandFeatures", num_antennas=num_antennas, num_subcarriers=num_subcarriers)
         self.kind, self.size = kind, (num_antennas, num_subcarriers)
         sizes = {
             "profiles": num_antennas + num_subcarriers + 1,

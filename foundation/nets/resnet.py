@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from datamodules.errors import check_positive
 from foundation.encoder import Encoder
 from foundation.representations import image, power_db, to_angle, to_delay, unit_power
 
@@ -48,6 +49,7 @@ class ResNet(Encoder):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        check_positive("ResNet", width=width)
         import timm  # not at import: it is slow to load, and the command line must not pay for it
         from timm.layers.norm import GroupNorm
 

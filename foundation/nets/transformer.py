@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from datamodules.environment_images import HEIGHT_UNIT, SIDE_UNIT
-from datamodules.errors import InputError
+from datamodules.errors import InputError, check_not_negative, check_positive
 from foundation.encoder import Encoder
 from foundation.representations import image, log_level, tapered, to_angle, to_delay, unit_power
 from heads.feedback import aligned, attention_blocks
@@ -48,6 +48,8 @@ class Tower(Encoder):
         self, num_tokens: int, width: int, layers: int, shared_layers: int, heads: int, embed_dim: int, pool: Pool
     ) -> None:
         super().__init__()
+        check_positive(type(self).__name__, width=width, heads=heads, embed_dim=embed_dim)
+        check_not_negative(type(self).__name__, layers=layers, shared_layers=shared_layers)
         self.num_features, self.pool = embed_dim, pool
         self.token_shape = (num_tokens + 1, width)
         self.class_token = nn.Parameter(torch.randn(width) * width**-0.5)
@@ -116,6 +118,8 @@ class ChannelTransformer(Tower):
         domain: Literal["csi", "angle_delay"] = "csi",
         pool: Pool = "class",
     ) -> None:
+        sizes = {"num_antennas": num_antennas, "num_subcarriers": num_subcarriers}
+        check_positive("ChannelTransformer", **sizes, patch=min(patch))
         if num_antennas % patch[0] or num_subcarriers % patch[1]:
             raise ValueError(f"a patch of {tuple(patch)} does not divide an image of {num_antennas, num_subcarriers}")
         tokens = num_antennas // patch[0] * (num_subcarriers // patch[1])
@@ -204,6 +208,9 @@ class EnvironmentTransformer(Tower):
         embed_dim: int = 128,
         pool: Pool = "class",
     ) -> None:
+        check_positive("EnvironmentTransformer", map_size=map_size, map_patch=map_patch, reach=reach)
+        counts = {"frequencies": frequencies, "corridor": corridor, "echoes": echoes}
+        check_not_negative("EnvironmentTransformer", **counts, geometry_tokens=geometry_tokens)
         if map_patch and map_size % map_patch:
             raise ValueError(f"a patch of {map_patch} pixels does not divide a map of {map_size}")
         if not (map_patch or corridor or echoes):

@@ -96,7 +96,7 @@ def test_files_that_are_no_config(tmp_path, capsys):
     assert "nope.yaml cannot be read" in errors(capsys)
     (tmp_path / "odd.yaml").write_text("a: [")
     assert main(["make", "--config", str(tmp_path / "odd.yaml")]) == 2
-    assert "odd.yaml is no YAML" in errors(capsys)
+    assert "odd.yaml, line 1, column 5" in errors(capsys)
 
 
 def test_failures_are_a_line_each(tmp_path, monkeypatch, capsys):

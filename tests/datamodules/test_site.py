@@ -149,3 +149,19 @@ def test_a_cache_can_be_read_by_others_as_the_umask_has_it(tmp_path):
         os.umask(before)
     for file in (tmp_path / "cache" / "site").iterdir():
         assert file.stat().st_mode & 0o777 == 0o644, file.name
+
+
+def test_a_changed_fact_is_found_and_older_sites_still_read(tmp_path):
+    random_site(domain={"speed": (1, 2)}, provenance={"seeds": {3: "x", 20: "y"}}).save(tmp_path / "x")
+    file = tmp_path / "x" / "site.json"
+    facts = json.loads(file.read_text())
+    assert Site.load(tmp_path / "x").carrier_frequency == facts["carrier_frequency"]
+    file.write_text(json.dumps({**facts, "carrier_frequency": 7.0}))
+    with pytest.raises(InputError, match=r"site.json was changed .* delete .*x to remake it"):
+        Site.load(tmp_path / "x", verify=False)
+    del facts["facts_sha256"]
+    file.write_text(json.dumps(facts))
+    assert Site.load(tmp_path / "x").carrier_frequency == facts["carrier_frequency"]
+    file.unlink()
+    with pytest.raises(DatasetNotFoundError, match=r"site.json is missing: delete .*x to remake it"):
+        Site.load(tmp_path / "x")

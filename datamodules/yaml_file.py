@@ -1,0 +1,49 @@
+"""YAML files of users, read strictly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from datamodules.errors import DatasetNotFoundError, InputError
+
+
+class _Strict(yaml.SafeLoader):  # type: ignore[misc]
+    """Refuses a mapping that holds a key twice, of which YAML would drop the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[Any, int] = {}
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                continue
+            name, line = key.value if isinstance(key.value, str) else id(key), key.start_mark.line + 1
+            if name in seen:
+                problem = f"key '{name}' stands there twice, first on line {seen[name]}: join the two"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen[name] = line
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises:
+        DatasetNotFoundError: The file cannot be read.
+        InputError: It is no YAML, holds something else, or a key twice; the message names the line.
+    """
+    try:
+        content = yaml.load(file.read_text(), _Strict)
+    except OSError as error:
+        raise DatasetNotFoundError(f"config file {file} cannot be read: {error.strerror}") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise InputError(f"{file}{place}: {error.problem or 'no YAML'}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: no YAML: {' '.join(str(error).split())[:300]}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: must hold `key: value` lines")
+    return content

@@ -1,0 +1,72 @@
+"""Numbers that nothing can be built of are refused where they are given, by name."""
+
+import pytest
+
+from datamodules.errors import InputError
+from datamodules.module import ChannelDataModule
+from datamodules.yaml_file import read_yaml
+from foundation.csiclip import CSICLIP
+from foundation.envchannel import EnvChannel
+from foundation.finetune import FineTune
+from foundation.nets.hand import HandFeatures
+from foundation.nets.resnet import ResNet
+from foundation.nets.transformer import ChannelTransformer, EnvironmentTransformer
+from heads import LOS, Feedback
+from tests.foundation.towers import TinyEncoder
+
+
+def clip(**settings):
+    return CSICLIP(TinyEncoder(), TinyEncoder(), **settings)
+
+
+def environment_channel(**settings):
+    tower = {"width": 16, "layers": 1, "shared_layers": 1, "heads": 2}
+    return EnvChannel(ChannelTransformer(**tower), EnvironmentTransformer(**tower), **settings)
+
+
+def scratch(**settings):
+    return FineTune(LOS, TinyEncoder(), mode="scratch", **settings)
+
+
+@pytest.mark.parametrize(
+    ("build", "name", "value"),
+    [
+        (clip, "lr", -1.0), (clip, "embed_dim", 0), (clip, "temperature", 0.0), (clip, "weight_decay", -0.1),
+        (environment_channel, "lr", 0.0), (environment_channel, "profile", -1.0),
+        (environment_channel, "temperature", float("nan")),
+        (scratch, "lr", -1.0), (scratch, "encoder_lr", -1.0), (scratch, "weight_decay", -1.0),
+        (scratch, "base_stations", 0), (scratch, "tokens", -1),
+        (ResNet, "width", 0.0),
+        (lambda **s: HandFeatures(**{"num_antennas": 8, "num_subcarriers": 8} | s), "num_antennas", 0),
+        (ChannelTransformer, "width", 0), (ChannelTransformer, "heads", 0), (ChannelTransformer, "layers", -1),
+        (ChannelTransformer, "embed_dim", 0), (ChannelTransformer, "num_subcarriers", 0),
+        (EnvironmentTransformer, "reach", 0.0), (EnvironmentTransformer, "frequencies", -1),
+        (lambda **s: Feedback(8, **s), "width", 0), (lambda **s: Feedback(8, **s), "heads", 0),
+        (lambda **s: ChannelDataModule([], **s), "batch_size", 0),
+        (lambda **s: ChannelDataModule([], **s), "num_labels", 0),
+        (lambda **s: ChannelDataModule([], **s), "num_workers", -1),
+    ],
+)  # fmt: skip
+def test_they_are_named(build, name, value):
+    with pytest.raises(ValueError, match=rf"{name} must (be|not be) (positive|negative|at least 1), got {value}"):
+        build(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("trainer: {max_epochs: 1}\nmodel: 1\ntrainer: {devices: 1}\n", "x.yaml, line 3, column 1: key 'trainer' stands"
+         " there twice, first on line 1"),
+        ("a:\n  b: 1\n  b: 2\n", "line 3, column 3: key 'b' stands there twice, first on line 2"),
+        ("- a\n", "x.yaml: must hold `key: value` lines"),
+    ],
+)  # fmt: skip
+def test_a_yaml_file_is_read_strictly(tmp_path, text, message):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_yaml(tmp_path / "x.yaml")
+
+
+def test_merged_keys_of_yaml_are_no_doubles(tmp_path):
+    (tmp_path / "x.yaml").write_text("a: &a {b: 1}\nc:\n  <<: *a\n  b: 2\n")
+    assert read_yaml(tmp_path / "x.yaml") == {"a": {"b": 1}, "c": {"b": 2}}
