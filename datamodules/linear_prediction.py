@@ -1,0 +1,116 @@
+"""Linear prediction of a channel from its past: the pure math of autoregression in the angle-delay domain.
+
+Here `M` counts the bins of a link, its entries over antennas and delays, and `O` the order of a filter: predictions are
+sums over its taps of a weight times a past snapshot, the latest first. What has no power predicts zeros.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from einops import rearrange, reduce
+from torch import Tensor
+
+
+def angle_delay(csi: Tensor) -> Tensor:
+    """Return the unitary DFTs of CSI (..., R, T, K) over both arrays and its inverse one over subcarriers."""
+    taps: Tensor = torch.fft.ifft(csi, dim=-1, norm="ortho")
+    angles: Tensor = torch.fft.fftn(taps, dim=(-3, -2), norm="ortho")
+    return angles
+
+
+def from_angle_delay(bins: Tensor) -> Tensor:
+    """Undo `angle_delay`."""
+    taps: Tensor = torch.fft.ifftn(bins, dim=(-3, -2), norm="ortho")
+    csi: Tensor = torch.fft.fft(taps, dim=-1, norm="ortho")
+    return csi
+
+
+def to_bins(past: Tensor) -> Tensor:
+    """Return the histories (B, M, N) of the angle-delay bins of CSI (B, N, R, T, K)."""
+    return rearrange(angle_delay(past), "b n r t k -> b (r t k) n")
+
+
+def to_csi(bins: Tensor, like: Tensor) -> Tensor:
+    """Return CSI (B, H, R, T, K) of predicted bins (B, M, H), in the shape of the CSI (B, N, R, T, K) of the past."""
+    r, t, k = like.shape[-3:]
+    return from_angle_delay(rearrange(bins, "b (r t k) h -> b h r t k", r=r, t=t, k=k))
+
+
+def noise_power(bins: Tensor) -> Tensor:
+    """Estimate the power of the noise in every entry, (B,), of angle-delay bins (B, M, N).
+
+    Paths fill few of the bins, and the weakest quarter holds noise alone; the quartile of a mean of N exponential
+    variables over their own mean is that of Wilson and Hilferty (PNAS 1931). Where paths fill them all, it is too high.
+    """
+    count = bins.shape[2]
+    quartile = (1 - 1 / (9 * count) - 0.67449 / (3 * math.sqrt(count))) ** 3
+    return power(bins).quantile(0.25, dim=1) / quartile
+
+
+def power(bins: Tensor) -> Tensor:
+    """Return the mean power over snapshots (B, M) of bins (B, M, N)."""
+    return reduce(bins.abs().square(), "b m n -> b m", "mean")
+
+
+def autoregression(bins: Tensor, order: int, ridge: Tensor) -> Tensor:
+    """Fit one autoregression to all bins of a link, forwards and backwards over all windows of its past.
+
+    It minimises the sum over bins m, and over n, of |x_m(n) - sum_o w_o x_m(n - 1 - o)|^2 and of the same of the past
+    turned round in time and conjugated, which has the same covariance (the modified covariance method).
+
+    Args:
+        bins: Histories, shape (B, M, N); bins that are left out are zero.
+        order: Number O of taps; N + 1 of them cannot be fitted to N snapshots.
+        ridge: Added to the power of each of the taps in each window, summed over bins, shape (B,).
+
+    Returns:
+        Weights w, shape (B, O), complex.
+    """
+    return _solve(torch.einsum("bma,bmc->bac", bins, bins.conj()), order, ridge)
+
+
+def autoregression_per_bin(bins: Tensor, order: int, ridge: Tensor) -> Tensor:
+    """Fit an autoregression to each bin by itself, as `autoregression` does to all; weights (B, M, O), ridge (B, M)."""
+    return _solve(bins.unsqueeze(-1) * bins.conj().unsqueeze(-2), order, ridge)
+
+
+def _solve(gram: Tensor, order: int, ridge: Tensor) -> Tensor:
+    """Return weights (..., O) from the products of snapshots (..., N, N), the second conjugated."""
+    count = gram.shape[-1]
+    if not 0 < order < count:
+        raise ValueError(f"an autoregression of order {order} needs more than {order} snapshots, got {count}")
+    windows = range(count - order)
+    past = sum(gram[..., n : n + order, n : n + order].mT.flip(-1, -2) for n in windows)
+    past = past + sum(gram[..., n + 1 : n + 1 + order, n + 1 : n + 1 + order] for n in windows)
+    target = sum(gram[..., n + order, n : n + order].flip(-1) for n in windows)
+    target = target + sum(gram[..., n + 1 : n + 1 + order, n] for n in windows)
+    # what has no power would be singular, and single precision needs a floor
+    level = past.diagonal(dim1=-2, dim2=-1).real.mean(-1)
+    extra = 2 * len(windows) * ridge + torch.finfo(level.dtype).eps * level
+    extra = torch.where(level > 0, extra, 1.0)
+    eye = torch.eye(order, dtype=past.dtype, device=past.device)
+    weights: Tensor = torch.linalg.solve(past + extra[..., None, None] * eye, target.unsqueeze(-1)).squeeze(-1)
+    return weights
+
+
+def ahead(weights: Tensor, horizons: int) -> Tensor:
+    """Return the weights of the predictions 1 to H steps ahead, (..., H, O), of those of one step ahead (..., O).
+
+    A prediction takes the place of the snapshot that it predicts.
+    """
+    rows = [weights]
+    for _ in range(horizons - 1):
+        last = rows[-1]
+        # the first tap weighs a snapshot that is itself a prediction now
+        rows.append(last[..., :1] * weights + torch.nn.functional.pad(last[..., 1:], (0, 1)))
+    return torch.stack(rows, dim=-2)
+
+
+def apply(weights: Tensor, bins: Tensor) -> Tensor:
+    """Return predictions (B, M, H) of bins (B, M, N) by weights (B, H, O) of links or (B, M, H, O) of bins."""
+    past = bins.flip(-1)[..., : weights.shape[-1]]
+    if weights.ndim == 3:
+        return torch.einsum("bho,bmo->bmh", weights, past)
+    return torch.einsum("bmho,bmo->bmh", weights, past)

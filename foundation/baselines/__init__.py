@@ -1,0 +1,1 @@
+"""What costs no training, or next to none, and every learned figure stands beside."""

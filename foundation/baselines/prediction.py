@@ -1,0 +1,154 @@
+"""Classical predictors of the channel.
+
+Each takes the past (B, N, R, T, K), complex, as it was observed with noise and evenly spaced, the latest snapshot last,
+and returns the channel 1 to H snapshots after it, (B, H, R, T, K). All are linear in the past and keep its scale. What
+has no power predicts zeros.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from datamodules.linear_prediction import (
+    ahead,
+    apply,
+    autoregression,
+    autoregression_per_bin,
+    noise_power,
+    power,
+    to_bins,
+    to_csi,
+)
+
+#: bins of less power than so many times the noise tell a link's autoregression less than they disturb it
+_WEAK = 2.0
+#: part of the noise power added to the power of each tap: the taps hold the noise itself already
+_RIDGE, _BIN_RIDGE = 0.1, 0.3
+
+
+def hold(past: Tensor, horizons: int) -> Tensor:
+    """Repeat the last snapshot."""
+    return past[:, -1:].expand(-1, horizons, -1, -1, -1)
+
+
+def zero(past: Tensor, horizons: int) -> Tensor:
+    """Predict nothing, which costs 0 dB."""
+    return torch.zeros_like(past[:, :1]).expand(-1, horizons, -1, -1, -1)
+
+
+def fit_ar1(past: Tensor) -> float:
+    """Return the rho of ConTwin appendix D: Re(sum <h_t, h_t+1> / sum |h_t|^2) over sequences, clipped to [0, 1].
+
+    Args:
+        past: Sequences of the train side, (B, N, R, T, K). Every link counts alike, so that path loss plays no part.
+    """
+    unit = past * _scale(past)
+    before, after = unit[:, :-1], unit[:, 1:]
+    rho = (before.conj() * after).real.sum() / before.abs().square().sum().clamp_min(1e-30)
+    return float(rho.clamp(0, 1))
+
+
+def ar1(past: Tensor, horizons: int, rho: float) -> Tensor:
+    """Scale the last snapshot by rho for each step (ConTwin appendix D)."""
+    scale = rho ** torch.arange(1, horizons + 1, device=past.device, dtype=past.real.dtype)
+    return past[:, -1:] * rearrange(scale, "h -> 1 h 1 1 1")
+
+
+def kalman(past: Tensor, horizons: int, rho: float, snr: float | Tensor) -> Tensor:
+    """Filter an AR(1) state observed with noise, then let it run (ConTwin appendix D).
+
+    State x, F = rho, Q = (1 - rho^2) s, R = noise, from x = 0 of variance s. Only the ratio of s to the noise matters.
+
+    Args:
+        past: As of all predictors.
+        horizons: Number H.
+        rho: What `fit_ar1` found on sequences without noise.
+        snr: Power of the channel over that of the noise, linear, of each link, (B,), or of all.
+    """
+    noise = 1 / torch.as_tensor(snr, device=past.device, dtype=past.real.dtype).expand(len(past))
+    state, variance = torch.zeros_like(past[:, 0]), torch.ones_like(noise)
+    for snapshot in past.unbind(1):
+        state, variance = rho * state, rho**2 * variance + 1 - rho**2
+        gain = variance / (variance + noise)
+        state = state + rearrange(gain, "b -> b 1 1 1") * (snapshot - state)
+        variance = (1 - gain) * variance
+    return ar1(state.unsqueeze(1), horizons, rho)
+
+
+def fit_wiener(past: Tensor, future: Tensor, taps: int | None = None) -> Tensor:
+    """Return one linear predictor of all links, the least squares over a train side (pooled Wiener-N).
+
+    Args:
+        past: As observed, (B, N, R, T, K).
+        future: What came, without noise, (B, H, R, T, K).
+        taps: How many of the last snapshots it sees; by default all N.
+
+    Returns:
+        Weights (H, taps), complex, the latest snapshot first. Every link counts alike.
+    """
+    scale = _scale(past)
+    seen = rearrange((past * scale).flip(1)[:, :taps], "b n r t k -> n (b r t k)")
+    wanted = rearrange(future * scale, "b h r t k -> h (b r t k)")
+    gram = seen.conj() @ seen.T
+    # a channel that does not move makes all snapshots one
+    floor = 1e-6 * gram.diagonal().real.mean().clamp_min(1e-30)
+    weights: Tensor = torch.linalg.solve(
+        gram + floor * torch.eye(len(gram), device=gram.device), seen.conj() @ wanted.T
+    )
+    return weights.T
+
+
+def wiener(past: Tensor, horizons: int, weights: Tensor) -> Tensor:
+    """Apply the weights (H or more, taps) of `fit_wiener`."""
+    return torch.einsum("hn,bnrtk->bhrtk", weights[:horizons].to(past.dtype), past.flip(1)[:, : weights.shape[1]])
+
+
+def link_ar(past: Tensor, horizons: int, order: int | None = None, noise: Tensor | None = None) -> Tensor:
+    """Predict by one autoregression a link, fitted to its own past: the classical predictor to beat.
+
+    It is fitted in the angle-delay domain to all strong bins together, forwards and backwards over all windows, and
+    iterated over the horizons. Weak bins are left out, and predicted as zero.
+
+    Args:
+        past: As of all predictors.
+        horizons: Number H.
+        order: Number of taps; by default 10, or N - 2 where that is less.
+        noise: Power of the noise in an entry, (B,); by default estimated from the past, see `noise_power`.
+    """
+    bins = to_bins(past)
+    noise = noise_power(bins) if noise is None else noise
+    strong = power(bins) > _WEAK * noise.unsqueeze(1)
+    bins = bins * strong.unsqueeze(-1)
+    weights = autoregression(bins, _order(past, order), _RIDGE * noise * strong.sum(1))
+    return to_csi(apply(ahead(weights, horizons), bins), past)
+
+
+def pad(past: Tensor, horizons: int, order: int = 2, noise: Tensor | None = None) -> Tensor:
+    """Predict every angle-delay bin by an autoregression of its own: Prony's method in the angle-delay domain, PAD.
+
+    After Yin, Wang, Liu and Gesbert, "Addressing the Curse of Mobility in Massive MIMO with Prony-based Angular-Delay
+    Domain Channel Predictions" (JSAC 2020), with a ridge against the noise.
+
+    Args:
+        past: As of all predictors.
+        horizons: Number H.
+        order: Paths that a bin is thought to hold, the taps of its autoregression.
+        noise: As of `link_ar`.
+    """
+    bins = to_bins(past)
+    noise = noise_power(bins) if noise is None else noise
+    ridge = (_BIN_RIDGE * noise).unsqueeze(1).expand(bins.shape[:2])
+    weights = autoregression_per_bin(bins, order, ridge)
+    return to_csi(apply(ahead(weights, horizons), bins), past)
+
+
+def _order(past: Tensor, order: int | None) -> int:
+    return max(1, min(10, past.shape[1] - 2)) if order is None else order
+
+
+def _scale(past: Tensor) -> Tensor:
+    """Return what brings each link (B, N, R, T, K) to unit power, (B, 1, 1, 1, 1); 1 where there is none."""
+    level = past.abs().square().mean((1, 2, 3, 4), keepdim=True)
+    return torch.where(level > 0, level, torch.ones_like(level)).rsqrt()

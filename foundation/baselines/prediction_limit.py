@@ -1,0 +1,72 @@
+"""The limit of linear prediction: what could be known of a link, were its rays known."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from datamodules.arrays import Array, unit_vector
+from datamodules.channel import OFDM, link_factors
+from datamodules.paths import Paths
+
+
+def limit(
+    past: Tensor,
+    paths: Paths,
+    bs: Array,
+    ue: Array,
+    ofdm: OFDM,
+    velocity: Tensor,
+    times: Tensor,
+    wavelength: float,
+    noise: Tensor,
+    mount: Tensor | None = None,
+) -> Tensor:
+    r"""Predict by the linear MMSE predictor that knows each link's covariance over time, antennas and subcarriers.
+
+    The channel is a sum over paths of known signatures a_p over (N, R, T, K), with |gain|^2 of power and a phase that
+    is not known. So its covariance is A A^H, with the gains in A, and from y = A c + noise
+
+    .. math:: \hat c = (A^H A + \sigma^2 I)^{-1} A^H y
+
+    which is applied to the signatures of the instants to come. A^H A is the elementwise product of the Gram matrices of
+    time, space and frequency, so that nothing of the size of the covariance is ever formed.
+
+    Args:
+        past: Observed with noise, (B, N, R, T, K).
+        paths: The rays of the same B links.
+        bs: Array of the base station.
+        ue: Array of the user.
+        ofdm: Subcarrier grid.
+        velocity: User velocity [m/s], shape (B, 3).
+        times: Instants of the N snapshots and of the H to predict [s], shape (N + H,), float64.
+        wavelength: Carrier wavelength [m].
+        noise: Power of the noise in an entry, (B,).
+        mount: As of `synthesize`.
+
+    Returns:
+        Shape (B, H, R, T, K).
+    """
+    count = past.shape[1]
+    with torch.no_grad():
+        space, tones = (
+            factor.permute(1, 2, 0).to(torch.complex128) for factor in link_factors(paths, bs, ue, ofdm, mount)
+        )
+        arrival = unit_vector(paths.aoa.double())
+        doppler = torch.einsum("upx,ux->up", arrival, velocity.double()) / wavelength
+        # space and tones are (B, P, R*T) and (B, P, K)
+        turns = torch.exp(2j * math.pi * doppler.unsqueeze(-1) * times.double())
+        seen, unseen = turns[..., :count], turns[..., count:]
+        gram = (seen.conj() @ seen.mT) * (space.conj() @ space.mT) * (tones.conj() @ tones.mT)
+        flat = past.flatten(2, 3).to(torch.complex128)
+        matched = torch.einsum("bnsk,bpk->bnsp", flat, tones.conj())
+        matched = torch.einsum("bnsp,bps,bpn->bp", matched, space.conj(), seen.conj())
+        # padding has no gain; nor has anything without noise a unique solution
+        level = gram.diagonal(dim1=1, dim2=2).real.amax(1)
+        sigma = torch.maximum(noise.double(), 1e-12 * level).clamp_min(1e-300)
+        eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+        amplitude = torch.linalg.solve(gram + sigma[:, None, None] * eye, matched.unsqueeze(-1)).squeeze(-1)
+        future = torch.einsum("bps,bph,bp->bhsp", space, unseen, amplitude) @ tones.unsqueeze(1)
+    return future.reshape(len(past), -1, *past.shape[2:]).to(past.dtype)
