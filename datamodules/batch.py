@@ -102,6 +102,7 @@ class BatchMaker:
         """Return the batch of `rows`, as `ChannelDataset` serves them."""
         # 32 bits: all that the generator of the CPU takes in
         seed = zlib.crc32(f"{self.seed} {epoch} {rows['key']}".encode())
+        rows = self._seen(rows)
         generator = torch.Generator(rows["los"].device).manual_seed(seed)
         world = None
         if training and self.symmetry is not None:
@@ -123,7 +124,14 @@ class BatchMaker:
 
     def labels(self, rows: Batch) -> Batch:
         """Return the labels of `rows`, from the clean channel; cheap, for no CSI is made of rays."""
-        return self._joined(self._labels(rows))
+        return self._joined(self._labels(self._seen(rows)))
+
+    def _seen(self, rows: Batch) -> Batch:
+        """Return `rows` without the LOS label of recordings that hold no power in what is served of them."""
+        if "recorded" not in rows:
+            return rows
+        power = self._channel(rows, None).abs().flatten(1).amax(1)
+        return {**rows, "los": torch.where(power > 0, rows["los"], torch.full_like(rows["los"], -1))}
 
     def _joined(self, batch: Batch) -> Batch:
         """Give channels the axis of the base stations, (B, S, ...), and keep the labels of the first."""
@@ -151,7 +159,9 @@ class BatchMaker:
                 power = beam_power(recorded[:, 0] if recorded.ndim == 5 else recorded, codebook)
             else:
                 power = beam_power_of_paths(to_paths(rows), self.bs, self.ue, self.ofdm, codebook, self._mount(rows))
-            batch |= {"beam": power.argmax(1), "beam_power": power}
+            received = power.amax(1, keepdim=True) > 0  # an argmax of nothing would be beam 0
+            batch["beam"] = torch.where(received.squeeze(1), power.argmax(1), -1)
+            batch["beam_power"] = torch.where(received, power, torch.nan)
         batch |= self._surroundings(rows)
         if "domain" in self.extras:
             mobility = None if motion is None else motion.mobility

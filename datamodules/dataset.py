@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, DistributedSampler
 from datamodules.errors import InputError
 from datamodules.paths import Paths
 from datamodules.recording import Recording
-from datamodules.site import Site
+from datamodules.site import Site, area_numbers
 
 Batch = dict[str, Any]
 
@@ -111,16 +111,17 @@ def station_links(sites: Sequence[Site], count: int) -> NDArray[np.int64]:
         InputError: An area has fewer base stations, or they do not share their users.
     """
     starts = np.cumsum([0, *(len(site) for site in sites)])
-    areas: dict[str, list[int]] = {}
-    for number, site in enumerate(sites):
-        areas.setdefault(site.area, []).append(number)
+    areas: dict[int, list[int]] = {}
+    for number, group in enumerate(area_numbers(sites)):
+        areas.setdefault(group, []).append(number)
     rows = []
-    for area, numbers in areas.items():
-        chosen = numbers[:count]
+    for numbers in areas.values():
+        chosen, area = numbers[:count], sites[numbers[0]].area
         if len(chosen) < count:
             raise InputError(f"data.base_stations is {count}, but area {area} has {len(chosen)}")
         position = sites[chosen[0]].links.position
-        if any(not torch.equal(position, sites[n].links.position) for n in chosen[1:]):
+        # those beyond the chosen too: users of another source would be left out unsaid
+        if any(not torch.equal(position, sites[n].links.position) for n in numbers[1:]):
             raise InputError(
                 f"the base stations of area {area} do not share their users, which data.base_stations needs: "
                 "of a DeepMIMO scenario set unserved to true"

@@ -7,11 +7,11 @@ A label is the row of `A` = 5 integers
 | 0 | scenario | `umi` 0, `uma` 1, `rma` 2, `inh` 3; any other name, say a city's, the CRC-32 of the name |
 | 1 | los | 0 NLOS, 1 LOS, of the link itself |
 | 2 | mobility | 0 static, 1 pedestrian, 2 vehicular |
-| 3 | tilt | downtilt of the base-station array [degrees], rounded |
+| 3 | tilt | downtilt of the base-station array [degrees], rounded; negative for an uptilt |
 | 4 | frequency | carrier [MHz], rounded |
 
-and -1 where the condition is not known. Tilt and frequency are numbers rather than classes, so that the thresholds of
-ConTwin's Table 4 (5 degrees, 25 GHz) apply to their differences.
+and `UNKNOWN`, which is below any code, where the condition is not known. Tilt and frequency are numbers rather than
+classes, so that the thresholds of ConTwin's Table 4 (5 degrees, 25 GHz) apply to their differences.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from datamodules.sequences import MOBILITIES
 from datamodules.site import Site
 
 AXES = ("scenario", "los", "mobility", "tilt", "frequency")
-UNKNOWN = -1
+#: not -1, which is an uptilt of one degree
+UNKNOWN = -(2**31)
 _SCENARIOS = ("umi", "uma", "rma", "inh")
 
 
@@ -57,7 +58,7 @@ def domain_labels(of_sites: Tensor, site: Tensor, los: Tensor, mobility: Tensor 
         Shape (B, A), int64.
     """
     labels = of_sites[site.long()]
-    labels[:, AXES.index("los")] = los.long()
+    labels[:, AXES.index("los")] = torch.where(los < 0, UNKNOWN, los.long())
     if mobility is not None:
         labels[:, AXES.index("mobility")] = mobility
     return labels

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -43,6 +45,13 @@ class Environment:
     def polygons(self) -> list[shapely.Polygon]:
         """The footprints as valid shapely polygons."""
         return [shapely.make_valid(shapely.Polygon(corners)) for corners in self.footprints]
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Sixteen bytes that are equal for equal environments."""
+        parts = (np.asarray(self.bounds, dtype=np.float64), self.heights, *self.footprints)
+        sizes = np.array([len(part) for part in parts])
+        return hashlib.sha256(b"".join(part.tobytes() for part in (sizes, *parts))).digest()[:16]
 
     def clip(self, bounds: tuple[float, float, float, float]) -> Environment:
         """Keep the buildings that touch a window (x_min, y_min, x_max, y_max) [m], and make it the bounds."""

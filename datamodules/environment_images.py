@@ -147,17 +147,17 @@ class AreaMaps:
 
     @classmethod
     def draw(cls, sites: Sequence[Site], size: int = 64, edges: bool = True) -> AreaMaps:
-        """Draw the map of every area among the sites, once each; arguments as in `map_image`."""
-        rows: dict[str, int] = {}
+        """Draw the map of every environment among the sites, once each; arguments as in `map_image`."""
+        rows: dict[bytes, int] = {}
         images, corners, scales = [], [], []
         for site in sites:
-            if site.area not in rows:
-                rows[site.area] = len(rows)
+            if site.environment.digest not in rows:
+                rows[site.environment.digest] = len(rows)
                 image, corner, scale = _draw(site.environment, size, edges)
                 images.append(torch.from_numpy(image)[None])
                 corners.append(corner)
                 scales.append(scale)
-        area = torch.tensor([rows[site.area] for site in sites])
+        area = torch.tensor([rows[site.environment.digest] for site in sites])
         return cls(torch.stack(images), area, torch.stack(corners)[area], torch.tensor(scales)[area])
 
     def to(self, device: torch.device | str) -> AreaMaps:

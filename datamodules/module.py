@@ -20,6 +20,7 @@ from datamodules.dataset import Batch, ChannelDataset, ShardedSampler, station_l
 from datamodules.errors import InputError, check_not_negative, check_positive
 from datamodules.factory import build
 from datamodules.sequences import Sequence as Snapshots
+from datamodules.site import Site, area_numbers
 from datamodules.sources.base import Source
 from datamodules.splits import SIDES, Fractions, Rule, split_links
 from datamodules.symmetry import WorldSymmetry
@@ -51,11 +52,13 @@ class ChannelDataModule(LightningDataModule):
         block: Side of the blocks of the `spatial` split [m].
         holdout: Areas (`site`) or places (`city`) of the test side.
         batch_size: Most links a batch of one process; training batches are of near-equal size and leave no link out.
-        num_beams: Adds `beam` (B,) and `beam_power` (B, Q) of a DFT codebook with that many beams.
+        num_beams: Adds `beam` (B,) and `beam_power` (B, Q) of a DFT codebook with that many beams; -1 and NaN where a
+            link has no power.
         views: Adds `views`, two independent observations of the same channels; an empty list gives two clean ones.
         observation: What happens to `csi` before the model sees it; labels come from the clean channel.
         num_labels: Trains on that many links only, drawn by seed; validation and test stay whole.
-        max_per_area: Serves at most that many links of one area, drawn by seed (CSI-CLIP section IV-A: 50,000).
+        max_per_area: Serves at most that many links of one area, drawn by seed (CSI-CLIP section IV-A: 50,000); with
+            `base_stations` that many users, each with its links to all of them.
         sequence: Makes `csi` a sequence (B, N, R, T, K) of a moving user, and adds `next_csi` (B, R, T, K).
         extras: Adds `map` (B, 1, 64, 64), `geometry` (B, 8) or `domain` (B, A).
         geometry_los: Whether `geometry` tells the line of sight.
@@ -137,13 +140,8 @@ class ChannelDataModule(LightningDataModule):
             return
         sites = [site for source in self.sources for site in source.sites(verify=False)]
         masks = split_links(sites, self.split, self.fractions, self.block, self.holdout, self.split_seed)
-        served = self._served(ChannelDataset(sites))
-        rows = np.flatnonzero(served)
-        first = rows
-        if self.base_stations is not None:
-            rows = station_links(sites, self.base_stations)
-            rows = rows[served[rows].any(1)]
-            first = rows[:, 0]
+        rows = self._rows(sites)
+        first = rows if rows.ndim == 1 else rows[:, 0]
         for side, mask in zip(SIDES, masks, strict=True):
             self.sides[side] = ChannelDataset(sites, rows[mask[first]])
         for side, share in zip(SIDES, self.fractions, strict=True):
@@ -172,17 +170,24 @@ class ChannelDataModule(LightningDataModule):
             self.seed,
         )
 
-    def _served(self, every: ChannelDataset) -> NDArray[np.bool_]:
-        """Mask the links that are served: with a path, and within the share of their area."""
-        served = torch.cat([site.links.has_path for site in every.sites]).numpy()
+    def _rows(self, sites: Sequence[Site]) -> NDArray[np.int64]:
+        """Number the links that are served, (n,), or those of users to S base stations, (n, S).
+
+        A row has a path, and is within the share of its area.
+        """
+        served = torch.cat([site.links.has_path for site in sites]).numpy()
         self.dropped = int((~served).sum())
-        if self.max_per_area is not None:
-            area = np.repeat([site.area for site in every.sites], [len(site) for site in every.sites])
-            rng = np.random.default_rng([self.seed, 1])  # not the order that the split draws
-            for name in np.unique(area):
-                links = np.flatnonzero(served & (area == name))
-                served[rng.permutation(links)[self.max_per_area :]] = False
-        return served
+        rows = np.flatnonzero(served)
+        if self.base_stations is not None:
+            rows = station_links(sites, self.base_stations)
+            rows = rows[served[rows].any(1)]
+        if self.max_per_area is None:
+            return rows
+        area = np.repeat(area_numbers(sites), [len(site) for site in sites])[rows if rows.ndim == 1 else rows[:, 0]]
+        rng = np.random.default_rng([self.seed, 1])  # not the order that the split draws
+        chosen = [rng.permutation(np.flatnonzero(area == number))[: self.max_per_area] for number in np.unique(area)]
+        kept: NDArray[np.int64] = rows[np.sort(np.concatenate(chosen))]
+        return kept
 
     def describe(self) -> dict[str, Any]:
         """Return the split rule, the sizes, the links dropped for want of a path, and the places of both sides."""
@@ -278,7 +283,8 @@ class ChannelDataModule(LightningDataModule):
             "los_counts": torch.bincount(known, minlength=2).float(),
         }
         if self.codebook is not None:
-            statistics["beam_counts"] = torch.bincount(batch["beam"], minlength=len(self.codebook)).float()
+            beam = batch["beam"][batch["beam"] >= 0]
+            statistics["beam_counts"] = torch.bincount(beam, minlength=len(self.codebook)).float()
         return statistics
 
     def _draw(self, count: int) -> Batch:

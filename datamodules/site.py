@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -38,7 +39,7 @@ class Site:
         links: The rays of every link, or its CSI where there are no rays.
         bs_position: Base-station position [m], shape (3,).
         carrier_frequency: Carrier [Hz].
-        area: Sites with the same area share users, and never straddle a split.
+        area: Sites with the same area share users, and never straddle a split; see `area_numbers`.
         place: City or scenario the area lies in; held out as a whole by the `city` split.
         bs_orientation: Base-station array orientation (alpha, beta, gamma) about z, y, x [rad], shape (3,).
         environment: Buildings around the site.
@@ -161,6 +162,28 @@ class Site:
             raise InputError(f"{facts_file} is damaged ({error!r}): delete {folder} to remake it") from error
         except SafetensorError as error:
             raise InputError(f"{tensor_file} is damaged ({error}): delete {folder} to remake it") from error
+
+
+def area_numbers(sites: Sequence[Site]) -> list[int]:
+    """Number the sites in order of appearance so that those of one area share a number.
+
+    The name alone does not make an area: two sources of one scene may give it to two windows. Sites of one name are of
+    one area where they have the same environment or the same users.
+    """
+    known: dict[str, list[tuple[int, Site]]] = {}
+    numbers: list[int] = []
+    for site in sites:
+        named = known.setdefault(site.area, [])
+        number = next((number for number, other in named if _same_ground(site, other)), None)
+        if number is None:
+            number = 1 + max(numbers, default=-1)
+            named.append((number, site))
+        numbers.append(number)
+    return numbers
+
+
+def _same_ground(one: Site, other: Site) -> bool:
+    return one.environment.digest == other.environment.digest or torch.equal(one.links.position, other.links.position)
 
 
 def sha256(file: Path) -> str:

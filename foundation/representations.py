@@ -41,6 +41,25 @@ def power_db(csi: Tensor) -> Tensor:
     return 10 * torch.log10(power.clamp_min(1e-30))
 
 
+def received(csi: Tensor) -> Tensor:
+    """Tell which links have any power, shape (B,) bool: those without, say to a base station out of reach, are zeros.
+
+    They count in no statistic of the input.
+
+    Args:
+        csi: Complex, shape (B, ...).
+    """
+    return csi.flatten(1).abs().amax(1) > 0
+
+
+def standard_level(csi: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return the power of each link [dB] over mean and deviation [dB] of the train side, shape (B,).
+
+    A link without power, whose level has no end, counts as four deviations below the mean.
+    """
+    return torch.where(received(csi), (power_db(csi) - mean) / std, -4.0)
+
+
 def unit_power(csi: Tensor) -> Tensor:
     """Scale every link to a mean power of one; a link of zeros stays zero."""
     power = csi.abs().square().flatten(1).mean(1)

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from datamodules import Environment, Site
 from datamodules.environment_images import map_image
+from datamodules.site import area_numbers
 from foundation.losses.clip import credit
 from foundation.task import concatenate
 from heads.feedback import error_db, relative_error
@@ -163,8 +164,7 @@ class ZeroShot:
 
     def __init__(self, sites: Sequence[Site]) -> None:
         self.sites = sites
-        names = list(dict.fromkeys(site.area for site in sites))
-        self.area = torch.tensor([names.index(site.area) for site in sites])
+        self.area = torch.tensor(area_numbers(sites))
         self.parts: list[dict[str, Tensor]] = []
         self.moved: dict[int, tuple[Tensor, NDArray[np.bool_]] | None] = {}
 

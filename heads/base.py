@@ -86,7 +86,7 @@ def keep_labelled(target: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     Returns:
         `target` and `others`, without the unlabelled samples.
     """
-    labelled = torch.isfinite(target).flatten(1).all(1) if target.is_floating_point() else target >= 0
+    labelled = torch.isfinite(target).unsqueeze(-1).flatten(1).all(1) if target.is_floating_point() else target >= 0
     return target[labelled], *(other[labelled] for other in others)
 
 

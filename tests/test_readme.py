@@ -21,6 +21,8 @@ def test_the_head_of_the_readme_is_complete_in_thirty_lines():
     expected = (prediction - 10 * batch["beam_power"].amax(1).log10()).abs().mean()
     assert torch.isclose(metrics.compute()[head.monitor], expected)
     head.loss(prediction, batch).backward()
+    silent = {"beam_power": torch.cat([batch["beam_power"], torch.full((1, 64), torch.nan)])}
+    assert torch.isclose(head.loss(torch.cat([prediction, prediction[:1]]), silent), head.loss(prediction, batch))
 
 
 def test_files_that_the_readme_names_exist():

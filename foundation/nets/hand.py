@@ -10,7 +10,7 @@ from torch import Tensor
 
 from datamodules.errors import InputError, check_positive
 from foundation.encoder import Encoder
-from foundation.representations import power_db, to_angle, to_delay, unit_power
+from foundation.representations import power_db, received, standard_level, to_angle, to_delay, unit_power
 
 
 class HandFeatures(Encoder):
@@ -44,14 +44,19 @@ class HandFeatures(Encoder):
         self.register_buffer("std", torch.ones(self.num_features))
 
     def prepare(self, batch: Mapping[str, Any]) -> None:
-        """Take the mean and standard deviation of every feature over a sample of the train side."""
-        values = self._features(batch["csi"])
+        """Take the mean and deviation of every feature over the links with power of a sample of the train side."""
+        csi = batch["csi"]
+        values = self._features(csi[received(csi)])
         self.mean.copy_(values.mean(0))
         self.std.copy_(values.std(0).clamp_min(1e-12))
 
     def forward(self, csi: Tensor) -> Tensor:
         """Return features (B, D) of CSI (B, R, T, K)."""
-        return (self._features(csi) - self.mean) / self.std
+        values = (self._features(csi) - self.mean) / self.std
+        if self.kind == "raw":
+            return values
+        level = standard_level(csi, self.mean[-1], self.std[-1])
+        return torch.cat([values[:, :-1], level.unsqueeze(1)], dim=1)
 
     def _features(self, csi: Tensor) -> Tensor:
         if csi.shape[2:] != self.size and self.kind != "power":

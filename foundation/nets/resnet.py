@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from datamodules.errors import check_positive
 from foundation.encoder import Encoder
-from foundation.representations import image, power_db, to_angle, to_delay, unit_power
+from foundation.representations import image, power_db, received, standard_level, to_angle, to_delay, unit_power
 
 Domain = Literal["csi", "cir", "angle_delay"]
 
@@ -70,11 +70,10 @@ class ResNet(Encoder):
         self.register_buffer("std", torch.ones(()))
 
     def prepare(self, batch: Mapping[str, Any]) -> None:
-        """Take the statistics of the input from a sample of the train side."""
-        if self.normalize == "global":
-            values = image(self._transform(batch["csi"]))
-        else:
-            values = power_db(batch["csi"])
+        """Take the statistics of the input from a sample of the train side, over the links with power."""
+        csi = batch["csi"]
+        csi = csi[received(csi)]
+        values = image(self._transform(csi)) if self.normalize == "global" else power_db(csi)
         self.mean.copy_(values.mean())
         self.std.copy_(values.std().clamp_min(torch.finfo(values.dtype).tiny))
 
@@ -94,5 +93,5 @@ class ResNet(Encoder):
         if self.normalize == "global":
             return (image(self._transform(csi)) - self.mean) / self.std
         pixels = image(self._transform(unit_power(csi)))
-        level = ((power_db(csi) - self.mean) / self.std).reshape(-1, 1, 1, 1)
+        level = standard_level(csi, self.mean, self.std).reshape(-1, 1, 1, 1)
         return torch.cat([pixels, level.expand_as(pixels[:, :1])], dim=1)

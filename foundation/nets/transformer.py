@@ -380,8 +380,9 @@ class PositionFeatures(Encoder):
         self.register_buffer("std", torch.ones(2))
 
     def prepare(self, batch: Any) -> None:
-        """Take mean and deviation of the coordinates from a sample of the train side."""
+        """Take mean and deviation of the coordinates from a sample of the train side, over the known positions."""
         offset = _offset(batch["position"], batch["bs_position"])
+        offset = offset[offset.isfinite().all(1)]
         self.mean.copy_(offset.mean(0))
         self.std.copy_(offset.std(0).clamp_min(1e-3))
 

@@ -1,6 +1,7 @@
 import math
 import zlib
 
+import pytest
 import torch
 
 from datamodules.arrays import Array
@@ -38,13 +39,19 @@ def test_codes() -> None:
     assert spans[[0, 2, 3]].isnan().all()
 
 
+@pytest.mark.parametrize("degrees", [-1, -90, 1])
+def test_no_tilt_reads_as_unknown(degrees: int) -> None:
+    table = site_domains([random_site("a", 3)], Array(orientation=(0.0, math.radians(degrees), 0.0)))
+    assert table[0, AXES.index("tilt")] == degrees != UNKNOWN
+
+
 def test_labels_of_links() -> None:
     table = torch.tensor([[0, UNKNOWN, 2, 0, 3500], [3, UNKNOWN, UNKNOWN, 15, 28000]])
     site, los = torch.tensor([1, 0, 1]), torch.tensor([1, 0, -1], dtype=torch.int8)
     assert domain_labels(table, site, los).tolist() == [
-        [3, 1, -1, 15, 28000],
+        [3, 1, UNKNOWN, 15, 28000],
         [0, 0, 2, 0, 3500],
-        [3, -1, -1, 15, 28000],
+        [3, UNKNOWN, UNKNOWN, 15, 28000],
     ]
     assert domain_labels(table, site, los, torch.tensor([0, 1, 2]))[:, 2].tolist() == [0, 1, 2]
     assert table[:, 1].tolist() == [UNKNOWN, UNKNOWN]

@@ -10,10 +10,13 @@ from datamodules.arrays import Array
 from datamodules.channel import OFDM
 from datamodules.codebook import beam_power, dft_codebook
 from datamodules.dataset import ChannelDataset, ShardedSampler
+from datamodules.environment import Environment
 from datamodules.errors import InputError
 from datamodules.module import ChannelDataModule
 from datamodules.paths import Paths
 from datamodules.recording import Recording
+from datamodules.sequences import Sequence
+from datamodules.site import area_numbers
 from datamodules.sources.base import Recipe, Source
 from datamodules.views import CommonPhase, Noise, PartialSubcarriers, TimingOffset
 from tests.datamodules.rays import random_site
@@ -149,9 +152,77 @@ def test_num_labels_keeps_validation_and_test(tmp_path):
     assert set(other.sides["train"].links) != set(few.sides["train"].links)
 
 
+def stations(count=3, users=60, unserved=20):
+    """Base stations that share their users, each out of reach of other ones."""
+    sites = []
+    for number in range(count):
+        site = random_site(f"bs{number}", users, seed=number)
+        reached = (torch.arange(users) - number * unserved) % users >= unserved
+        paths = dataclasses.replace(
+            site.paths,
+            gain=site.paths.gain * reached[:, None],
+            mask=site.paths.mask & reached[:, None],
+            los=torch.where(reached & (site.paths.los >= 0), site.paths.los, -1).to(torch.int8),
+            position=random_site("any", users).paths.position,
+        )
+        sites.append(dataclasses.replace(site, links=paths, environment=Environment.empty(paths.position.numpy())))
+    return sites
+
+
+def count(module):
+    return sum(len(module.sides[side]) for side in ("train", "validation", "test"))
+
+
 def test_areas_are_capped(tmp_path):
-    module = build(tmp_path, max_per_area=50)
-    assert sum(len(module.sides[side]) for side in ("train", "validation", "test")) == 50
+    assert count(build(tmp_path, stations(), max_per_area=50)) == 50
+    assert count(build(tmp_path / "two", max_per_area=50)) == 100, "one name, but other users on other ground"
+    module = build(tmp_path, stations(), max_per_area=30, base_stations=3)
+    assert count(module) == 30
+    assert first(module)["csi"].shape[1] == 3
+
+
+def test_a_link_without_power_has_no_label(tmp_path):
+    module = build(tmp_path, stations(), base_stations=2, num_beams=4, split="random", fractions=(1.0, 0.0, 0.0))
+    batch = module.finish(module.sides["train"].__getitems__(range(len(module.sides["train"]))), training=False)
+    silent = batch["csi"][:, 0].abs().flatten(1).amax(1) == 0
+    assert silent.sum() == 19
+    assert (batch["beam"][silent] == -1).all()
+    assert batch["beam_power"][silent].isnan().all()
+    assert (batch["beam"][~silent] >= 0).all()
+    assert (batch["beam_power"][~silent].amax(1) > 0).all()
+    assert module.statistics()["beam_counts"].sum() == (~silent).sum()
+
+
+@pytest.mark.parametrize("snapshots", [None, Sequence(snapshots=2, interval=5e-3)])
+def test_a_recorded_first_snapshot_of_zeros_has_no_label(tmp_path, snapshots):
+    csi = torch.randn(40, 3, 1, 4, 8, dtype=torch.complex64)
+    csi[:20, 0] = 0
+    recording = Recording.build(csi, torch.randn(40, 3), torch.ones(40), interval=5e-3)
+    site = dataclasses.replace(random_site("a"), links=recording)
+    module = build(tmp_path, [site], num_beams=4, fractions=(1.0, 0.0, 0.0), sequence=snapshots)
+    batch = module.finish(module.sides["train"].__getitems__(range(40)))
+    assert (batch["beam"] == -1).tolist() == [True] * 20 + [False] * 20
+    # a later snapshot of a sequence shows whether there is line of sight
+    assert (batch["los"] == -1).tolist() == [snapshots is None] * 20 + [False] * 20
+
+
+def test_two_scenes_of_one_name_keep_their_maps(tmp_path):
+    sites = stations(1)
+    square = np.array([[0.0, 0.0], [20.0, 0.0], [20.0, 20.0], [0.0, 20.0]])
+    for shift in (500.0, 0.0):
+        paths = dataclasses.replace(sites[0].paths, position=sites[0].paths.position + shift)
+        bounds = Environment.empty(paths.position.numpy()).bounds
+        environment = Environment((square + shift,), np.array([9.0]), bounds)
+        bs_position = sites[0].bs_position + shift
+        sites.append(dataclasses.replace(sites[0], links=paths, environment=environment, bs_position=bs_position))
+    sites = [dataclasses.replace(site, name=f"bs{number}") for number, site in enumerate(sites)]
+    assert area_numbers(sites) == [0, 1, 0], "the same users are of one area, whatever stands around them"
+    module = build(tmp_path, sites, extras=["map", "geometry"], fractions=(1.0, 0.0, 0.0))
+    batch = module.finish(module.sides["train"].__getitems__(range(len(module.sides["train"]))))
+    assert ((batch["geometry"][:, [0, 1, 3, 4]] >= 0) & (batch["geometry"][:, [0, 1, 3, 4]] <= 1)).all()
+    assert [bool(batch["map"][batch["site"] == number].any()) for number in range(3)] == [False, True, True]
+    module = build(tmp_path, [sites[0], sites[1]], base_stations=1)
+    assert count(module) == 2 * int(sites[0].links.has_path.sum()), "the users of the second are served too"
 
 
 def test_statistics_see_the_train_side_only(tmp_path):

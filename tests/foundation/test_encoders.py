@@ -43,6 +43,33 @@ def test_resnet_takes_any_size_and_standardises(csi, domain, normalize):
     assert pixels[:, :2].std() == pytest.approx(1 if normalize == "global" else 0.5**0.5, rel=0.05)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ResNet("resnet18", normalize="global", width=0.25),
+        lambda: ResNet("resnet18", normalize="link", width=0.25),
+        lambda: HandFeatures(8, 16, "profiles"),
+        lambda: HandFeatures(8, 16, "power"),
+        lambda: HandFeatures(8, 16, "raw"),
+    ],
+)
+def test_links_without_power_count_in_no_statistic(csi, make):
+    few, all_of_them = make(), make()
+    few.prepare({"csi": csi})
+    all_of_them.prepare({"csi": torch.cat([csi, torch.zeros_like(csi)])})
+    assert torch.equal(few.mean, all_of_them.mean)
+    assert torch.equal(few.std, all_of_them.std)
+
+
+def test_a_link_without_power_does_not_outweigh_the_others(csi):
+    hand, net = HandFeatures(8, 16), ResNet("resnet18", normalize="link", width=0.25)
+    silent = torch.zeros_like(csi)
+    for encoder in (hand, net):
+        encoder.prepare({"csi": csi})
+    assert torch.equal(hand(silent)[:, -1], torch.full((6,), -4.0))
+    assert torch.equal(net._image(silent)[:, 2], torch.full((6, 16, 16), -4.0))
+
+
 def test_global_scaling_is_min_max_then_standardisation(csi):
     net = ResNet("resnet18", width=0.25)
     net.prepare({"csi": csi})

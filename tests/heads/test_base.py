@@ -175,6 +175,8 @@ def test_keep_labelled() -> None:
     assert kept.tolist() == [0, 2]
     position = torch.tensor([[0.0, 1.0], [torch.nan, 1.0], [2.0, torch.inf], [3.0, 3.0]])
     assert keep_labelled(position, other)[1].tolist() == [0, 3]
+    assert keep_labelled(torch.tensor([0.0, torch.nan, 2.0, -torch.inf]), other)[1].tolist() == [0, 2]
+    assert keep_labelled(torch.zeros(0), other[:0])[1].tolist() == []
 
 
 def imported(nodes: Iterable[ast.AST]) -> set[str]:
