@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from foundation.encoder import Encoder
     from foundation.envchannel import EnvChannel
     from foundation.finetune import FineTune
+    from foundation.models.csifeedback import CsiFeedback
     from foundation.nets.csinet import CsiNet
     from foundation.nets.csinetplus import CSINetPlus
     from foundation.nets.hand import HandFeatures
@@ -23,6 +24,7 @@ __all__ = [
     "CSINetPlus",
     "ChannelTransformer",
     "CollapseAlarm",
+    "CsiFeedback",
     "CsiNet",
     "Encoder",
     "EnvChannel",
@@ -43,6 +45,7 @@ _HOME = {
     "CSINetPlus": "nets.csinetplus",
     "ChannelTransformer": "nets.transformer",
     "CollapseAlarm": "probe",
+    "CsiFeedback": "models.csifeedback",
     "CsiNet": "nets.csinet",
     "Encoder": "encoder",
     "EnvChannel": "envchannel",

@@ -100,5 +100,7 @@ def test_data_of_another_shape_are_named(csi):
         CSINetPlus(rows=8)(csi)
     with pytest.raises(InputError, match="17 taps"):
         CSINetPlus(rows=17, antennas=4)(csi)
-    with pytest.raises(InputError, match="set its antennas and rows"):
+    with pytest.raises(InputError, match="reads csi of axes"):
         CSINetPlus(rows=8, antennas=4)(csi[:, None])
+    with pytest.raises(InputError, match="set its antennas and rows"):
+        CSINetPlus(rows=8, antennas=4).observe(csi[:, None])

@@ -1,0 +1,1 @@
+"""The models that are trained from channels, a file each."""

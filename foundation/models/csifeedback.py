@@ -1,0 +1,162 @@
+"""CSI feedback: an autoencoder between user and base station, trained on a digital twin or on the real world."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from foundation.baselines.feedback import CHANCE_DB, NUMBERS_A_PATH, PrincipalComponents, matching_pursuit
+from foundation.delay_angular import kept_energy, to_csi
+from foundation.link_metrics import LinkMean, LinkMeanDb
+from foundation.nets.autoencoder import Autoencoder
+from foundation.precoding import noise_power, precoder, rate
+from foundation.task import FoundationTask, Schedule
+
+#: SNR [dB] at which the rates are compared
+_SNR_DB = 10.0
+
+
+class CsiFeedback(FoundationTask):
+    """Compresses the channel at the user and rebuilds it at the base station (twin feedback sections III and V).
+
+    The loss is the NMSE (eq 7) of delay-angular channels of unit norm; with noisy observations the target is the clean
+    channel. A link without power counts in nothing. Testing also scores what needs no network: chance, as many
+    principal components of the train side, and the strongest paths that as many numbers tell.
+
+    Args:
+        autoencoder: The network, such as `CSINetPlus`.
+        lr: Learning rate of Adam (the authors': 1e-2 with batches of 4).
+        weight_decay: Weight decay.
+        schedule: Learning-rate schedule, see `FoundationTask.optimizers_with`.
+    """
+
+    monitor = "val/nmse_db"
+    monitor_mode: Literal["min", "max"] = "min"
+    towers: ClassVar[dict[str, str]] = {"autoencoder": "autoencoder"}
+
+    def __init__(
+        self, autoencoder: Autoencoder, lr: float = 1e-2, weight_decay: float = 0.0, schedule: Schedule = "cosine"
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.autoencoder = autoencoder
+        self.lr, self.weight_decay, self.schedule = lr, weight_decay, schedule
+        self.val_metrics, self.test_metrics = _metrics(), _metrics()
+        self.controls = nn.ModuleDict({"pca_nmse_db": LinkMeanDb(), "pursuit_nmse_db": LinkMeanDb()})
+        self._components: PrincipalComponents | None = None
+
+    def forward(self, csi: Tensor) -> Tensor:
+        """Return the delay-angular channel (B, rows, R*T) that the base station rebuilds of CSI (B, R, T, K)."""
+        return self.autoencoder.decode(self.autoencoder(csi))
+
+    def compare(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Send the links of a batch that have power through the autoencoder.
+
+        Returns:
+            `csi`, their clean channels (n, R, T, K); `target` and `rebuilt`, in the delay-angular domain
+            (n, rows, R*T); `error`, the NMSE of each, linear (n,).
+        """
+        observed, clean = batch["csi"], batch.get("clean_csi", batch["csi"])
+        has_power = powered(clean)
+        observed, clean = observed[has_power], clean[has_power]
+        if not len(clean):  # no FFT takes an empty batch
+            nothing = clean.new_zeros(0, self.autoencoder.rows, self.autoencoder.antennas)
+            return {"csi": clean, "target": nothing, "rebuilt": nothing, "error": nothing.real.sum((1, 2))}
+        channel, _ = self.autoencoder.observe(observed)
+        # each by its own reference phase: what a common phase of the observation is to the channel nobody can tell
+        target = self.autoencoder.observe(clean)[0] if "clean_csi" in batch else channel
+        rebuilt = self.autoencoder.decode(self.autoencoder.encode_channel(channel))
+        return {"csi": clean, "target": target, "rebuilt": rebuilt, "error": nmse(rebuilt, target)}
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Return the NMSE (eq 7), linear."""
+        error = self.compare(batch)["error"]
+        if not len(error):  # zero, with a graph
+            return 0.0 * torch.stack([p.sum() for p in self.autoencoder.parameters()]).sum()
+        loss = error.mean()
+        self.log_value("train/loss", loss, len(error), prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Score the validation side."""
+        compared = self.compare(batch)
+        if len(compared["error"]):
+            self._score("val", self.val_metrics, compared)
+
+    def on_test_start(self) -> None:
+        """Learn the principal components, of a sample of the train side."""
+        self._components = None
+        if self.trainer.datamodule is not None:  # type: ignore[attr-defined]
+            batch = self.trainer.datamodule.sample()  # type: ignore[attr-defined]
+            csi = batch.get("clean_csi", batch["csi"])
+            channels = self.autoencoder.observe(csi[powered(csi)].to(self.device))[0]
+            self._components = PrincipalComponents.fit(channels, self.autoencoder.num_features)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Score the test side, and the controls on it."""
+        compared = self.compare(batch)
+        if len(compared["error"]):
+            self._score("test", self.test_metrics, compared)
+            self._control(compared)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Return code and NMSE (linear, NaN for a link without power) of each link, with where it belongs."""
+        error = torch.full(batch["csi"].shape[:1], torch.nan, device=self.device)
+        error[powered(batch.get("clean_csi", batch["csi"]))] = self.compare(batch)["error"]
+        where = {key: batch[key] for key in ("position", "site", "user", "los")}
+        return {"code": self.autoencoder(batch["csi"]), "nmse": error, **where}
+
+    def configure_optimizers(self) -> Any:
+        """Return Adam and the schedule."""
+        return self.optimizers_with([(self, self.lr)], self.weight_decay, self.schedule)
+
+    def _score(self, stage: str, metrics: nn.ModuleDict, compared: dict[str, Tensor]) -> None:
+        csi, rebuilt, target, error = (compared[key] for key in ("csi", "rebuilt", "target", "error"))
+        kept = kept_energy(csi, self.autoencoder.rows)
+        noise = noise_power(csi, _SNR_DB)
+        channel = to_csi(rebuilt, csi.shape[-1], csi.shape[1])
+        values = {
+            "nmse_db": error,
+            "cosine": (rebuilt.conj() * target).sum((1, 2)).abs(),  # both have unit norm
+            # what the cut loses is orthogonal to what is rebuilt
+            "csi_nmse_db": 1 - kept + kept * error,
+            "kept_energy": kept,
+            "se_ratio": rate(csi, precoder(channel), noise) / rate(csi, precoder(csi), noise),
+        }
+        self._log_links(stage, metrics, values)
+
+    def _control(self, compared: dict[str, Tensor]) -> None:
+        csi, target = compared["csi"], compared["target"]
+        values = {}
+        if self._components is not None:
+            values["pca_nmse_db"] = nmse(self._components.rebuild(target), target)
+        if csi.shape[1] == 1:
+            paths = self.autoencoder.num_features // NUMBERS_A_PATH
+            values["pursuit_nmse_db"] = nmse(matching_pursuit(target, paths, csi.shape[-1]), target)
+        self._log_links("test", self.controls, values)
+        self.log_value("test/chance_nmse_db", CHANCE_DB, len(csi))
+
+    def _log_links(self, stage: str, metrics: nn.ModuleDict, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            metric = metrics[name]
+            assert isinstance(metric, LinkMean)
+            metric.update(value)
+            self.log(f"{stage}/{name}", metric, batch_size=len(value), prog_bar=name == "nmse_db")
+
+
+def _metrics() -> nn.ModuleDict:
+    means = {"cosine": LinkMean(), "kept_energy": LinkMean(), "se_ratio": LinkMean()}
+    return nn.ModuleDict({"nmse_db": LinkMeanDb(), "csi_nmse_db": LinkMeanDb(), **means})
+
+
+def powered(csi: Tensor) -> Tensor:
+    """Mask the links of CSI (B, ...) that have any power, (B,)."""
+    return csi.flatten(1).abs().amax(1) > 0
+
+
+def nmse(rebuilt: Tensor, target: Tensor) -> Tensor:
+    """Return the squared error of each link over the power of its target, linear (B,) (twin feedback eq 5)."""
+    error = (rebuilt - target).abs().square().flatten(1).sum(1)
+    return error / target.abs().square().flatten(1).sum(1)
