@@ -50,7 +50,7 @@ class BatchMaker:
         seed: Draws.
 
     Raises:
-        InputError: Recorded CSI does not fit arrays, subcarriers or sequence, or is to be turned, which takes rays.
+        InputError: Recorded CSI is to be turned, which takes rays.
     """
 
     def __init__(
@@ -82,9 +82,8 @@ class BatchMaker:
         self.domains = site_domains(sites, bs)
         self.maps = AreaMaps.draw(sites) if {"map", "geometry"} & set(extras) else None
         self.located = any(site.links.position.isfinite().all(1).any() for site in sites)
-        links = sites[0].links
-        if isinstance(links, Recording):
-            self._check(links)
+        if symmetry is not None and isinstance(sites[0].links, Recording):
+            raise InputError("data.symmetry turns rays, and recorded CSI has none: leave it out")
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -212,19 +211,3 @@ class BatchMaker:
             return None
         site = rows["site"]
         return draw_motion(self.snapshots, site, rows["user"], self.seed, self.spans.to(site.device)[site])
-
-    def _check(self, links: Recording) -> None:
-        shape = tuple(links.pairs.shape[1:-1])
-        if self.symmetry is not None:
-            raise InputError("data.symmetry turns rays, and recorded CSI has none: leave it out")
-        expected = (self.ue.num_elements, self.bs.num_elements, self.ofdm.num_subcarriers)
-        if shape[-3:] != expected:
-            raise InputError(
-                f"the recorded CSI has (R, T, K) = {shape[-3:]}, but data.ue, data.bs and data.ofdm make {expected}: "
-                "set them to those of the recording"
-            )
-        if self.snapshots is not None and (len(shape) != 4 or shape[0] < len(self.snapshots.times)):
-            held = shape[0] if len(shape) == 4 else 1
-            raise InputError(
-                f"data.sequence asks for {len(self.snapshots.times)} snapshots, but the recorded CSI has {held}"
-            )

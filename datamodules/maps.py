@@ -6,7 +6,6 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -139,12 +138,7 @@ def _draw_scale(axes: Axes) -> None:
 
 def _power(site: Site) -> Tensor:
     """Return the power of each link [W for 1 W sent], shape (U,); of recorded CSI, its mean square."""
-    if isinstance(site.links, Paths):
-        return site.links.power
-    # in parts, as recorded CSI may be larger than memory
-    parts = torch.split(site.links.pairs, 256)
-    squares = [2 * part.flatten(1).float().square().mean(1) for part in parts]
-    return torch.cat(squares) * site.links.scale.square()
+    return site.links.power
 
 
 def hertz(frequency: float) -> str:

@@ -17,6 +17,7 @@ from datamodules.batch import BatchMaker, Extra
 from datamodules.channel import OFDM
 from datamodules.codebook import dft_codebook
 from datamodules.dataset import Batch, ChannelDataset, ShardedSampler, station_links
+from datamodules.defaults import grid_of, rule_of, sequence_of
 from datamodules.errors import InputError, check_not_negative, check_positive
 from datamodules.factory import build
 from datamodules.sequences import Sequence as Snapshots
@@ -44,10 +45,11 @@ class ChannelDataModule(LightningDataModule):
 
     Args:
         source: Where the channels come from; a list joins several.
-        bs: Base-station array; turned by each site's own orientation.
-        ue: User array.
-        ofdm: Subcarrier grid.
-        split: Split rule, see `split_links`.
+        bs: Base-station array; turned by each site's own orientation. By default that of a recording, 1 x 32 for rays.
+        ue: User array; by default that of a recording, a single antenna for rays.
+        ofdm: Subcarrier grid; by default that of a recording, 64 subcarriers on 10 MHz for rays.
+        split: Split rule, see `split_links`; by default `spatial`, or `time` where there are timestamps but no
+            positions.
         fractions: Shares of train, validation and test.
         block: Side of the blocks of the `spatial` split [m].
         holdout: Areas (`site`) or places (`city`) of the test side.
@@ -59,7 +61,8 @@ class ChannelDataModule(LightningDataModule):
         num_labels: Trains on that many links only, drawn by seed; validation and test stay whole.
         max_per_area: Serves at most that many links of one area, drawn by seed (CSI-CLIP section IV-A: 50,000); with
             `base_stations` that many users, each with its links to all of them.
-        sequence: Makes `csi` a sequence (B, N, R, T, K) of a moving user, and adds `next_csi` (B, R, T, K).
+        sequence: Makes `csi` a sequence (B, N, R, T, K) of a moving user, and adds `next_csi` (B, R, T, K). A recording
+            of one device is cut into such sequences; without, each of its snapshots is a link.
         extras: Adds `map` (B, 1, 64, 64), `geometry` (B, 8) or `domain` (B, A).
         geometry_los: Whether `geometry` tells the line of sight.
         symmetry: Turns, mirrors and stretches the world of every training link, anew in every epoch.
@@ -77,10 +80,10 @@ class ChannelDataModule(LightningDataModule):
     def __init__(
         self,
         source: Source | list[Source],
-        bs: Array = Array(rows=1, cols=32),  # noqa: B008 (frozen)
-        ue: Array = Array(),  # noqa: B008 (frozen)
-        ofdm: OFDM = OFDM(),  # noqa: B008 (frozen)
-        split: Rule = "spatial",
+        bs: Array | None = None,
+        ue: Array | None = None,
+        ofdm: OFDM | None = None,
+        split: Rule | None = None,
         fractions: Fractions = (0.7, 0.1, 0.2),
         block: float = 20.0,
         holdout: list[str] | None = None,
@@ -107,11 +110,11 @@ class ChannelDataModule(LightningDataModule):
         )  # fmt: skip
         check_not_negative("data", num_beams=num_beams, num_workers=num_workers, split_seed=split_seed, seed=seed)
         self.sources = source if isinstance(source, list) else [source]
-        self.bs, self.ue, self.ofdm = bs, ue, ofdm
+        self._given = (bs, ue, ofdm)
         self.split, self.fractions, self.block, self.holdout = split, fractions, block, holdout or []
         self.batch_size, self.num_labels, self.max_per_area = batch_size, num_labels, max_per_area
         self.views, self.observation = views, observation or []
-        self.codebook = dft_codebook(bs, num_beams) if num_beams else None
+        self.num_beams = num_beams
         self.num_workers = num_workers if num_workers is not None else 2 * torch.cuda.is_available()
         self.sequence, self.extras, self.geometry_los = sequence, extras or [], geometry_los
         self.symmetry, self.base_stations = symmetry, base_stations
@@ -139,6 +142,12 @@ class ChannelDataModule(LightningDataModule):
         if self.sides:
             return
         sites = [site for source in self.sources for site in source.sites(verify=False)]
+        self.bs, self.ue, self.ofdm = grid_of(sites, *self._given)
+        self.codebook = dft_codebook(self.bs, self.num_beams) if self.num_beams else None
+        self.sequence = sequence_of(sites, self.sequence)
+        if self.sequence is not None:
+            sites = [site.windows(len(self.sequence.times)) for site in sites]
+        self.split = rule_of(sites, self.split)
         masks = split_links(sites, self.split, self.fractions, self.block, self.holdout, self.split_seed)
         rows = self._rows(sites)
         first = rows if rows.ndim == 1 else rows[:, 0]

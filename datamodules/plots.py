@@ -168,7 +168,7 @@ def _amplitude(site: Site) -> Tensor:
     if isinstance(links, Paths):
         return links.gain[served].sum(1).abs()
     snapshots: Tensor = torch.linalg.vector_norm(links.pairs[served][..., 0, 0, 0, :].float(), dim=-1)
-    amplitude: Tensor = snapshots.reshape(len(snapshots), -1) * links.scale[served, None]
+    amplitude: Tensor = snapshots.reshape(len(snapshots), -1) * links.scale[served].reshape(len(snapshots), -1)
     return amplitude.flatten()
 
 

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from datamodules.errors import InputError
 
+#: snapshots may be this share of an interval early or late: more, and one is missing
+_JITTER = 0.1
+#: by so much two measured or stated intervals may differ and be the same
+_CLOCK = 0.02
+
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """CSI of `U` links, or of `U` sequences of `N` snapshots.
+    """CSI of `U` links, of `U` sequences of `N` snapshots, or of one device over time.
+
+    A recording of one device, a *series*, has a link for each snapshot, in order of time; `windows` cuts it into
+    sequences.
 
     Kept as half-precision pairs with one scale a link: 4 bytes a value, a relative error of 5e-4 at the strongest
     value. `Recording.build` makes it from complex CSI, and `csi` gives complex CSI back.
 
     Attributes:
         pairs: Real and imaginary part over `scale`, shape (U, R, T, K, 2) or (U, N, R, T, K, 2), float16.
-        scale: Largest magnitude of each link, shape (U,).
+        scale: Largest magnitude of each link, shape (U,), or of each of its snapshots, shape (U, N).
         position: User position [m], shape (U, 3); at the first snapshot of a sequence. NaN where unknown.
         los: 1 line of sight, 0 none, -1 unknown, shape (U,), int8.
-        interval: Time between snapshots [s]; 0 without an axis N.
+        interval: Time between snapshots of a sequence, or the links of a series [s]; 0 where there are neither.
+        timestamps: When links, or their snapshots, were recorded [s], shape (U,) or (U, N), float64; None if unknown.
+        bs_shape: Rows and columns of the base-station array, None if unknown.
+        ue_shape: Rows and columns of the user array, None if unknown.
+        bandwidth: Bandwidth that the subcarriers fill [Hz], None if unknown.
 
     Raises:
         InputError: A field has the wrong shape or dtype.
@@ -33,6 +45,10 @@ class Recording:
     position: Tensor
     los: Tensor
     interval: float = 0.0
+    timestamps: Tensor | None = None
+    bs_shape: tuple[int, int] | None = None
+    ue_shape: tuple[int, int] | None = None
+    bandwidth: float | None = None
 
     def __post_init__(self) -> None:
         count = len(self.pairs)
@@ -41,13 +57,16 @@ class Recording:
                 "Recording.pairs must be float16 of shape (U, R, T, K, 2) or (U, N, R, T, K, 2), "
                 f"got {self.pairs.dtype} {tuple(self.pairs.shape)}"
             )
-        if (self.pairs.ndim == 6) != (self.interval > 0):
+        if self.pairs.ndim == 6 and not self.interval > 0:
             raise InputError(
                 f"a sequence needs an interval [s], got {self.interval} for shape {tuple(self.pairs.shape)}"
             )
-        for name, shape in (("scale", (count,)), ("position", (count, 3)), ("los", (count,))):
-            if getattr(self, name).shape != shape:
-                raise InputError(f"Recording.{name} must have shape {shape}, got {tuple(getattr(self, name).shape)}")
+        each = (count,), tuple(self.pairs.shape[: self.pairs.ndim - 4])
+        shapes = {"scale": each, "position": ((count, 3),), "los": each[:1], "timestamps": each}
+        for name, allowed in shapes.items():
+            value = getattr(self, name)
+            if value is not None and value.shape not in allowed:
+                raise InputError(f"Recording.{name} must have shape {allowed[0]}, got {tuple(value.shape)}")
 
     @classmethod
     def build(cls, csi: Tensor, position: Tensor, los: Tensor | None = None, interval: float = 0.0) -> Recording:
@@ -80,13 +99,77 @@ class Recording:
     @property
     def has_path(self) -> Tensor:
         """Links that have a channel at all, shape (U,), bool."""
-        return self.scale > 0
+        return self.scale.reshape(len(self), -1).amax(1) > 0
+
+    @property
+    def is_series(self) -> bool:
+        """Whether the links are the snapshots of one device, in order of time."""
+        return self.pairs.ndim == 5 and self.interval > 0
+
+    @property
+    def power(self) -> Tensor:
+        """Mean square of each link, shape (U,)."""
+        # in parts, as recorded CSI may be larger than memory
+        parts = torch.split(self.pairs, 256)
+        squares = torch.cat([2 * part.flatten(self.scale.ndim).float().square().mean(-1) for part in parts])
+        return (squares * self.scale.square()).reshape(len(self), -1).mean(1)
 
     def csi(self, index: Tensor | slice = slice(None)) -> Tensor:
         """Return complex CSI, shape (U, R, T, K) or (U, N, R, T, K), complex64."""
         pairs, scale = self.pairs[index].float(), self.scale[index]
-        return torch.view_as_complex(pairs) * scale.reshape(-1, *[1] * (pairs.ndim - 2))
+        return torch.view_as_complex(pairs) * scale.reshape(*scale.shape, *[1] * (pairs.ndim - 1 - scale.ndim))
+
+    def windows(self, size: int) -> Recording:
+        """Cut a series into sequences of `size` snapshots that do not overlap.
+
+        None reaches over a gap (`regular`). Without gaps the sequences share the memory of the series.
+
+        Args:
+            size: Number N of snapshots, at least 1.
+
+        Returns:
+            Sequences (U, N), as many as fit.
+
+        Raises:
+            InputError: There is no run of so many snapshots.
+        """
+        assert self.timestamps is not None, "a series has timestamps"
+        starts = []
+        ends = [*(~regular(self.timestamps.diff(), self.interval)).nonzero().flatten().add(1).tolist(), len(self)]
+        for begin, end in zip([0, *ends[:-1]], ends, strict=True):
+            starts.append(torch.arange(begin, max(begin, end - size + 1), size))
+        rows = torch.cat(starts)[:, None] + torch.arange(size)
+        if not len(rows):
+            raise InputError(
+                f"the recording has no {size} snapshots in a row that are {self.interval:.4g} s apart: ask for "
+                "fewer in data.sequence, or leave it out"
+            )
+        whole = torch.equal(rows.flatten(), torch.arange(rows.numel()))
+
+        def cut(value: Tensor) -> Tensor:
+            return value[: rows.numel()].reshape(*rows.shape, *value.shape[1:]) if whole else value[rows]
+
+        first = rows[:, 0]
+        return replace(
+            self,
+            pairs=cut(self.pairs),
+            scale=cut(self.scale),
+            timestamps=cut(self.timestamps),
+            position=self.position[first],
+            los=self.los[first],
+        )
 
     def as_dict(self) -> dict[str, Tensor]:
         """Return the tensor fields by name."""
-        return {name: getattr(self, name) for name in ("pairs", "scale", "position", "los")}
+        names = ("pairs", "scale", "position", "los", "timestamps")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+def regular(steps: Tensor, interval: float) -> Tensor:
+    """Say of times between snapshots [s] whether they are the interval, early or late by a tenth of it at most."""
+    return (steps / interval - 1).abs() <= _JITTER
+
+
+def same_interval(one: float, other: float) -> bool:
+    """Whether two intervals [s] are one, but for the error of a clock."""
+    return abs(one / other - 1) <= _CLOCK

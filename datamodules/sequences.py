@@ -24,6 +24,8 @@ SPEEDS: dict[Mobility, tuple[float, float]] = {
     "pedestrian": (3 / 3.6, 6 / 3.6),
     "vehicular": (30 / 3.6, 120 / 3.6),
 }
+#: time between snapshots of rays, unless said otherwise [s]
+_INTERVAL = 5e-3
 #: the constants of SplitMix64 as signed numbers (Steele, Lea and Flood, OOPSLA 2014)
 _STEP, _MIX_1, _MIX_2 = (n - 2**64 for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
@@ -48,7 +50,8 @@ class Sequence:
 
     Args:
         snapshots: Number N of snapshots that a model sees. With the default interval, 5 fill ConTwin's 25 ms window.
-        interval: Time between snapshots [s]; CSI-RS every 5 ms (ConTwin section 2).
+        interval: Time between snapshots [s]; by default that of a recording, and 5 ms for rays, as CSI-RS come every
+            5 ms (ConTwin section 2).
         mobility: Weights of the classes `static`, `pedestrian` and `vehicular`; a link's class is drawn by them, and
             its speed uniformly over the range of the class (`SPEEDS`). By default equal weights.
         speed: Range (lowest, highest) the speed [m/s] of every link is drawn from, instead of `mobility`.
@@ -59,7 +62,7 @@ class Sequence:
     """
 
     snapshots: int = 5
-    interval: float = 5e-3
+    interval: float | None = None
     mobility: dict[Mobility, float] | None = None
     speed: tuple[float, float] | None = None
     next_snapshot: bool = True
@@ -67,7 +70,7 @@ class Sequence:
     def __post_init__(self) -> None:
         if self.snapshots < 1:
             raise InputError(f"sequence.snapshots must be at least 1, got {self.snapshots}")
-        if not 0 < self.interval < math.inf:
+        if self.interval is not None and not 0 < self.interval < math.inf:
             raise InputError(f"sequence.interval must be positive [s], got {self.interval}")
         if self.mobility is not None:
             if self.speed is not None:
@@ -83,7 +86,7 @@ class Sequence:
     @property
     def times(self) -> Tensor:
         """Snapshot instants [s], shape (N,) or (N + 1,), float64."""
-        return torch.arange(self.snapshots + self.next_snapshot, dtype=torch.float64) * self.interval
+        return torch.arange(self.snapshots + self.next_snapshot, dtype=torch.float64) * (self.interval or _INTERVAL)
 
 
 def draw_motion(sequence: Sequence, site: Tensor, user: Tensor, seed: int = 0, span: Tensor | None = None) -> Motion:

@@ -8,7 +8,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 #: grows when a change makes older folders unreadable
 FORMAT = 1
 _PATHS, _RECORDING = "paths.safetensors", "recording.safetensors"
+#: what a recording keeps in site.json
+_RECORDED = ("interval", "bs_shape", "ue_shape", "bandwidth")
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,19 @@ class Site:
             raise InputError(f"site {self.name!r} holds recorded CSI, which has no rays")
         return self.links
 
+    def windows(self, size: int) -> Site:
+        """Return the site with a recording of one device cut into sequences of `size` snapshots; others as they are.
+
+        Raises:
+            InputError: The recording has no run of so many snapshots.
+        """
+        if not isinstance(self.links, Recording) or not self.links.is_series:
+            return self
+        try:
+            return replace(self, links=self.links.windows(size))
+        except InputError as error:
+            raise InputError(f"site {self.name}: {error}") from error
+
     def plot(self, color: Literal["los", "power"] = "los") -> Figure:
         """Draw the map: buildings, base station, and users coloured by line of sight or by received power."""
         from datamodules.plots import plot_site
@@ -95,7 +110,7 @@ class Site:
             file.chmod(temporary.stat().st_mode & 0o666)  # safetensors writes for its owner alone; caches are shared
             facts = {
                 "format": FORMAT,
-                "interval": self.links.interval if isinstance(self.links, Recording) else None,
+                "recording": {key: getattr(self.links, key) for key in _RECORDED} if recorded else None,
                 "name": self.name,
                 "area": self.area,
                 "place": self.place,
@@ -148,7 +163,7 @@ class Site:
             tensors = load_file(tensor_file)
             return cls(
                 name=facts["name"],
-                links=Paths.from_dict(tensors) if file == _PATHS else Recording(**tensors, interval=facts["interval"]),
+                links=Paths.from_dict(tensors) if file == _PATHS else _recording(tensors, facts),
                 bs_position=torch.tensor(facts["bs_position"]),
                 carrier_frequency=facts["carrier_frequency"],
                 area=facts["area"],
@@ -184,6 +199,13 @@ def area_numbers(sites: Sequence[Site]) -> list[int]:
 
 def _same_ground(one: Site, other: Site) -> bool:
     return one.environment.digest == other.environment.digest or torch.equal(one.links.position, other.links.position)
+
+
+def _recording(tensors: dict[str, Tensor], facts: dict[str, Any]) -> Recording:
+    """Open recorded CSI; folders made before version 0.2 say the interval alone."""
+    said: dict[str, Any] = facts["recording"] if "recording" in facts else {"interval": facts["interval"]}
+    fields: dict[str, Any] = {key: tuple(x) if isinstance(x, list) else x for key, x in said.items()}
+    return Recording(**fields, **dict[str, Any](tensors))
 
 
 def sha256(file: Path) -> str:

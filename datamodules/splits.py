@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from datamodules.errors import InputError
+from datamodules.recording import Recording
 from datamodules.site import Site
 
-Rule = Literal["random", "spatial", "site", "city"]
+Rule = Literal["random", "spatial", "time", "site", "city"]
 Fractions = tuple[float, float, float]
 
 #: one boolean mask a side, over all links in order of the sites
@@ -35,7 +37,8 @@ def split_links(
         sites: The sites; links are numbered through them in order.
         rule: `random` shuffles the links, so that a test user may stand beside a training user (the papers' rule, for
             comparison only); `spatial` shuffles square blocks of the map, the same for all base stations of an area;
-            `site` holds out whole areas, `city` whole places. Areas that overlap on the ground stay together.
+            `time` trains on what was recorded first and tests on what was recorded last; `site` holds out whole areas,
+            `city` whole places. Areas that overlap on the ground stay together.
         fractions: Shares of train, validation and test; with `site` and `city` of what they shuffle.
         block: Side of a block [m].
         holdout: For `site` the areas, for `city` the places of the test side, with `*` as in file names; drawn by seed
@@ -43,7 +46,8 @@ def split_links(
         seed: Draws the split.
 
     Returns:
-        Masks over all links, one a side. They do not overlap.
+        Masks over all links, one a side. They do not overlap. With `time`, links recorded while one side ends and the
+        next begins are on none.
 
     Raises:
         InputError: A side is empty, a held-out name is unknown, or the fractions are no shares of one.
@@ -58,6 +62,8 @@ def split_links(
         side = _deal(np.arange(len(site_of)), fractions, rng)
     elif rule == "spatial":
         side = _deal(_blocks(sites, site_of, block), fractions, rng)
+    elif rule == "time":
+        side = _deal_in_time(sites, fractions)
     else:
         group = np.array(_groups(sites) if rule == "site" else _number([site.place for site in sites]))
         names = [site.area if rule == "site" else site.place for site in sites]
@@ -84,13 +90,43 @@ def _deal(unit: NDArray[np.int64], fractions: Fractions, rng: np.random.Generato
     return side[inverse]
 
 
+def _deal_in_time(sites: Sequence[Site], fractions: Fractions) -> NDArray[np.int8]:
+    """Deal links to train, validation and test in order of time; returns the sides, 3 for none.
+
+    A side ends with the last link that is over at a time which the shares decide. The next side begins the length of
+    the longest link later, so that not even overlapping windows of one device would share a snapshot.
+    """
+    spans = []
+    for site in sites:
+        stamps = site.links.timestamps if isinstance(site.links, Recording) else None
+        if stamps is None:
+            raise InputError(
+                f"the `time` split needs timestamps, and site {site.name} has none: set another data.split"
+            )
+        stamps = stamps.reshape(len(site), -1)
+        spans.append(torch.stack((stamps[:, 0], stamps[:, -1]), 1).numpy())
+    begin, end = np.concatenate(spans).T
+    order = np.sort(begin)
+    side = np.full(len(begin), 3, dtype=np.int8)
+    start = -np.inf
+    for number, share in enumerate(np.cumsum(fractions)):
+        last = round(share * len(order))
+        stop = order[last] if last < len(order) else np.inf
+        side[(begin >= start) & (end < stop)] = number
+        start = stop + (end - begin).max()
+    return side
+
+
 def _blocks(sites: Sequence[Site], site_of: NDArray[np.int64], block: float) -> NDArray[np.int64]:
     """Number the map blocks: links of one area in one square share a number."""
     if block <= 0:
         raise InputError(f"data.block must be positive [m], got {block}")
     position = np.concatenate([site.links.position.numpy()[:, :2] for site in sites])
     if not np.isfinite(position).all():
-        raise InputError("the `spatial` split needs every user's position, and the data lack some: use `random`")
+        raise InputError(
+            "the `spatial` split needs every user's position, and the data lack some: set data.split to "
+            "`time`, where there are timestamps, or to `random`"
+        )
     cell = np.floor(position / block).astype(np.int64)
     group = np.array(_groups(sites))[site_of]
     number: NDArray[np.int64] = np.unique(np.column_stack([group, cell]), axis=0, return_inverse=True)[1].reshape(-1)

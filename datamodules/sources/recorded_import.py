@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from datamodules.errors import DatasetNotFoundError, InputError
-from datamodules.sources.recorded import read_recording
+from datamodules.sources.recorded_file import read_recording
 
 _LETTERS = "UNRTKC"
 

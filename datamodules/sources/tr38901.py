@@ -228,7 +228,13 @@ class TR38901(Source):
         if self.keep == "rays":
             return Paths.cat([Paths.from_dict(part) for part in parts])
         fields = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        return Recording(**fields, interval=self.interval if self.snapshots > 1 else 0.0)
+        return Recording(
+            **fields,
+            interval=self.interval if self.snapshots > 1 else 0.0,
+            bs_shape=(self.bs.rows, self.bs.cols),
+            ue_shape=(self.ue.rows, self.ue.cols),
+            bandwidth=self.ofdm.bandwidth,
+        )
 
     def _chunk(self, domain: _Domain, first: int, count: int) -> Paths | Recording:
         key = zlib.crc32(f"{self.seed} {domain.name} {first}".encode())

@@ -11,7 +11,7 @@ import pytest
 import scipy.io
 
 from datamodules.errors import InputError
-from datamodules.sources.recorded import read_recording
+from datamodules.sources.recorded_file import read_recording
 from datamodules.sources.recorded_import import import_recording
 from tests.datamodules.test_recorded import FACTS, K, N, R, T, U, draw, tensors, with_value
 

@@ -1,0 +1,126 @@
+"""What a datamodule takes from its sites where its user says nothing: a recording knows its arrays, grid and times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from datamodules.arrays import Array
+from datamodules.channel import OFDM
+from datamodules.errors import InputError
+from datamodules.recording import Recording, same_interval
+from datamodules.sequences import Sequence as Snapshots
+from datamodules.site import Site
+from datamodules.splits import Rule
+
+_BS, _UE, _OFDM = Array(rows=1, cols=32), Array(), OFDM()
+
+
+def grid_of(sites: Sequence[Site], bs: Array | None, ue: Array | None, ofdm: OFDM | None) -> tuple[Array, Array, OFDM]:
+    """Return the arrays and subcarriers of a datamodule.
+
+    Args:
+        sites: The sites, all with rays or all recorded with equal (R, T, K).
+        bs: Base-station array as the user has it; by default the recordings', or 1 x 32 for rays.
+        ue: User array, likewise; a single antenna for rays.
+        ofdm: Subcarriers, likewise; 64 on 10 MHz for rays.
+
+    Raises:
+        InputError: A recording has others than the user says, or recordings differ.
+    """
+    recorded = [(site.name, site.links) for site in sites if isinstance(site.links, Recording)]
+    for name, links in recorded[:1]:
+        users, antennas, subcarriers = links.pairs.shape[-4:-1]
+        bs = _array("data.bs", bs, "T", antennas, links.bs_shape, name)
+        ue = _array("data.ue", ue, "R", users, links.ue_shape, name)
+        ofdm = _grid(ofdm, subcarriers, links.bandwidth, name)
+    for name, links in recorded[1:]:
+        _compare(*recorded[0], name, links)
+    return bs or _BS, ue or _UE, ofdm or _OFDM
+
+
+def sequence_of(sites: Sequence[Site], sequence: Snapshots | None) -> Snapshots | None:
+    """Return the sequence settings with the interval of the recordings, where there are such.
+
+    Raises:
+        InputError: Recordings differ in their interval, have another one than the user says, or too few snapshots.
+    """
+    if sequence is None:
+        return None
+    for site in sites:
+        links = site.links
+        if not isinstance(links, Recording):
+            continue
+        if not links.is_series:
+            held = links.pairs.shape[1] if links.pairs.ndim == 6 else 1
+            if held < len(sequence.times):
+                advice = " (a recording of one device is imported with axes that name N and no U)" * (held == 1)
+                raise InputError(
+                    f"data.sequence asks for {len(sequence.times)} snapshots, but recording {site.name} has "
+                    f"{held}{advice}"
+                )
+        if links.interval > 0:
+            if sequence.interval is not None and not same_interval(sequence.interval, links.interval):
+                raise InputError(
+                    f"data.sequence.interval is {sequence.interval:.4g} s, but the snapshots of recording {site.name} "
+                    f"are {links.interval:.4g} s apart: leave it out, or serve recordings of one interval"
+                )
+            sequence = replace(sequence, interval=sequence.interval or links.interval)
+    return sequence
+
+
+def rule_of(sites: Sequence[Site], split: Rule | None) -> Rule:
+    """Return the split rule: the user's, else `spatial` where all users have a position, else `time`.
+
+    Raises:
+        InputError: There are neither positions nor timestamps to split by.
+    """
+    if split is not None:
+        return split
+    if all(site.links.position.isfinite().all() for site in sites):
+        return "spatial"
+    if all(isinstance(site.links, Recording) and site.links.timestamps is not None for site in sites):
+        return "time"
+    raise InputError(
+        "the data know neither every user's position nor timestamps: set data.split to `random`, or to `site` with "
+        "several files"
+    )
+
+
+def _compare(first: str, one: Recording, second: str, other: Recording) -> None:
+    """Refuse two recordings that are not served together."""
+    for word, a, b in (
+        ("(R, T, K)", tuple(one.pairs.shape[-4:-1]), tuple(other.pairs.shape[-4:-1])),
+        ("rows and columns at the base station", one.bs_shape, other.bs_shape),
+        ("rows and columns at the user", one.ue_shape, other.ue_shape),
+        ("bandwidth [Hz]", one.bandwidth, other.bandwidth),
+    ):
+        if a != b and a is not None and b is not None:
+            raise InputError(
+                f"recordings {first} and {second} differ in {word}, {a} and {b}: serve one of them at a time"
+            )
+
+
+def _array(key: str, given: Array | None, axis: str, elements: int, shape: tuple[int, int] | None, name: str) -> Array:
+    if given is None:
+        return Array(*(shape or (1, elements)))
+    if given.num_elements != elements or shape not in (None, (given.rows, given.cols)):
+        held = f"{axis} = {elements}" + (f" antennas in {shape[0]} rows and {shape[1]} columns" if shape else "")
+        raise InputError(
+            f"{key} is {given.rows} x {given.cols}, but recording {name} has {held}: leave {key} out (null)"
+        )
+    return given
+
+
+def _grid(given: OFDM | None, subcarriers: int, bandwidth: float | None, name: str) -> OFDM:
+    if given is None:
+        if bandwidth is None:
+            raise InputError(f"recording {name} does not say its bandwidth: set data.ofdm")
+        return OFDM(subcarriers, bandwidth)
+    known = given.bandwidth if bandwidth is None else bandwidth
+    if given.num_subcarriers != subcarriers or abs(given.bandwidth / known - 1) > 1e-6:
+        raise InputError(
+            f"data.ofdm has {given.num_subcarriers} subcarriers on {given.bandwidth:g} Hz, but recording {name} has "
+            f"K = {subcarriers} on {known:g} Hz: leave data.ofdm out (null)"
+        )
+    return given
