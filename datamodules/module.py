@@ -280,13 +280,20 @@ class ChannelDataModule(LightningDataModule):
 
         Returns:
             `position_mean` and `position_std` (3,) [m] of the user relative to its base station, `los_counts` (2,) of
-            NLOS and LOS, and, with `num_beams`, `beam_counts` (Q,), all over up to 4096 training links.
+            NLOS and LOS, and, with `num_beams`, `beam_counts` (Q,), all over up to 4096 training links; how many of
+            them have a label, `labelled_position`, `labelled_los` and `labelled_beam`; and `csi_shape` (3,), the number
+            of receive antennas R, transmit antennas T and subcarriers K.
         """
         batch = self._make.labels(self._draw(_SAMPLE_LINKS))
         offset = (batch["position"] - batch["bs_position"]).double()
-        offset = offset[offset.isfinite().all(1)] if offset.isfinite().any() else torch.zeros_like(offset)
+        located = offset.isfinite().all(1)
+        offset = offset[located] if located.any() else torch.zeros_like(offset)
         known = batch["los"][batch["los"] >= 0].long()
+        make = self._make
         statistics = {
+            "csi_shape": torch.tensor([make.ue.num_elements, make.bs.num_elements, make.ofdm.num_subcarriers]),
+            "labelled_position": located.sum(),
+            "labelled_los": torch.tensor(len(known)),
             "position_mean": offset.mean(0).float(),
             "position_std": offset.std(0, correction=0).float(),
             "los_counts": torch.bincount(known, minlength=2).float(),
@@ -294,6 +301,7 @@ class ChannelDataModule(LightningDataModule):
         if self.codebook is not None:
             beam = batch["beam"][batch["beam"] >= 0]
             statistics["beam_counts"] = torch.bincount(beam, minlength=len(self.codebook)).float()
+            statistics["labelled_beam"] = torch.tensor(len(beam))
         return statistics
 
     def _draw(self, count: int) -> Batch:

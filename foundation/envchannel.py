@@ -137,6 +137,8 @@ class EnvChannel(FoundationTask):
             missing = [key for key in self.environment_encoder.input_keys if key not in datamodule.batch_keys]
             if missing:
                 raise InputError(f"the environment tower needs {', '.join(missing)}: add to data.extras")
+        if self.decoder is not None:
+            self.check_head(self.decoder)
         super().setup(stage)
 
     def forward(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor | None]:

@@ -99,6 +99,11 @@ class FineTune(FoundationTask):
         self._tested: list[dict[str, Tensor]] = []
 
     @property
+    def encoders(self) -> list[Encoder]:
+        """The encoders that the head reads, the first one first."""
+        return [self.encoder, *(other for other in self.further.values() if isinstance(other, Encoder))]
+
+    @property
     def frozen(self) -> bool:
         """Whether the encoder stays as it is."""
         return self.mode in ("probe", "control")
@@ -109,20 +114,28 @@ class FineTune(FoundationTask):
         return {"model": model, "head": self.name, "mode": self.mode}
 
     def setup(self, stage: str) -> None:
-        """Check that the data hold the head's labels, then take statistics."""
+        """Check that the data hold what the encoders read and the head's labels, then take statistics."""
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         missing = [key for key in self.head.requires if datamodule is not None and key not in datamodule.batch_keys]
+        for encoder in self.encoders:
+            lacking = [key for key in encoder.input_keys if datamodule is not None and key not in datamodule.batch_keys]
+            if lacking:
+                hint = ": add to data.extras" if {"map", "geometry"} & set(lacking) else ""
+                name = type(encoder).__name__
+                raise InputError(f"encoder {name} reads {', '.join(lacking)}, which the data lack{hint}")
         if missing and stage != "predict":
             hint = ": set data.num_beams" if "beam" in missing else ""
             raise InputError(f"head {type(self.head).__name__} needs {', '.join(missing)}, which the data lack{hint}")
+        if stage != "predict":
+            self.check_head(self.head)
         super().setup(stage)
 
     def prepare_from(self, datamodule: Any) -> None:
         """Take label statistics, and those of the input unless pre-training brought them."""
         if self.mode in ("scratch", "control"):
             sample = self._links(datamodule.sample())
-            for encoder in (self.encoder, *self.further.values()):
-                encoder.prepare(sample)  # type: ignore[operator]
+            for encoder in self.encoders:
+                encoder.prepare(sample)
         self.head.prepare(datamodule.statistics())
 
     def train(self, mode: bool = True) -> FineTune:
@@ -160,8 +173,7 @@ class FineTune(FoundationTask):
         return self._predictions(batch)[0]
 
     def _predictions(self, batch: dict[str, Any]) -> list[Tensor]:
-        encoders = (self.encoder, *self.further.values())
-        return [self.answer(self.features(batch, encoder), batch) for encoder in encoders]  # type: ignore[arg-type]
+        return [self.answer(self.features(batch, encoder), batch) for encoder in self.encoders]
 
     def answer(self, features: Tensor, batch: dict[str, Any]) -> Tensor:
         """Return the head's raw predictions (B, ...) from the features (B, D) of a batch."""

@@ -17,6 +17,7 @@ from datamodules.errors import InputError
 from foundation.checkpoint import described, mismatch
 from foundation.encoder import Encoder
 from foundation.muon import Muon, hidden_matrices
+from heads import Head
 
 Schedule = Literal["constant", "cosine", "restarts", "plateau"]
 OptimizerName = Literal["adamw", "muon"]
@@ -46,6 +47,20 @@ class FoundationTask(LightningModule):
         """Take the statistics before training; all other stages find them in the checkpoint."""
         if stage == "fit" and self.trainer.datamodule is not None:  # type: ignore[attr-defined]
             self.prepare_from(self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def check_head(self, head: Head) -> None:
+        """Let a head refuse the data, where a datamodule says what they hold.
+
+        Raises:
+            InputError: It does.
+        """
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        if datamodule is None:
+            return
+        try:
+            head.check(datamodule.statistics())
+        except ValueError as error:
+            raise InputError(str(error)) from error
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say which encoders the checkpoint holds, and keep live objects out of it."""

@@ -42,12 +42,31 @@ class Head(nn.Module, ABC):
         check_at_least("in_features", in_features, 1)
         self.in_features = in_features
 
+    def check(self, statistics: dict[str, Tensor]) -> None:
+        """Refuse data that the head cannot be trained or scored on, before it is.
+
+        Args:
+            statistics: As `prepare` takes them.
+
+        Raises:
+            ValueError: No sample of the train split has one of the labels that the head requires, or what the data hold
+                is of another size than the head.
+        """
+        for key in self.requires:
+            if statistics.get(f"labelled_{key}") == 0:
+                raise ValueError(
+                    f"head {type(self).__name__} needs {key}, which no link of the train side has: choose data with "
+                    "that label, or another head"
+                )
+
     def prepare(self, statistics: dict[str, Tensor]) -> None:
         """Fill buffers from statistics of the train split, once, before training; a checkpoint then holds them.
 
         Args:
             statistics: By name: `position_mean`, `position_std` (3,) of the position relative to the base station [m],
-                `los_counts` (2,) of NLOS and LOS samples, `beam_counts` (Q,) when the data have beams.
+                `los_counts` (2,) of NLOS and LOS samples, `beam_counts` (Q,) when the data have beams; `labelled_los`,
+                `labelled_position`, `labelled_beam`, the number of samples with that label; and `csi_shape` (3,), the
+                number of receive antennas R, transmit antennas T and subcarriers K.
         """
 
     @abstractmethod

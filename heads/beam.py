@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from heads.base import Head, check_at_least, keep_labelled, mlp, statistic
+from heads.base import Head, check_at_least, keep_labelled, mlp
 from heads.figures import cdf_figure, confusion_figure
 from heads.metrics import RatioOfSums, TopK, confusion_matrix
 
@@ -65,10 +65,11 @@ class Beam(Head):
         self.snr_db = snr_db
         self.layers = mlp(in_features, hidden, num_beams)
 
-    def prepare(self, statistics: dict[str, Tensor]) -> None:
-        """Fail before training, not in it, when the data have another number of beams than the head."""
+    def check(self, statistics: dict[str, Tensor]) -> None:
+        """Refuse data without beams, or with another number of them than the head."""
+        super().check(statistics)
         if "beam_counts" in statistics:
-            statistic(statistics, "beam_counts", self.num_beams)
+            _check_size(self.num_beams, len(statistics["beam_counts"]))
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features (B, D) to logits (B, Q)."""
@@ -129,10 +130,14 @@ def focal_loss(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
 
 def check_codebook(logits: Tensor, beam_power: Tensor) -> None:
     """Raise a ValueError when logits (B, Q) and beam powers (B, Q) are of different codebooks."""
-    if logits.shape[-1] != beam_power.shape[-1]:
+    _check_size(logits.shape[-1], beam_power.shape[-1])
+
+
+def _check_size(num_beams: int, given: int) -> None:
+    if num_beams != given:
         raise ValueError(
-            f"the beam head has num_beams={logits.shape[-1]} but the data have {beam_power.shape[-1]} beams: "
-            "set num_beams to the size of the codebook"
+            f"the beam head has num_beams={num_beams} but the data have {given} beams: "
+            "give model.head.num_beams and data.num_beams one value"
         )
 
 

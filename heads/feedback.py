@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -9,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from heads.base import Head, check_at_least
+from heads.base import Head, check_at_least, statistic
 from heads.figures import cdf_figure, channel_figure
 from heads.metrics import RatioOfSums
 
@@ -84,6 +85,13 @@ class Feedback(Head):
         nn.init.normal_(self.unpatch.weight, std=0.02 if rank else 0.0)
         nn.init.zeros_(self.unpatch.bias)
 
+    def check(self, statistics: dict[str, Tensor]) -> None:
+        """Refuse data with other antenna pairs or subcarriers than the head rebuilds."""
+        super().check(statistics)
+        if "csi_shape" in statistics:
+            receive, transmit, subcarriers = statistic(statistics, "csi_shape", 3).tolist()
+            _check_size((self.num_antennas, self.num_subcarriers), (receive * transmit, subcarriers))
+
     def forward(self, features: Tensor) -> Tensor:
         """Map features (B, D) to channels in the angle-delay domain (B, R*T, K), complex64, of unit power if right."""
         tokens = rearrange(self.expand(features), "b (n d) -> b n d", n=len(self.position)) + self.position
@@ -155,12 +163,17 @@ def aligned(channel: Tensor) -> Tensor:
 def relative_error(prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
     """Return the squared error of each link over its power, (B,)."""
     target = target_channel(batch)
-    if prediction.shape != target.shape:
-        raise ValueError(
-            f"the feedback head makes channels of {tuple(prediction.shape[1:])}, the data hold "
-            f"{tuple(target.shape[1:])}: set num_antennas and num_subcarriers"
-        )
+    _check_size(prediction.shape[1:], target.shape[1:])
     return torch.view_as_real(prediction - target).square().sum(-1).mean((1, 2))
+
+
+def _check_size(made: Sequence[int], held: Sequence[int]) -> None:
+    """Raise a ValueError when a head makes other channels (R*T, K) than the data hold."""
+    if tuple(made) != tuple(held):
+        raise ValueError(
+            f"the feedback head makes channels of (R*T, K) = {tuple(made)}, but the data hold {tuple(held)}: set its "
+            "num_antennas and num_subcarriers, or data.bs, data.ue and data.ofdm"
+        )
 
 
 def error_db(error: Tensor) -> Tensor:

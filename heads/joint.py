@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import accumulate
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +19,14 @@ class Joint(Head):
     """One network for several tasks: the task-general model of environment-channel section IV-C.
 
     Each task keeps its own layers, loss and metrics; the losses are added. The first task picks the best checkpoint.
+    The predictions of all tasks stand side by side as real numbers, complex ones as two each.
 
     Args:
         in_features: Number D of features of a sample.
         heads: Make the tasks' heads from the width of the features.
 
     Raises:
-        ValueError: There is no head, or two of a kind.
+        ValueError: There is no head, or two of a kind, or two metrics of one name.
     """
 
     target_key: ClassVar[str] = ""
@@ -44,8 +44,22 @@ class Joint(Head):
         self.heads = nn.ModuleDict(dict(zip(names, made, strict=True)))
         self.requires = tuple(dict.fromkeys(key for head in made for key in head.requires))
         self.monitor, self.monitor_mode = made[0].monitor, made[0].monitor_mode
+        metrics = [str(name) for head in made for name in head.metrics()]
+        twice = sorted({name for name in metrics if metrics.count(name) > 1})
+        if twice:
+            raise ValueError(f"Joint needs metrics of different names, but two of its heads have {', '.join(twice)}")
         with torch.no_grad():
-            self.sizes = [head(torch.zeros(1, in_features)).shape[1] for head in made]
+            shapes = [head(torch.zeros(2, in_features)) for head in made]  # two, for heads with batch norm
+        self.parts: list[_Shape] = []
+        for shape in shapes:
+            start = self.parts[-1].stop if self.parts else 0
+            size = shape[0].numel() * (2 if shape.is_complex() else 1)
+            self.parts.append(_Shape(start, start + size, tuple(shape.shape[1:]), shape.is_complex()))
+
+    def check(self, statistics: dict[str, Tensor]) -> None:
+        """Let every head refuse the data."""
+        for head in self._heads():
+            head.check(statistics)
 
     def prepare(self, statistics: dict[str, Tensor]) -> None:
         """Give every head its statistics."""
@@ -53,37 +67,57 @@ class Joint(Head):
             head.prepare(statistics)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map features (B, D) to the predictions of all heads, one after another, (B, C)."""
-        return torch.cat([head(features) for head in self._heads()], dim=1)
+        """Map features (B, D) to the predictions of all heads, one after another, (B, C) real."""
+        return torch.cat([_flat(head(features)) for head in self._heads()], dim=1)
 
     def predict(self, prediction: Tensor) -> Tensor:
         """Return the answers of all heads side by side, (B, n): metres and class indices alike as real numbers."""
-        parts = torch.split(prediction, self.sizes, dim=1)
-        answers = (head.predict(part) for head, part in zip(self._heads(), parts, strict=True))
-        return torch.cat([answer.to(prediction).reshape(len(prediction), -1) for answer in answers], dim=1)
+        answers = (head.predict(share) for head, share in self._shares(prediction))
+        return torch.cat([_flat(answer).to(prediction) for answer in answers], dim=1)
 
     def loss(self, prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Return the sum of the heads' losses."""
-        parts = torch.split(prediction, self.sizes, dim=1)
-        return torch.stack([head.loss(part, batch) for head, part in zip(self._heads(), parts, strict=True)]).sum()
+        return torch.stack([head.loss(share, batch) for head, share in self._shares(prediction)]).sum()
 
     def metrics(self) -> MetricCollection:
         """Return the metrics of all heads under their own names."""
         metrics: dict[str, Metric | MetricCollection] = {}
-        ends = list(accumulate(self.sizes))
-        for head, size, end in zip(self._heads(), self.sizes, ends, strict=True):
-            share = slice(end - size, end)
-            metrics |= {str(name): _Part(share, metric) for name, metric in head.metrics().items()}
+        for head, part in zip(self._heads(), self.parts, strict=True):
+            metrics |= {str(name): _Part(part, metric) for name, metric in head.metrics().items()}
         return MetricCollection(metrics, compute_groups=False)
 
     def figures(self, prediction: Tensor, batch: dict[str, Tensor]) -> dict[str, Figure]:
         """Draw what each head draws, under its name."""
-        parts = torch.split(prediction, self.sizes, dim=1)
-        drawn = zip(self.heads, self._heads(), parts, strict=True)
-        return {f"{name}_{key}": f for name, head, part in drawn for key, f in head.figures(part, batch).items()}
+        drawn = zip(self.heads, self._shares(prediction), strict=True)
+        return {f"{name}_{key}": f for name, (head, share) in drawn for key, f in head.figures(share, batch).items()}
+
+    def _shares(self, prediction: Tensor) -> list[tuple[Head, Tensor]]:
+        """Return every head with its own prediction out of all, (B, C)."""
+        return [(head, part.of(prediction)) for head, part in zip(self._heads(), self.parts, strict=True)]
 
     def _heads(self) -> list[Head]:
         return [head for head in self.heads.values() if isinstance(head, Head)]
+
+
+class _Shape(NamedTuple):
+    """Where one head's prediction stands among those of all, and what it is there: (B, *shape), real or complex."""
+
+    start: int
+    stop: int
+    shape: tuple[int, ...]
+    is_complex: bool
+
+    def of(self, prediction: Tensor) -> Tensor:
+        """Return this head's prediction (B, *shape) out of all, (B, C)."""
+        share = prediction[:, self.start : self.stop]
+        if not self.is_complex:
+            return share.reshape(-1, *self.shape)
+        return torch.complex(*share.reshape(-1, *self.shape, 2).unbind(-1))
+
+
+def _flat(prediction: Tensor) -> Tensor:
+    """Return a prediction (B, ...) as real numbers, (B, C)."""
+    return (torch.view_as_real(prediction) if prediction.is_complex() else prediction).reshape(len(prediction), -1)
 
 
 class _Part(Metric):
@@ -91,13 +125,13 @@ class _Part(Metric):
 
     full_state_update = False
 
-    def __init__(self, share: slice, metric: Metric) -> None:
+    def __init__(self, part: _Shape, metric: Metric) -> None:
         super().__init__()
-        self.share, self.metric = share, metric
+        self.part, self.metric = part, metric
 
     def update(self, prediction: Tensor, batch: dict[str, Tensor]) -> None:
         """Pass on the share."""
-        self.metric.update(prediction[:, self.share], batch)
+        self.metric.update(self.part.of(prediction), batch)
 
     def compute(self) -> Any:
         """Return the metric's value."""

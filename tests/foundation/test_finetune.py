@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -5,10 +7,13 @@ from lightning.pytorch import Trainer
 from datamodules.arrays import Array
 from datamodules.channel import OFDM
 from datamodules.errors import InputError
+from datamodules.recording import Recording
+from foundation import EnvironmentTransformer, PositionFeatures
 from foundation.csiclip import CSICLIP
 from foundation.finetune import FineTune
 from foundation.nets.resnet import ResNet
-from heads import LOS, Beam, Positioning
+from heads import LOS, Beam, Feedback, Joint, Positioning
+from tests.datamodules.rays import random_site
 from tests.datamodules.test_module import build
 from tests.foundation.towers import TinyEncoder, tiny_clip
 
@@ -112,6 +117,65 @@ def test_what_a_mode_lacks_is_said(checkpoint, tmp_path):
         FineTune(lambda n: LOS(n), mode="scratch")
     with pytest.raises(InputError, match="does not fit this TinyEncoder"):
         FineTune(lambda n: LOS(n), encoder=TinyEncoder(width=8), checkpoint=checkpoint)
+
+
+def measured(**facts):
+    """Return CSI without rays: no LOS label, and no positions unless they are given."""
+    draw = torch.Generator().manual_seed(0)
+    csi = torch.randn(80, 1, 4, 8, dtype=torch.complex64, generator=draw)
+    position = facts.pop("position", torch.full((80, 3), torch.nan))
+    return dataclasses.replace(random_site("a", 80), links=Recording.build(csi, position, **facts))
+
+
+@pytest.mark.parametrize("stage", ["fit", "test"])
+@pytest.mark.parametrize(
+    "head", [lambda n: LOS(n), lambda n: Joint(n, [lambda m: Beam(m, num_beams=4), LOS])], ids=["los", "joint"]
+)
+def test_data_without_the_label_are_refused(head, stage, checkpoint, tmp_path):
+    data = build(tmp_path / "sites", [measured()], num_beams=4)
+    model = FineTune(head, checkpoint=checkpoint)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    with pytest.raises(InputError, match=r"head LOS needs los, which no link of the train side has"):
+        getattr(trainer, stage)(model, datamodule=data)
+
+
+def test_positions_are_asked_of_the_train_side(checkpoint, tmp_path):
+    with pytest.raises(InputError, match="head Positioning needs position, which the data lack"):
+        fit(FineTune(lambda n: Positioning(n), checkpoint=checkpoint), build(tmp_path / "a", [measured()]), tmp_path)
+    data = build(tmp_path / "b", [measured(position=torch.rand(80, 3))])
+    data.sides["train"].sites[0].links.position.fill_(torch.nan)  # only those of other sides are known
+    with pytest.raises(InputError, match="head Positioning needs position, which no link of the train side has"):
+        fit(FineTune(lambda n: Positioning(n), checkpoint=checkpoint), data, tmp_path)
+
+
+@pytest.mark.parametrize("stage", ["fit", "test"])
+def test_other_sizes_of_the_data_are_refused_before_training(stage, checkpoint, tmp_path):
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    beam = FineTune(lambda n: Beam(n, num_beams=64), checkpoint=checkpoint)
+    with pytest.raises(InputError, match=r"num_beams=64 but the data have 4 beams: give model\.head\.num_beams and"):
+        getattr(trainer, stage)(beam, datamodule=build(tmp_path / "sites", num_beams=4))
+    feedback = FineTune(lambda n: Feedback(n, 4, 16, (4, 4), width=8, layers=1, heads=2), checkpoint=checkpoint)
+    with pytest.raises(InputError, match=r"\(4, 16\), but the data hold \(4, 8\): set its num_antennas"):
+        getattr(trainer, stage)(feedback, datamodule=build(tmp_path / "sites"))
+
+
+def test_what_an_encoder_reads_must_be_in_the_data(data, tmp_path):
+    sizes = {"width": 16, "layers": 1, "shared_layers": 0, "heads": 2}
+    model = FineTune(lambda n: LOS(n), EnvironmentTransformer(**sizes), mode="scratch")
+    with pytest.raises(InputError, match=r"EnvironmentTransformer reads map, geometry, which the data lack: add"):
+        fit(model, data, tmp_path)
+    model = FineTune(lambda n: LOS(n), PositionFeatures(), mode="scratch")
+    nowhere = build(tmp_path / "nowhere", [measured(los=torch.ones(80, dtype=torch.int8))])
+    with pytest.raises(InputError, match=r"PositionFeatures reads position, which the data lack$"):
+        fit(model, nowhere, tmp_path)
+
+
+def test_stations_that_no_model_was_told_of_are_refused(checkpoint, tmp_path):
+    first, second = random_site("a", 80), random_site("b", 80, seed=1)
+    second.paths.position.copy_(first.paths.position)
+    data = build(tmp_path / "sites", [first, second], base_stations=2)
+    with pytest.raises(InputError, match=r"csi of axes \(B R T K\), got shape \(\d+, 2, 1, 4, 8\).*base_stations"):
+        fit(FineTune(lambda n: LOS(n), checkpoint=checkpoint), data, tmp_path)
 
 
 def test_a_label_that_the_data_lack_is_named(checkpoint, tmp_path):

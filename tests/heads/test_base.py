@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import heads
-from heads import LOS, Beam, Head, Positioning, keep_labelled
+from heads import LOS, Beam, Head, Joint, Positioning, keep_labelled
 from heads.base import statistic
 from tests.heads.conftest import D, Q
 
@@ -166,6 +166,23 @@ def test_statistic_names_what_is_wrong() -> None:
         Positioning(D).prepare(statistics)
     with pytest.raises(ValueError, match=r"'los_counts' must have shape \(3,\), got \(2,\)"):
         statistic(statistics, "los_counts", 3)
+
+
+@pytest.mark.parametrize(
+    ("factory", "label"),
+    [
+        (Positioning, "position"),
+        (LOS, "los"),
+        (lambda d: Beam(d, num_beams=Q), "beam"),
+        (lambda d: Joint(d, [Positioning, LOS]), "los"),
+    ],
+)
+def test_data_without_the_label_are_refused(factory: Factory, label: str) -> None:
+    counts = {f"labelled_{key}": torch.tensor(5) for key in ("position", "los", "beam")}
+    head = factory(D)
+    head.check(counts)
+    with pytest.raises(ValueError, match=rf"head \w+ needs {label}, which no link of the train side has"):
+        head.check(counts | {f"labelled_{label}": torch.tensor(0)})
 
 
 def test_keep_labelled() -> None:

@@ -97,5 +97,5 @@ def test_bad_arguments(change: dict[str, object], message: str) -> None:
 
 
 def test_a_channel_of_another_size() -> None:
-    with pytest.raises(ValueError, match="set num_antennas and num_subcarriers"):
+    with pytest.raises(ValueError, match="set its num_antennas and num_subcarriers"):
         Feedback(6, **SIZES).loss(torch.zeros(5, 8, 32, dtype=torch.complex64), make())

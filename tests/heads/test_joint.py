@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torchmetrics import MeanAbsoluteError, MetricCollection
 
-from heads import LOS, Beam, Joint, Positioning
+from heads import LOS, Beam, Feedback, Head, Joint, Positioning
 from tests.heads.conftest import D, Q
 
 
@@ -43,6 +44,66 @@ def test_answers_side_by_side(features):
     assert torch.equal(answer[:, :2], position)
     assert torch.equal(answer[:, 2].long(), beam)
     assert torch.equal(answer[:, 3].long(), los)
+
+
+class Level(Head):
+    """Predicts one number a link, (B,), as the head of the README does."""
+
+    target_key, requires, monitor, monitor_mode = "beam_power", ("beam_power",), "error_db", "min"
+
+    def __init__(self, in_features: int) -> None:
+        super().__init__(in_features)
+        self.layers = torch.nn.Sequential(torch.nn.BatchNorm1d(in_features), torch.nn.Linear(in_features, 1))
+
+    def forward(self, features):
+        return self.layers(features).squeeze(1)
+
+    def loss(self, prediction, batch):
+        return (prediction - self.target(batch)).square().mean()
+
+    @staticmethod
+    def target(batch):
+        return batch["beam_power"].amax(1)
+
+    def metrics(self):
+        return MetricCollection({"error_db": LevelError()}, compute_groups=False)
+
+
+class LevelError(MeanAbsoluteError):
+    def update(self, prediction, batch):
+        super().update(prediction, Level.target(batch))
+
+
+def test_predictions_of_any_shape_and_complex_ones(batch, features):
+    torch.manual_seed(0)
+    sizes = {"num_antennas": 4, "num_subcarriers": 6, "rank": 2, "width": 8, "layers": 1, "heads": 2}
+    joint = Joint(D, [Level, lambda d: Feedback(d, **sizes), lambda d: Beam(d, num_beams=Q)]).eval()
+    batch = batch | {"csi": torch.randn(len(features), 2, 2, 6, dtype=torch.complex64)}
+    with torch.no_grad():
+        prediction = joint(features)
+    assert prediction.shape == (len(features), 1 + 2 * 4 * 6 + Q)
+    level, feedback, beam = alone = [head.eval() for head in joint.heads.values()]
+    expected = sum(head.loss(head(features), batch) for head in alone)
+    assert joint.loss(prediction, batch).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert torch.allclose(joint.predict(prediction[:1]), joint.predict(prediction)[:1]), "a single link"
+    answer = joint.predict(prediction)
+    rebuilt = torch.complex(*answer[:, 1:49].reshape(-1, 4, 6, 2).unbind(-1))
+    assert torch.equal(answer[:, 0], level(features))
+    assert torch.equal(rebuilt, feedback(features))
+    assert torch.equal(answer[:, 49].long(), beam.predict(beam(features)))
+    metrics = joint.metrics()
+    metrics.update(prediction, batch)
+    for head in alone:
+        own = head.metrics()
+        own.update(head(features).detach(), batch)
+        for name, value in own.compute().items():
+            assert torch.equal(metrics.compute()[name], value), name
+    assert {"feedback_reconstruction", "beam_confusion"} <= set(joint.figures(prediction, batch))
+
+
+def test_metrics_of_one_name_are_not_lost():
+    with pytest.raises(ValueError, match="two of its heads have gain_db, se_ratio, top1, top3, top5"):
+        Joint(D, [Beam, type("Other", (Level,), {"metrics": lambda self: Beam(D).metrics()})])
 
 
 def test_what_it_asks_for(batch, features):
