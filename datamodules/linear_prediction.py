@@ -82,10 +82,10 @@ def _solve(gram: Tensor, order: int, ridge: Tensor) -> Tensor:
     if not 0 < order < count:
         raise ValueError(f"an autoregression of order {order} needs more than {order} snapshots, got {count}")
     windows = range(count - order)
-    past = sum(gram[..., n : n + order, n : n + order].mT.flip(-1, -2) for n in windows)
-    past = past + sum(gram[..., n + 1 : n + 1 + order, n + 1 : n + 1 + order] for n in windows)
-    target = sum(gram[..., n + order, n : n + order].flip(-1) for n in windows)
-    target = target + sum(gram[..., n + 1 : n + 1 + order, n] for n in windows)
+    blocks = [gram[..., n : n + order + 1, n : n + order + 1] for n in windows]
+    block = torch.stack(blocks).sum(0)
+    past = block[..., :-1, :-1].mT.flip(-1, -2) + block[..., 1:, 1:]
+    target = block[..., -1, :-1].flip(-1) + block[..., 1:, 0]
     # what has no power would be singular, and single precision needs a floor
     level = past.diagonal(dim1=-2, dim2=-1).real.mean(-1)
     extra = 2 * len(windows) * ridge + torch.finfo(level.dtype).eps * level

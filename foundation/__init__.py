@@ -10,10 +10,12 @@ if TYPE_CHECKING:
     from foundation.envchannel import EnvChannel
     from foundation.finetune import FineTune
     from foundation.models.csifeedback import CsiFeedback
+    from foundation.nets.contwin import CNNTransformer
     from foundation.nets.csinet import CsiNet
     from foundation.nets.csinetplus import CSINetPlus
     from foundation.nets.hand import HandFeatures
     from foundation.nets.resnet import ResNet
+    from foundation.nets.swincfnet import SwinCFNet
     from foundation.nets.transformer import ChannelTransformer, EnvironmentTransformer, PositionFeatures
     from foundation.placing import MapPositioning
     from foundation.probe import CollapseAlarm, OnlineProbe
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CSICLIP",
+    "CNNTransformer",
     "CSINetPlus",
     "ChannelTransformer",
     "CollapseAlarm",
@@ -36,12 +39,14 @@ __all__ = [
     "OnlineProbe",
     "PositionFeatures",
     "ResNet",
+    "SwinCFNet",
     "load_encoder",
 ]
 
 # imported on first use: `lightning --help` must not wait for torch
 _HOME = {
     "CSICLIP": "csiclip",
+    "CNNTransformer": "nets.contwin",
     "CSINetPlus": "nets.csinetplus",
     "ChannelTransformer": "nets.transformer",
     "CollapseAlarm": "probe",
@@ -57,6 +62,7 @@ _HOME = {
     "OnlineProbe": "probe",
     "PositionFeatures": "nets.transformer",
     "ResNet": "nets.resnet",
+    "SwinCFNet": "nets.swincfnet",
     "load_encoder": "checkpoint",
 }
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from datamodules.errors import InputError, check_positive
 from foundation.losses.clip import gather, rank
 
 Negatives = Literal["farthest", "nearest", "none"]
@@ -36,7 +37,7 @@ class NTXentLoss(nn.Module):
         max_scale: Largest inverse temperature.
 
     Raises:
-        ValueError: An argument is out of range.
+        InputError: An argument is out of range.
     """
 
     def __init__(
@@ -47,12 +48,9 @@ class NTXentLoss(nn.Module):
         max_scale: float = 100.0,
     ) -> None:
         super().__init__()
-        if not 0 < temperature:
-            raise ValueError(f"temperature must be positive, got {temperature}")
+        check_positive("NTXentLoss", temperature=temperature, num_negatives=num_negatives)
         if negatives not in get_args(Negatives):
-            raise ValueError(f"negatives must be one of {', '.join(get_args(Negatives))}, got {negatives}")
-        if num_negatives is not None and num_negatives < 1:
-            raise ValueError(f"num_negatives must be at least 1, got {num_negatives}")
+            raise InputError(f"negatives must be one of {', '.join(get_args(Negatives))}, got {negatives}")
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
         self.max_log_scale = math.log(max_scale)
         self.negatives, self.num_negatives = negatives, num_negatives

@@ -96,7 +96,7 @@ def test_temperature_starts_and_stays_where_it_should():
 def test_refuses_what_cannot_be():
     with pytest.raises(ValueError, match="temperature must be positive"):
         NTXentLoss(0.0)
-    with pytest.raises(ValueError, match="num_negatives must be at least 1"):
+    with pytest.raises(ValueError, match="num_negatives must be positive"):
         NTXentLoss(num_negatives=0)
     with pytest.raises(ValueError, match="negatives must be one of"):
         NTXentLoss(negatives="hard")

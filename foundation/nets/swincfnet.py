@@ -1,0 +1,91 @@
+"""SwinCFNet, the Swin transformer that ConTwin compares with, as a predictor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from datamodules.errors import InputError, check_positive
+from foundation.encoder import Encoder
+from foundation.nets.contwin import past_image
+
+
+class SwinCFNet(Encoder):
+    """Swin transformer blocks over the angle-delay image of the past of a channel, in two stages.
+
+    After Cheng et al., "Swin Transformer-Based CSI Feedback for Massive MIMO" (2023), ConTwin's baseline B1. That
+    network compresses one snapshot and has no public code; this is its encoder, of timm's blocks, over N snapshots, to
+    be trained with a head `prediction` of the kind `direct` in the place of its decoder. Between the stages four
+    neighbouring tokens become one of twice the width. The features are a linear layer of all tokens, its codeword.
+
+    Args:
+        snapshots: Snapshots N of the past.
+        num_antennas: Antenna pairs R*T.
+        num_subcarriers: Subcarriers K.
+        patch: Pixels a side of a patch; four of them must divide both sides of the image.
+        width: Width of the tokens of the first stage.
+        depths: Blocks of each stage; windows are shifted in every other.
+        heads: Attention heads of a block of each stage.
+        window: Tokens a side of a window.
+        embed_dim: Number of features.
+
+    Raises:
+        InputError: A number is out of range, or two patches do not divide a side of the image.
+    """
+
+    input_axes: ClassVar[Mapping[str, str]] = {"csi": "B N R T K"}
+
+    def __init__(
+        self,
+        snapshots: int = 10,
+        num_antennas: int = 16,
+        num_subcarriers: int = 64,
+        patch: int = 2,
+        width: int = 64,
+        depths: tuple[int, int] = (2, 2),
+        heads: tuple[int, int] = (4, 8),
+        window: int = 4,
+        embed_dim: int = 512,
+    ) -> None:
+        sizes = {"snapshots": snapshots, "num_antennas": num_antennas, "num_subcarriers": num_subcarriers}
+        check_positive("SwinCFNet", **sizes, patch=patch, width=width, depths=min(depths), heads=min(heads))
+        check_positive("SwinCFNet", window=window, embed_dim=embed_dim)
+        if num_antennas % (2 * patch) or num_subcarriers % (2 * patch):
+            raise InputError(f"two patches of {patch} do not divide an image of {num_antennas, num_subcarriers}")
+        super().__init__()
+        self.save_hyperparameters()
+        from timm.models.swin_transformer import SwinTransformerStage  # not at import: timm is slow to load
+
+        self.snapshots, self.num_features = snapshots, embed_dim
+        grid = (num_antennas // patch, num_subcarriers // patch)
+        self.shape = (num_antennas, num_subcarriers)
+        self.token_shape = (grid[0] * grid[1] // 4, 2 * width)
+        self.patches = nn.Conv2d(2 * snapshots, width, patch, stride=patch)
+        first = SwinTransformerStage(
+            width, width, grid, depths[0], downsample=False, num_heads=heads[0], window_size=window
+        )
+        second = SwinTransformerStage(
+            width, 2 * width, grid, depths[1], downsample=True, num_heads=heads[1], window_size=window
+        )
+        self.stages = nn.Sequential(first, second)
+        self.norm = nn.LayerNorm(2 * width)
+        self.code = nn.Linear(self.token_shape[0] * 2 * width, embed_dim)
+
+    def forward(self, csi: Tensor) -> Tensor:
+        """Return features (B, D) of CSI (B, N, R, T, K)."""
+        features: Tensor = self.code(self.refine(csi).flatten(1))
+        return features
+
+    def tokens(self, batch: Mapping[str, Any]) -> Tensor:
+        """Return tokens (B, number of patches, width) of a batch, those of the second stage."""
+        return self.refine(batch["csi"])
+
+    def refine(self, csi: Tensor) -> Tensor:
+        """Return tokens (B, number of patches, width) of CSI (B, N, R, T, K)."""
+        pixels = past_image(csi, self.snapshots, self.shape, "angle_delay")
+        grid = rearrange(self.patches(pixels), "b d h w -> b h w d")
+        refined: Tensor = self.norm(rearrange(self.stages(grid), "b h w d -> b (h w) d"))
+        return refined
