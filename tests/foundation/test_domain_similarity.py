@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from datamodules.domains import UNKNOWN
 from foundation.losses.domain_similarity import adversarial, alike, similarity
 
 # scenario, los, mobility, tilt [degrees], frequency [MHz]
@@ -27,7 +28,7 @@ def test_similarity_counts_the_axes_that_agree():
 
 
 def test_unknown_conditions_neither_agree_nor_differ():
-    unknown = torch.tensor([changed(los=-1, mobility=-1)])
+    unknown = torch.tensor([changed(los=UNKNOWN, mobility=UNKNOWN)])
     assert similarity(unknown, unknown).item() == 3
     assert not adversarial(unknown, torch.tensor([changed(los=1, mobility=2)]))
 
