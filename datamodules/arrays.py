@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from datamodules.errors import InputError, check_whole, finite_numbers
+
 Pattern = Literal["isotropic", "dipole", "tr38901"]
 
 
@@ -29,7 +31,8 @@ class Array:
             x, y, z (3GPP TR 38.901 clause 7.1.3).
 
     Raises:
-        ValueError: Fewer than one row or column, or an unknown pattern.
+        InputError: Fewer than one row or column, an unknown pattern, or a spacing or orientation that is not two or
+            three finite numbers.
     """
 
     rows: int = 1
@@ -39,10 +42,13 @@ class Array:
     orientation: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
-        if self.rows < 1 or self.cols < 1:
-            raise ValueError(f"an array needs at least one row and one column, got {self.rows} x {self.cols}")
+        check_whole("Array", rows=self.rows, cols=self.cols)
         if self.pattern not in _GAINS:
-            raise ValueError(f"unknown antenna pattern {self.pattern!r}: choose one of {', '.join(_GAINS)}")
+            raise InputError(f"unknown antenna pattern {self.pattern!r}: choose one of {', '.join(_GAINS)}")
+        # tuples, also of lists: arrays are keys of caches
+        angles = finite_numbers("Array: orientation", self.orientation, "alpha", "beta", "gamma")
+        object.__setattr__(self, "spacing", finite_numbers("Array: spacing", self.spacing, "of rows", "of columns"))
+        object.__setattr__(self, "orientation", angles)
 
     @property
     def num_elements(self) -> int:

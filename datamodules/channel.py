@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from datamodules.arrays import Array, element_gain, rotation_matrix, unit_vector
+from datamodules.errors import check_finite, check_positive, check_whole
 from datamodules.paths import Paths
 
 #: speed of light [m/s]
@@ -39,15 +40,16 @@ class OFDM:
         bandwidth: Bandwidth [Hz].
 
     Raises:
-        ValueError: A value is not positive.
+        InputError: The subcarriers are not a whole number of 1 or more, or the bandwidth is not positive and finite.
     """
 
     num_subcarriers: int = 64
     bandwidth: float = 10e6
 
     def __post_init__(self) -> None:
-        if self.num_subcarriers < 1 or self.bandwidth <= 0:
-            raise ValueError(f"need positive subcarriers and bandwidth, got {self.num_subcarriers}, {self.bandwidth}")
+        check_whole("OFDM", num_subcarriers=self.num_subcarriers)
+        check_finite("OFDM", bandwidth=self.bandwidth)
+        check_positive("OFDM", bandwidth=self.bandwidth)
 
     @property
     def spacing(self) -> float:

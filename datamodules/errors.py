@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Integral, Real
+from typing import Any
+
 
 class InputError(ValueError):
     """Says what in the user's input cannot be used, and what to do about it, in one line.
@@ -26,3 +30,39 @@ def check_not_negative(owner: str, **values: float | None) -> None:
     for name, value in values.items():
         if value is not None and not value >= 0:
             raise InputError(f"{owner}: {name} must not be negative, got {value}")
+
+
+def check_whole(owner: str, **values: Any) -> None:
+    """Raise an `InputError` that names the first value that is not a whole number of 1 or more."""
+    for name, value in values.items():
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+            raise InputError(f"{owner}: {name} must be a whole number of 1 or more, got {value!r}")
+
+
+def check_finite(owner: str, **values: Any) -> None:
+    """Raise an `InputError` that names the first value that is not a finite number; None is no value."""
+    for name, value in values.items():
+        if value is not None and not _is_finite(value):
+            raise InputError(f"{owner}: {name} must be a finite number, got {value!r}")
+
+
+def finite_numbers(name: str, values: Any, *parts: str) -> tuple[float, ...]:
+    """Return finite numbers, given as any sequence, as a tuple.
+
+    Args:
+        name: What they are called.
+        values: The numbers.
+        *parts: What each of them is.
+
+    Raises:
+        InputError: They are no sequence, of another length, no numbers, or not finite.
+    """
+    found = list(values) if hasattr(values, "__iter__") else []
+    found = [value.item() if hasattr(value, "item") else value for value in found]  # of tensors and arrays
+    if len(found) != len(parts) or not all(map(_is_finite, found)):
+        raise InputError(f"{name} must be ({', '.join(parts)}), {len(parts)} finite numbers, got {values!r}")
+    return tuple(float(value) for value in found)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, check_finite, check_positive, check_whole, finite_numbers
 
 Mobility = Literal["static", "pedestrian", "vehicular"]
 #: the classes in order of their codes 0, 1, 2
@@ -68,20 +68,24 @@ class Sequence:
     next_snapshot: bool = True
 
     def __post_init__(self) -> None:
-        if self.snapshots < 1:
-            raise InputError(f"sequence.snapshots must be at least 1, got {self.snapshots}")
-        if self.interval is not None and not 0 < self.interval < math.inf:
-            raise InputError(f"sequence.interval must be positive [s], got {self.interval}")
+        check_whole("sequence", snapshots=self.snapshots)
+        check_finite("sequence", interval=self.interval)
+        check_positive("sequence", interval=self.interval)
         if self.mobility is not None:
             if self.speed is not None:
                 raise InputError("sequence takes mobility or speed, not both")
+            if not isinstance(self.mobility, dict):
+                raise InputError(f"sequence.mobility must be a weight for each class by name, got {self.mobility!r}")
             unknown = sorted(set(self.mobility) - set(MOBILITIES))
             if unknown:
                 raise InputError(f"sequence.mobility knows {', '.join(MOBILITIES)}, not {', '.join(unknown)}")
-            if min(self.mobility.values(), default=0) < 0 or not sum(self.mobility.values()) > 0:
+            weights = finite_numbers("sequence.mobility", self.mobility.values(), *self.mobility)
+            if min(weights, default=0) < 0 or not sum(weights) > 0:
                 raise InputError(f"sequence.mobility must be weights with a positive sum, got {self.mobility}")
-        if self.speed is not None and not 0 <= self.speed[0] <= self.speed[1] < math.inf:
-            raise InputError(f"sequence.speed must be (lowest, highest) [m/s], got {tuple(self.speed)}")
+        if self.speed is not None:
+            low, high = finite_numbers("sequence.speed", self.speed, "lowest", "highest")
+            if not 0 <= low <= high:
+                raise InputError(f"sequence.speed must be (lowest, highest) [m/s], got {tuple(self.speed)}")
 
     @property
     def times(self) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from datamodules.channel import SPEED_OF_LIGHT
+from datamodules.errors import InputError, finite_numbers
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class WorldSymmetry:
             distances, which diffraction does only nearly.
 
     Raises:
-        ValueError: The range is not ordered or not positive.
+        InputError: The range is not two finite numbers, not ordered or not positive.
     """
 
     turn: bool = True
@@ -37,8 +38,9 @@ class WorldSymmetry:
     stretch: tuple[float, float] = (1.0, 1.0)
 
     def __post_init__(self) -> None:
-        if not 0 < self.stretch[0] <= self.stretch[1]:
-            raise ValueError(f"stretch must be (smallest, largest), both positive, got {tuple(self.stretch)}")
+        low, high = finite_numbers("stretch", self.stretch, "smallest", "largest")
+        if not 0 < low <= high:
+            raise InputError(f"stretch must be (smallest, largest), both positive, got {(low, high)}")
 
     def draw(self, count: int, generator: Generator) -> World:
         """Draw one symmetry for each of `count` links."""

@@ -12,6 +12,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Generator, Tensor
 
+from datamodules.errors import InputError, finite_numbers
+
 Range = tuple[float, float]
 
 
@@ -61,7 +63,7 @@ class PartialSubcarriers(View):
     def __init__(self, keep: Range = (0.5, 1.0)) -> None:
         self.keep = _ordered("keep", keep)
         if not 0 < keep[0] <= keep[1] <= 1:
-            raise ValueError(f"keep must lie in (0, 1], got {keep}")
+            raise InputError(f"keep must lie in (0, 1], got {keep}")
 
     def __call__(self, csi: Tensor, generator: Generator) -> Tensor:
         """Zero a random set of subcarriers of each link."""
@@ -98,9 +100,9 @@ def observe(csi: Tensor, views: list[View], generator: Generator) -> Tensor:
 
 
 def _ordered(name: str, values: Range) -> Range:
-    low, high = values
+    low, high = finite_numbers(name, values, "lowest", "highest")
     if not low <= high:
-        raise ValueError(f"{name} must be (lowest, highest), got {values}")
+        raise InputError(f"{name} must be (lowest, highest), got {values}")
     return low, high
 
 

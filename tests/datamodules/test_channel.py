@@ -6,6 +6,10 @@ import torch
 
 from datamodules.arrays import Array, element_gain, rotation_matrix, unit_vector
 from datamodules.channel import OFDM, array_response, synthesize
+from datamodules.errors import InputError
+from datamodules.sequences import Sequence
+from datamodules.symmetry import WorldSymmetry
+from datamodules.views import Noise, PartialSubcarriers, TimingOffset
 from tests.datamodules.rays import random_paths
 
 
@@ -163,7 +167,58 @@ def test_patterns_have_their_closed_form_values():
     assert element_gain(up, "dipole") == pytest.approx(0, abs=1e-4)
 
 
-@pytest.mark.parametrize("bad", [{"rows": 0}, {"pattern": "yagi"}])
-def test_bad_arrays_are_refused(bad):
-    with pytest.raises(ValueError, match=r"array needs|unknown antenna pattern"):
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"rows": 0}, "Array: rows must be a whole number of 1 or more, got 0"),
+        ({"cols": 8.0}, "Array: cols must be a whole number of 1 or more, got 8.0"),
+        ({"cols": "8"}, "Array: cols must be a whole number"),
+        ({"pattern": "yagi"}, "unknown antenna pattern"),
+        ({"spacing": 1.0}, r"Array: spacing must be \(of rows, of columns\), 2 finite numbers, got 1.0"),
+        ({"spacing": (0.5, "0.5")}, "Array: spacing must be"),
+        ({"spacing": (0.5, math.nan)}, "Array: spacing must be"),
+        ({"spacing": (0.5, 0.5, 0.5)}, "Array: spacing must be"),
+        ({"orientation": 0.1}, r"Array: orientation must be \(alpha, beta, gamma\), 3 finite numbers"),
+        ({"orientation": (0.1, 0.2)}, "Array: orientation must be"),
+        ({"orientation": (0.0, math.inf, 0.0)}, "Array: orientation must be"),
+    ],
+)
+def test_bad_arrays_are_refused(bad, message):
+    with pytest.raises(ValueError, match=message):
         Array(**bad)
+
+
+@pytest.mark.parametrize("values", [[0.7, 0.5], torch.tensor([0.7, 0.5]), np.array([0.7, 0.5])])
+def test_an_array_takes_any_sequence(values):
+    array = Array(1, 4, spacing=values, orientation=[0, 0.1, 0])
+    assert array.spacing == pytest.approx((0.7, 0.5))
+    assert synthesize(random_paths(), array, Array(), OFDM(4)).shape == (12, 1, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ((0,), "OFDM: num_subcarriers must be a whole number of 1 or more, got 0"),
+        ((64.0,), "OFDM: num_subcarriers must be a whole number"),
+        ((64, 0.0), "OFDM: bandwidth must be positive, got 0"),
+        ((64, "10e6"), "OFDM: bandwidth must be a finite number, got '10e6'"),
+        ((64, math.nan), "OFDM: bandwidth must be"),
+        ((64, math.inf), "OFDM: bandwidth must be"),
+        ((64, (1e6, 2e6)), "OFDM: bandwidth must be"),
+    ],
+)
+def test_bad_grids_are_refused(bad, message):
+    with pytest.raises(ValueError, match=message):
+        OFDM(*bad)
+
+
+@pytest.mark.parametrize("make", [
+    lambda: Noise(10.0), lambda: Noise((math.nan, 3.0)), lambda: Noise((0.0, math.inf)), lambda: Noise(("0", "3")),
+    lambda: Noise((3.0, 0.0)), lambda: PartialSubcarriers(0.5), lambda: PartialSubcarriers((0.5, 1.5)),
+    lambda: TimingOffset(2), lambda: WorldSymmetry(stretch=1.2), lambda: WorldSymmetry(stretch=(1.0, math.inf)),
+    lambda: Sequence(2.5), lambda: Sequence(interval="5e-3"), lambda: Sequence(speed=3.0), lambda: Sequence(speed=(1,)),
+    lambda: Sequence(mobility=["static"]), lambda: Sequence(mobility={"static": math.nan}),
+])  # fmt: skip
+def test_other_bad_numbers_are_refused(make):
+    with pytest.raises(InputError, match=" must "):
+        make()

@@ -117,7 +117,7 @@ def test_nothing_to_predict(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"snapshots": 0}, "snapshots must be at least 1"),
+        ({"snapshots": 0}, "snapshots must be a whole number of 1 or more"),
         ({"interval": 0.0}, "interval must be positive"),
         ({"mobility": {"flying": 1}}, "knows static, pedestrian, vehicular, not flying"),
         ({"mobility": {"static": 0}}, "weights with a positive sum"),
