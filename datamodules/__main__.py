@@ -160,17 +160,18 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
+    from datamodules.progress import Progress
     from datamodules.site import Site
 
     damaged = []
     folders = listing.folders(options.cache)
-    for folder in tqdm(folders, desc="verifying", unit="site"):
-        try:
-            Site.load(folder)
-        except InputError as error:
-            damaged.append(str(error))
+    with Progress(len(folders), "verifying", "site") as progress:
+        for folder in folders:
+            try:
+                Site.load(folder)
+            except InputError as error:
+                damaged.append(str(error))
+            progress.update()
     for line in damaged:
         _say(f"error: {line}")
     print(f"{len(folders) - len(damaged)} of {len(folders)} sites are sound")

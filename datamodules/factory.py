@@ -54,7 +54,7 @@ def build(sources: Source | Sequence[Source], workers: int | None = None, addres
     Raises:
         InputError: `workers` is below 1, a source cannot list its recipes, or Ray is asked for and not installed.
     """
-    from tqdm import tqdm
+    from datamodules.progress import Progress
 
     if workers is not None and workers < 1:
         raise InputError(f"workers must be at least 1, got {workers}")
@@ -73,7 +73,7 @@ def build(sources: Source | Sequence[Source], workers: int | None = None, addres
         outcomes = _on_this_machine(payload, missing, min(workers or len(_cores()), len(missing)))
     sizes = [len(recipe.names) for recipe, _ in recipes]
     failures = {}
-    with tqdm(total=sum(sizes), desc="making sites", unit="site", disable=len(missing) == 1) as progress:
+    with Progress(sum(sizes), "making sites", "site", disable=len(missing) == 1) as progress:
         progress.update(sum(sizes) - sum(sizes[number] for number in missing))
         for number, problem in outcomes:
             recipe, cache = recipes[number]

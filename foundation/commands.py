@@ -14,6 +14,7 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import CheckpointIO
@@ -23,6 +24,7 @@ from foundation.callbacks import PredictionFile, RunSummary, SaveConfig
 from foundation.checkpoint import read_checkpoint
 from foundation.complaints import condense
 from foundation.loggers import Csv, Wandb
+from foundation.progress import RunProgress
 from foundation.resume import (
     AtomicCheckpointIO,
     BestCheckpoint,
@@ -180,10 +182,12 @@ class Commands(LightningCLI):
         if given.devices == "auto" and "LOCAL_WORLD_SIZE" in os.environ and not torch.cuda.is_available():
             # torchrun has said how many processes there are; on a CPU `auto` would say one
             given.devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        if given.enable_progress_bar is not False and not any(isinstance(bar, ProgressBar) for bar in callbacks):
+            callbacks.append(RunProgress())
         # The composed config is logged instead of the model's share of it.
         self.model._log_hyperparams = False
         if self.run is None:
-            return super().instantiate_trainer(plugins=plugins, **kwargs)
+            return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **kwargs)
         loggers = [logger for logger in _listed(given.logger) if isinstance(logger, Logger)]
         for logger in loggers:
             if isinstance(logger, Wandb):

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from datamodules.environment_images import AreaMaps
 from datamodules.errors import InputError
+from datamodules.progress import Progress
 from foundation.checkpoint import load_encoder
 from foundation.encoder import Encoder
 from foundation.finetune import FineTune, Mode
@@ -176,7 +176,7 @@ def embed_places(encoder: Encoder, maps: AreaMaps, station: Tensor, places: Tens
     site = torch.zeros(len(places), dtype=torch.long, device=places.device)
     vector = maps.geometry(site, station.expand(len(places), 3), places, site, with_los=False)
     found = []
-    with tqdm(total=len(places), desc="embedding places", unit="place", leave=False) as progress:
+    with Progress(len(places), "embedding places", "place", leave=False) as progress:
         for part in torch.split(vector, _CHUNK):
             found.append(encoder(maps.map(site[: len(part)]), part))
             progress.update(len(part))

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from datamodules.paths import Paths
+from datamodules.progress import Progress
 from datamodules.sources import scenes
 from datamodules.sources.areas import Areas
 from datamodules.sources.places import place as open_place
@@ -44,7 +44,7 @@ def compare_tracing(
         reference serves; `found`, the share of those links that have a path at all.
     """
     rows: dict[str, list[tuple[float, ...]]] = {}
-    with tqdm(total=sum(areas.counts.values()), desc="comparing", unit="area") as progress:
+    with Progress(sum(areas.counts.values()), "comparing", "area") as progress:
         for file, count in areas.counts.items():
             tracer = areas.tracers[file]
             ways: dict[str, Trace] = {f"obvious, {n:,} rays": _even(tracer, n) for n in even_samples}

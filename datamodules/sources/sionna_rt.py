@@ -12,10 +12,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from datamodules.errors import DatasetNotFoundError, InputError
 from datamodules.paths import Paths
+from datamodules.progress import Progress
 from datamodules.site import Site
 from datamodules.sources import places, scenes
 from datamodules.sources.base import Recipe, Source, restore_chunk, store_chunk
@@ -202,7 +202,7 @@ class SionnaRT(Source):
     def _trace(self, stations: NDArray[Any], users: NDArray[Any], work: Path) -> list[Paths]:
         """Trace all links chunk by chunk, each kept in `work` once done; return the links of each base station."""
         parts: list[list[Paths]] = []
-        with tqdm(total=len(users) * len(stations), desc=f"tracing {self.name}", unit="link") as progress:
+        with Progress(len(users) * len(stations), f"tracing {self.name}", "link") as progress:
             for index, start in enumerate(range(0, len(users), self.chunk)):
                 chunk = users[start : start + self.chunk]
                 done = _restore(work, index, len(stations))

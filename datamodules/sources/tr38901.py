@@ -14,13 +14,13 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from datamodules.arrays import Array
 from datamodules.channel import OFDM, SPEED_OF_LIGHT, synthesize
 from datamodules.environment import Environment
 from datamodules.errors import InputError
 from datamodules.paths import Paths
+from datamodules.progress import Progress
 from datamodules.recording import Recording
 from datamodules.sequences import MOBILITIES, SPEEDS, Mobility, draw_motion, mobility_class
 from datamodules.sequences import Sequence as Snapshots
@@ -217,7 +217,7 @@ class TR38901(Source):
     def _draw(self, domain: _Domain, shift: Tensor, work: Path) -> Paths | Recording:
         """Draw the links chunk by chunk, each kept in `work` once done."""
         parts: list[dict[str, Tensor]] = []
-        with tqdm(total=self.sequences, desc=domain.name, unit="link", leave=False) as progress:
+        with Progress(self.sequences, domain.name, "link", leave=False) as progress:
             for first in range(0, self.sequences, _CHUNK):
                 part = restore_chunk(work, first)
                 if part is None:

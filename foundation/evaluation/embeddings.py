@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from datamodules import Site
+from datamodules.progress import Progress
 from foundation.zeroshot import matching
 
 if TYPE_CHECKING:
@@ -33,11 +34,14 @@ def draw(rows: dict[str, Tensor], area: Tensor, sites: Sequence[Site]) -> dict[s
     numbers, counts = np.unique(area.numpy(), return_counts=True)
     shares = torch.stack([hit[area == number].mean() for number in numbers.tolist()])
     largest = int(numbers[counts.argmax()])
-    return {
+    figures = {
         "similarity": _similarity(rows, area == largest, sites),
         "matching": _histogram(shares, float(chance.mean())),
-        "embeddings": _projections(rows),
     }
+    # half a minute, after a test that says it is done
+    with Progress(3, "projecting embeddings", "method", leave=False) as progress:
+        figures["embeddings"] = _projections(rows, progress)
+    return figures
 
 
 def _similarity(rows: dict[str, Tensor], chosen: Tensor, sites: Sequence[Site]) -> Figure:
@@ -78,7 +82,7 @@ def _histogram(shares: Tensor, chance: float) -> Figure:
     return figure
 
 
-def _projections(rows: dict[str, Tensor]) -> Figure:
+def _projections(rows: dict[str, Tensor], progress: Progress) -> Figure:
     """Draw pairs in the plane by t-SNE, UMAP and PCA, a line from each channel to its environment (figure 3)."""
     from matplotlib.collections import LineCollection
     from matplotlib.figure import Figure
@@ -86,7 +90,7 @@ def _projections(rows: dict[str, Tensor]) -> Figure:
     count = len(rows["channel"])
     chosen = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:_PAIRS]
     pair = [F.normalize(rows[key][chosen].float(), dim=-1).numpy() for key in ("channel", "environment")]
-    planes = _planes(np.concatenate(pair))
+    planes = _planes(np.concatenate(pair), progress)
     figure = Figure(figsize=(4.5 * len(planes), 4.2), layout="constrained")
     for axes, (name, points) in zip(np.atleast_1d(figure.subplots(1, len(planes))), planes.items(), strict=True):
         one, other = np.split(points, 2)
@@ -98,8 +102,9 @@ def _projections(rows: dict[str, Tensor]) -> Figure:
     return figure
 
 
-def _planes(points: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+def _planes(points: NDArray[np.float32], progress: Progress) -> dict[str, NDArray[Any]]:
     """Project points (M, D) to the plane by each method."""
+    progress.say("loading t-SNE, UMAP and PCA")
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
     from umap import UMAP
@@ -110,4 +115,9 @@ def _planes(points: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         "UMAP": UMAP(n_components=2, n_neighbors=min(15, len(points) - 1), random_state=0, n_jobs=1),
         "PCA": PCA(2),
     }
-    return {name: method.fit_transform(points) for name, method in methods.items()}
+    planes = {}
+    for name, method in methods.items():
+        progress.say(f"projecting embeddings by {name}")
+        planes[name] = method.fit_transform(points)
+        progress.update()
+    return planes

@@ -215,10 +215,10 @@ def _cell(metric: str, values: list[float]) -> str:
 
 #: how to read every table
 _PREFACE = (
-    "Built from `experiments/results.csv` by `make results`; no figure is typed. ± is the standard deviation over seeds;",
-    "several places of one city are averaged within each seed first. `labels` is the number of links that a run learned",
-    "from. `checkpoint` says which of a run's checkpoints was tested: `last` the one at its end, `best of 4 by 186 links`",
-    "the best of 4 on so many labelled links of the validation side, which come on top of `labels`.",
+    "Built from `experiments/results.csv` by `make results`; no figure is typed. ± is the standard deviation over",
+    "seeds; several places of one city are averaged within each seed first. `labels` is the number of links that a run",
+    "learned from. `checkpoint` says which of a run's checkpoints was tested: `last` is the one at its end, `best of 4",
+    "by 186 links` the best of 4 on so many labelled links of the validation side, which come on top of `labels`.",
 )
 
 

@@ -1,0 +1,50 @@
+"""The progress of a run: one bar over all epochs, or lines in a log that say how long it will take."""
+
+import io
+
+import pytest
+
+import tests.foundation.toy  # noqa: F401 (its classes, by their bare names)
+from foundation.cli import main
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    """Run the toy with a line for every step, and return those that standard error was given."""
+    monkeypatch.setattr("datamodules.progress._EVERY", 0.0)
+
+    def run(*args):
+        monkeypatch.setattr("sys.stderr", stream := io.StringIO())
+        assert main([args[0], "--config", "toy.yaml", "--trainer.enable_model_summary", "false", *args[1:]]) == 0
+        return [line for line in stream.getvalue().splitlines() if " gone" in line]
+
+    return run
+
+
+def test_a_run_tells_epoch_loss_and_time_left(toy_folder, lines):
+    found = lines("fit", "--trainer.max_epochs", "2")
+    first, last = found[0], found[-1]
+    assert first.startswith("epoch 1/2: ")
+    assert " left, " in first
+    assert "loss=" in first
+    assert last.startswith("epoch 2/2: 100 % (")
+
+
+def test_a_resumed_run_starts_where_it_was(toy_folder, lines):
+    lines("fit", "--trainer.max_epochs", "2", "--run_id", "x")
+    found = lines("fit", "--trainer.max_epochs", "4", "--run_id", "x", "--ckpt_path", "last")
+    done = int(found[0].partition("(")[2].partition(" of")[0])
+    total = int(found[0].partition(" of ")[2].partition(")")[0])
+    assert found[0].startswith("epoch 3/4")
+    assert done == total // 2 + 1
+
+
+def test_test_and_predict_tell_theirs(toy_folder, lines):
+    lines("fit", "--trainer.max_epochs", "1")
+    assert lines("test", "--ckpt_path", "best")[-1].startswith("testing: 100 %")
+    assert lines("validate", "--ckpt_path", "best")[-1].startswith("validating: 100 %")
+    assert lines("predict", "--ckpt_path", "best")[-1].startswith("predicting: 100 %")
+
+
+def test_it_can_be_left_out(toy_folder, lines):
+    assert not lines("fit", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false")
