@@ -24,6 +24,8 @@ class Progress(tqdm):  # type: ignore[type-arg, misc, unused-ignore]
         **options: For tqdm, such as `initial` and `disable`.
     """
 
+    disable: bool
+
     def __init__(self, total: float | None, desc: str, unit: str = "step", leave: bool = True, **options: Any) -> None:
         self._lines = not sys.stderr.isatty()
         if self._lines:
