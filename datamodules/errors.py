@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 
@@ -66,3 +67,18 @@ def finite_numbers(name: str, values: Any, *parts: str) -> tuple[float, ...]:
 
 def _is_finite(value: Any) -> bool:
     return isinstance(value, Real) and math.isfinite(value)
+
+
+def refuse_pointer(file: Path) -> None:
+    """Say so where a file is not there but for the pointer that Git LFS leaves in its place.
+
+    Raises:
+        InputError: It is a pointer.
+    """
+    if file.is_file():
+        with file.open("rb") as stream:
+            if stream.read(len(_POINTER)) == _POINTER:
+                raise InputError(f"{file} is a Git LFS pointer, not the file itself: run `git lfs pull` where it lies")
+
+
+_POINTER = b"version https://git-lfs.github.com/spec/"

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from datamodules.environment import Environment
-from datamodules.errors import DatasetNotFoundError, InputError
+from datamodules.errors import DatasetNotFoundError, InputError, refuse_pointer
 from datamodules.paths import Paths
 from datamodules.recording import Recording
 
@@ -147,6 +147,7 @@ class Site:
             if folder.is_dir():  # its source takes it for made
                 raise DatasetNotFoundError(f"no site in {folder}, site.json is missing: delete {folder} to remake it")
             raise DatasetNotFoundError(f"no site in {folder}: make it with its source")
+        refuse_pointer(facts_file)
         try:
             facts = json.loads(facts_file.read_text())
             if facts["format"] != FORMAT:
@@ -158,6 +159,7 @@ class Site:
                 raise InputError(f"{facts_file} was changed (its checksum is wrong): delete {folder} to remake it")
             [(file, checksum)] = facts["sha256"].items()
             tensor_file = folder / file
+            refuse_pointer(tensor_file)
             if not tensor_file.is_file() or (verify and sha256(tensor_file) != checksum):
                 raise InputError(f"{tensor_file} is damaged (its checksum is wrong): delete {folder} to remake it")
             tensors = load_file(tensor_file)

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from datamodules.errors import DatasetNotFoundError, InputError
+from datamodules.errors import DatasetNotFoundError, InputError, refuse_pointer
 
 
 class _Strict(yaml.SafeLoader):  # type: ignore[misc]
@@ -34,6 +34,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         DatasetNotFoundError: The file cannot be read.
         InputError: It is no YAML, holds something else, or a key twice; the message names the line.
     """
+    refuse_pointer(file)
     try:
         content = yaml.load(file.read_text(), _Strict)
     except OSError as error:

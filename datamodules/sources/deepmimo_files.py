@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.environment import Environment
-from datamodules.errors import InputError
+from datamodules.errors import InputError, refuse_pointer
 from datamodules.paths import Paths
 
 Floats = NDArray[np.float64]
@@ -199,6 +199,7 @@ def require(file: Path) -> None:
 @contextlib.contextmanager
 def naming(file: Path) -> Iterator[None]:
     """Turn what a damaged file sets off, anything from zlib.error to IndexError inside a library, into one line."""
+    refuse_pointer(file)
     try:
         yield
     except (MemoryError, InputError):

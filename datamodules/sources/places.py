@@ -27,6 +27,8 @@ _GROUND_TOLERANCE = 0.5
 _TOUCHING = 0.1
 #: lowest roof [m] that a base station is put on
 _LOWEST_ROOF = 5.0
+#: how far below a roof [m] a base station still stands on it, and how far above it is then put
+_ON_ROOF = 0.1
 #: points drawn at a time
 _DRAWS = 4096
 #: names that make an object the ground, whatever its size
@@ -129,8 +131,12 @@ class Place:
             chosen.append(int(gain.argmax()))
         return candidates[chosen]
 
-    def check_stations(self, stations: NDArray[Any]) -> None:
+    def check_stations(self, stations: NDArray[np.float32]) -> NDArray[np.float32]:
         """Hold base stations (S, 3) [m] against the scene.
+
+        Returns:
+            Their positions; one at the height of a roof, or up to 10 cm below, is set 10 cm above it, clear of its
+            surface.
 
         Raises:
             InputError: One stands outside the scene, in a building or under the ground.
@@ -140,9 +146,12 @@ class Place:
             who = f"base station {in_text(position)}"
             if np.isnan(low):
                 raise InputError(f"{who} lies outside scene {self.name}, which spans {in_text(self.bounds)}: move it")
-            if position[2] <= high:
+            if position[2] <= high - (_ON_ROOF if high > low else 0.0):
                 where = "in a building" if high > low else "under the ground"
                 raise InputError(f"{who} lies {where}: move it, or raise it above {high:.1f} m")
+        placed = stations.copy()
+        placed[:, 2] = np.where(stations[:, 2] > surface, stations[:, 2], surface + _ON_ROOF)
+        return placed
 
     def lattice(self, window: Window, spacing: float) -> NDArray[Any]:
         """Return the outdoor points of a square lattice over a window, shape (U, 2).

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from datamodules.errors import DatasetNotFoundError, InputError
+from datamodules.errors import DatasetNotFoundError, InputError, refuse_pointer
 from datamodules.recording import Recording, regular, same_interval
 
 #: complex values that are read at a time: 64 MB
@@ -43,6 +43,7 @@ def read_recording(file: Path, name: str | None = None) -> tuple[Recording, dict
         DatasetNotFoundError: There is no such file.
         InputError: The file is damaged, or what it holds cannot be used; the message names file and link.
     """
+    refuse_pointer(file)
     try:
         with safe_open(file, framework="pt") as opened:
             return _read(opened)

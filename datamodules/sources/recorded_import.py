@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from datamodules.errors import DatasetNotFoundError, InputError
+from datamodules.errors import DatasetNotFoundError, InputError, refuse_pointer
 from datamodules.sources.recorded_file import read_recording
 
 _LETTERS = "UNRTKC"
@@ -122,6 +122,7 @@ def _load(path: str, name: str, alone: bool = False) -> np.ndarray[Any, Any]:
     reader = {".npy": _read_npy, ".npz": _read_npz, ".mat": _read_mat}.get(file.suffix)
     if reader is None:
         raise InputError(f"{path} is neither .npy, .npz nor .mat")
+    refuse_pointer(file)
     try:
         array = reader(file, name, alone)
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from datamodules.errors import DatasetNotFoundError, InputError
+from datamodules.errors import DatasetNotFoundError, InputError, refuse_pointer
 
 #: numbers, booleans, text and objects; no records, dates or nested types
 _DTYPE = re.compile(r"[<>=|]?(O8?|[biufcSU]\d{0,9})")
@@ -40,6 +40,7 @@ def load_npy(file: Path) -> Any:
         DatasetNotFoundError: There is no such file.
         InputError: The file is damaged, is no .npy file, or wants to run something; the message names it.
     """
+    refuse_pointer(file)
     try:
         with file.open("rb") as stream:
             shape, fortran, dtype = _header(stream)

@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from datamodules.errors import DatasetNotFoundError, InputError
+from datamodules.errors import DatasetNotFoundError, InputError, refuse_pointer
 from datamodules.paths import Paths
 from datamodules.site import sha256
+from datamodules.sources.materials import with_materials
 
 #: slots of Sionna's table of known specular chains, per base station. A chain that falls on another's slot is lost: at
 #: 50 users a call Sionna's own 1e6 slots lose 0.7 % of the energy that these 8e6 (64 MB) keep
@@ -59,6 +60,7 @@ def fingerprint(file: Path) -> dict[str, str]:
 def _own_files(file: Path) -> list[Path]:
     if file.is_relative_to(_shipped_folder()):
         return []
+    refuse_pointer(file)
     try:
         root = ElementTree.parse(file).getroot()
     except ElementTree.ParseError as error:
@@ -69,6 +71,7 @@ def _own_files(file: Path) -> list[Path]:
     for mesh in meshes:
         if not mesh.is_file():
             raise DatasetNotFoundError(f"scene file {file} names the mesh {mesh}, which does not exist")
+        refuse_pointer(mesh)
     return [file, *meshes]
 
 
@@ -112,17 +115,24 @@ def read(file: Path, merge_shapes: bool) -> Any:
     """Read a scene into a `sionna.rt.Scene`.
 
     Raises:
-        InputError: Sionna RT cannot be imported, or not read the file.
+        InputError: Sionna RT cannot be imported, or not read the file; a material is not known to it.
     """
     use_llvm()
     try:
-        from sionna.rt import load_scene
+        import mitsuba as mi
+        from sionna.rt.scene import load_scene_from_string
     except ImportError as error:
         raise InputError(f"Sionna RT cannot be imported ({_in_one_line(error)}): pip install sionna-rt") from error
+    text, before = with_materials(file), mi.file_resolver()
+    resolver = mi.FileResolver(before)
+    resolver.append(str(file.parent))
     try:
-        return load_scene(str(file), merge_shapes=merge_shapes)
+        mi.set_file_resolver(resolver)
+        return load_scene_from_string(text, merge_shapes=merge_shapes)
     except (ElementTree.ParseError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"cannot read scene {file}: {_in_one_line(error)}") from error
+    finally:
+        mi.set_file_resolver(before)
 
 
 def triangles(file: Path) -> dict[str, NDArray[Any]]:
@@ -193,7 +203,8 @@ def _load(file: Path, _: int, frequency: float, scattering: float) -> Any:
 
 
 def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) < 600 else f"{text[:200]} ... {text[-400:]}"  # the cause comes last
 
 
 @dataclass(frozen=True)

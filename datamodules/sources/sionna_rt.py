@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from datamodules.errors import DatasetNotFoundError, InputError
+from datamodules.errors import DatasetNotFoundError, InputError, refuse_pointer
 from datamodules.paths import Paths
 from datamodules.progress import Progress
 from datamodules.site import Site
@@ -226,8 +226,7 @@ class SionnaRT(Source):
             )
             return drawn.astype(np.float32)
         stations = np.asarray(self.base_stations, dtype=np.float32)
-        place.check_stations(stations)
-        return stations
+        return place.check_stations(stations)
 
     def _place_users(self, place: places.Place, centre: NDArray[Any]) -> NDArray[np.float32]:
         """Return the user positions [m], shape (U, 3); `centre` (2,) is that of a disc."""
@@ -261,11 +260,14 @@ class SionnaRT(Source):
         try:
             if isinstance(self.points, str):
                 file = Path(self.points).expanduser()
+                refuse_pointer(file)
                 points = np.load(file) if file.suffix == ".npy" else np.loadtxt(file, delimiter=",", ndmin=2)
             else:
                 points = np.asarray(self.points, dtype=np.float64)
         except FileNotFoundError as error:
             raise DatasetNotFoundError(f"points file {self.points} does not exist") from error
+        except InputError:
+            raise
         except ValueError as error:
             raise InputError(f"points {str(self.points)[:80]} are not rows of [x, y] or [x, y, z]: {error}") from error
         if points.ndim != 2 or points.shape[1] not in (2, 3) or not np.isfinite(points).all():

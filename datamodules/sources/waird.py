@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from datamodules.errors import DatasetNotFoundError, InputError
+from datamodules.errors import DatasetNotFoundError, InputError, refuse_pointer
 from datamodules.sources.base import Recipe, Source
 from datamodules.sources.waird_area import HEIGHT_FILE, Plan, frequency_tag, read_area
 
@@ -161,6 +161,7 @@ def _fingerprint(files: list[Path], ends: int = 4096) -> str:
     """Tell data sets apart by the size and both ends of every file: cheap, and blind to where the files lie."""
     digest = hashlib.sha256()
     for file in files:
+        refuse_pointer(file)
         try:
             with file.open("rb") as stream:
                 size = stream.seek(0, os.SEEK_END)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from datamodules.environment import Environment
 from datamodules.environment_images import trace
-from datamodules.errors import DatasetNotFoundError, InputError
+from datamodules.errors import DatasetNotFoundError, InputError, refuse_pointer
 from datamodules.paths import Paths
 from datamodules.site import Site
 from datamodules.sources.restricted_pickle import load_npy
@@ -222,6 +222,7 @@ class Links:
 
 def _read_environment(file: Path, extent: NDArray[np.float64]) -> Environment:
     """Trace the buildings of environment.png, which covers `extent` (2,) [m] at any number of pixels."""
+    refuse_pointer(file)
     try:
         with Image.open(file) as image:
             colour = image.convert("RGBA")

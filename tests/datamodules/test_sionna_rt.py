@@ -312,6 +312,43 @@ def test_broken_scene_files_are_named(tmp_path):
 
 
 @requires_sionna
+def test_materials_that_blender_has_numbered(tmp_path):
+    file = write_scene(tmp_path, {"house": HOUSE})
+    text = file.read_text()
+    start, end = text.index("<bsdf"), text.index("</bsdf>") + len("</bsdf>")
+    for name, kind in (("mat-itu_wood.002", "wood"), ("itu_metal", "metal"), ("mat-itu_brick", "brick")):
+        diffuse = f'<bsdf type="diffuse" id="{name}"/>'
+        file.write_text((text[:start] + diffuse + text[end:]).replace('<ref id="concrete"', f'<ref id="{name}"'))
+        scene = scenes.read(file, merge_shapes=True)
+        assert {material.itu_type for material in scene.radio_materials.values()} == {kind}
+    file.write_text(file.read_text().replace("mat-itu_brick", "mat-itu_concrte"))
+    with pytest.raises(InputError, match=r"own.xml has the unknown material 'mat-itu_concrte': try concrete") as caught:
+        scenes.read(file, merge_shapes=True)
+    assert "\n" not in str(caught.value)
+
+
+@requires_sionna
+def test_an_error_of_the_reader_ends_with_its_cause(tmp_path):
+    name = "house" * 30
+    file = write_scene(tmp_path, {name: HOUSE})
+    (tmp_path / f"{name}.ply").write_bytes(b"not a mesh")
+    with pytest.raises(InputError, match="invalid PLY header"):
+        scenes.read(file, merge_shapes=True)
+
+
+@requires_sionna
+@pytest.mark.parametrize(("height", "placed"), [(10.0, 10.1), (9.95, 10.1), (10.04, 10.04), (9.8, None)])
+def test_a_base_station_within_ten_centimetres_of_a_roof_stands_on_it(height, placed, tmp_path):
+    scene = places.place(write_scene(tmp_path, {"house": (-5.0, -5.0, 5.0, 5.0, 0.0, 10.0)}))
+    station = np.array([[1.0, 2.0, height]], dtype=np.float32)
+    if placed is None:
+        with pytest.raises(InputError, match=r"in a building: move it, or raise it above 10.0 m"):
+            scene.check_stations(station)
+    else:
+        np.testing.assert_allclose(scene.check_stations(station), [[1.0, 2.0, placed]], atol=1e-5)
+
+
+@requires_sionna
 @pytest.mark.parametrize("city", ["etoile", "munich", "florence", "san_francisco"])
 def test_shipped_cities_can_be_traced_at_28_ghz(city):
     assert not scenes.load(scenes.find(city), 28e9).transmitters
