@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from foundation.encoder import Encoder
     from foundation.envchannel import EnvChannel
     from foundation.finetune import FineTune
+    from foundation.models.calibration import TwinCalibration
     from foundation.models.csifeedback import CsiFeedback
     from foundation.nets.contwin import CNNTransformer
     from foundation.nets.csinet import CsiNet
@@ -40,6 +41,7 @@ __all__ = [
     "PositionFeatures",
     "ResNet",
     "SwinCFNet",
+    "TwinCalibration",
     "load_encoder",
 ]
 
@@ -63,6 +65,7 @@ _HOME = {
     "PositionFeatures": "nets.transformer",
     "ResNet": "nets.resnet",
     "SwinCFNet": "nets.swincfnet",
+    "TwinCalibration": "models.calibration",
     "load_encoder": "checkpoint",
 }
 

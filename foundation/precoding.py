@@ -60,4 +60,5 @@ def cosine(csi: Tensor, known: Tensor) -> Tensor:
     """
     inner = (csi.conj() * known).sum(2).abs()
     norms = torch.linalg.vector_norm(csi, dim=2) * torch.linalg.vector_norm(known, dim=2)
-    return (inner / norms.clamp_min(torch.finfo(norms.dtype).tiny)).mean((1, 2))
+    cosines: Tensor = (inner / norms.clamp_min(torch.finfo(norms.dtype).tiny)).mean((1, 2))
+    return cosines

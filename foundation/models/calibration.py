@@ -1,0 +1,263 @@
+"""Calibration of a digital twin: from the beams that a coarse one sees to those of the real channel."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.arrays import Array
+from datamodules.codebook import dft_codebook
+from datamodules.errors import InputError
+from foundation.baselines.calibration import nearest_mean
+from foundation.codebook_feedback import dft_weights, hits, rebuilt, reported, shares, sounded, top_codewords
+from foundation.link_metrics import LinkMean, LinkQuantile
+from foundation.nets.unet1d import UNet1d
+from foundation.precoding import cosine, noise_power, precoder, rate
+from foundation.task import FoundationTask, Schedule
+
+#: users whose mean stands for a user in between
+_NEIGHBOURS = 4
+#: numbers of codewords that testing sweeps over
+_SWEEP = range(1, 9)
+#: training users looked up at once
+_CHUNK = 256
+#: what chooses codewords, by the prefix of its scores; the calibrator's own have none
+_CHOOSERS = ("", "uncalibrated_", "target_", "grid_", "neighbours_")
+_SCORES = ("cosine", "cosine_los", "cosine_nlos", "rate")
+
+
+class TwinCalibration(FoundationTask):
+    """Learns which DFT codewords matter to a user from what a low-fidelity twin says of it, and from its position.
+
+    Twin calibration sections III to V. The data serve two variants of every user, low fidelity first: `csi`
+    (B, 2, R, T, K). The second is the true channel: it gives the labels, the pilots of the case study and the scores.
+    In the case study the best `codewords` are sent as pilots, their coefficients reported, and the channel put together
+    of them; `cosine` (eq 11) says how well. A link that has no power in the second counts in nothing.
+
+    Testing scores also, under their names: `uncalibrated`, codewords of the low fidelity; `direct`, its channel taken
+    for the true one; `grid`, the codewords of the nearest training user; `neighbours`, those of the mean of the nearest
+    four; and `target`, the codewords of the true channel, which nothing beats.
+
+    Args:
+        antennas: Antennas T of the linear array, and DFT codewords; a multiple of 8.
+        codewords: Codewords P that a user is asked to report.
+        labels: `full` DFT weights of the high fidelity, or only what `feedback` of P codewords tells of them.
+        reads: Which inputs the network has; without `twin` or `position` it reads nothing in its place.
+        snr_db: SNR of the pilots [dB], see `noise_power`.
+        lr: Learning rate of Adam.
+        weight_decay: Weight decay.
+        schedule: Learning-rate schedule, see `FoundationTask.optimizers_with`.
+
+    Raises:
+        InputError: There are more codewords to report than antennas, or the antennas are no multiple of 8.
+    """
+
+    monitor = "val/cosine"
+    monitor_mode: Literal["min", "max"] = "max"
+    towers: ClassVar[dict[str, str]] = {}
+
+    position_mean: Tensor
+    position_std: Tensor
+    codebook: Tensor
+
+    def __init__(
+        self,
+        antennas: int = 32,
+        codewords: int = 4,
+        labels: Literal["full", "feedback"] = "full",
+        reads: Literal["both", "twin", "position"] = "both",
+        snr_db: float = 20.0,
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        schedule: Schedule = "cosine",
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        if not 1 <= codewords <= antennas:
+            raise InputError(f"codewords must be 1 to {antennas}, the antennas, got {codewords}")
+        self.net = UNet1d(antennas)
+        self.codewords, self.labels, self.reads, self.snr_db = codewords, labels, reads, snr_db
+        self.lr, self.weight_decay, self.schedule = lr, weight_decay, schedule
+        self.register_buffer("codebook", dft_codebook(Array(1, antennas)), persistent=False)
+        self.register_buffer("position_mean", torch.zeros(3))
+        self.register_buffer("position_std", torch.ones(3))
+        self.val_metrics = nn.ModuleDict({"cosine": LinkMean()})
+        self.test_metrics = _test_metrics()
+        self._known: tuple[Tensor, Tensor] | None = None
+
+    def prepare_from(self, datamodule: Any) -> None:
+        """Take the statistics of the positions from the train side."""
+        statistics = datamodule.statistics()
+        self.position_mean.copy_(statistics["position_mean"])
+        # users on a plane all have one height
+        self.position_std.copy_(statistics["position_std"].clamp_min(1.0))
+
+    def forward(self, low: Tensor, position: Tensor) -> Tensor:
+        """Return refined DFT weights (eq 6, 7).
+
+        Args:
+            low: Channels of the low-fidelity twin, shape (B, R, T, K).
+            position: Where the users are, seen from their base stations [m], shape (B, 3).
+
+        Returns:
+            Shape (B, T), with a sum of 1.
+        """
+        weights = shares(dft_weights(low, self.codebook)) * len(self.codebook)  # of mean 1
+        place = (position - self.position_mean) / self.position_std
+        if self.reads == "twin":
+            place = torch.zeros_like(place)
+        elif self.reads == "position":
+            weights = torch.zeros_like(weights)
+        refined: Tensor = self.net(place, weights)
+        return refined
+
+    def links(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Return the links of a batch that have power in the high fidelity.
+
+        Returns:
+            `low` and `high` (n, R, T, K), `position` relative to the base station and `bs_position` (n, 3), `los` (n,).
+
+        Raises:
+            InputError: The batch has no axis of two variants, or another number of antennas.
+        """
+        csi = batch["csi"]
+        if csi.ndim != 5 or csi.shape[1] != 2 or csi.shape[3] != len(self.codebook):
+            raise InputError(
+                f"calibration reads csi of (2, R, {len(self.codebook)}, K), low fidelity first, got "
+                f"{tuple(csi.shape[1:])}: group the data by variant, low and high, and set model.antennas"
+            )
+        has_power = csi[:, 1].flatten(1).abs().amax(1) > 0
+        values = {
+            "low": csi[:, 0],
+            "high": csi[:, 1],
+            "position": batch["position"] - batch["bs_position"],
+            "bs_position": batch["bs_position"],
+            "los": batch["los"],
+        }
+        return {key: value[has_power] for key, value in values.items()}
+
+    def target(self, high: Tensor) -> Tensor:
+        """Return the labels of channels (B, R, T, K): shares of the weights, shape (B, T)."""
+        weights = dft_weights(high, self.codebook)
+        return shares(weights if self.labels == "full" else reported(weights, self.codewords))
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Return the squared error of the weights (eq 8)."""
+        links = self.links(batch)
+        if len(links["high"]) < 2:  # too few for batch norm: zero, with a graph
+            return 0.0 * torch.stack([p.sum() for p in self.parameters()]).sum()
+        refined = self(links["low"], links["position"])
+        # eq 8 compares a softmax, which sums to 1, with weights of any scale (1e-6 of a real link); no output could fit
+        # them, and the choice of codewords (eq 9) needs none: so labels and inputs are shares of a link's total weight
+        loss: Tensor = (self.target(links["high"]) - refined).square().sum(-1).mean()
+        self.log_value("train/loss", loss, len(refined), prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Score the case study on the validation side."""
+        links = self.links(batch)
+        if not len(links["high"]):
+            return
+        refined = self(links["low"], links["position"])
+        loss = (self.target(links["high"]) - refined).square().sum(-1).mean()
+        self.log_value("val/loss", loss, len(refined))
+        known = self.feedback(links["high"], refined, self.codewords, batch_idx)
+        self._log("val", "cosine", cosine(links["high"], known))
+
+    def feedback(self, high: Tensor, weights: Tensor, count: int, seed: int = 0) -> Tensor:
+        """Return the channel (B, R, T, K) as the base station knows it after the case study (section IV-D).
+
+        Args:
+            high: True channel, shape (B, R, T, K).
+            weights: What chooses the codewords, shape (B, T).
+            count: How many are sent.
+            seed: Draws the noise.
+        """
+        chosen = top_codewords(weights, count)
+        generator = torch.Generator(high.device).manual_seed(seed)
+        noise = noise_power(high, self.snr_db)
+        return rebuilt(sounded(high, self.codebook, chosen, noise, generator), self.codebook, chosen)
+
+    @torch.no_grad()
+    def on_test_start(self) -> None:
+        """Remember where the training users are and what their true weights, for the searches among them."""
+        self._known = None
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        if datamodule is None:
+            return
+        side, places, weights = datamodule.sides["train"], [], []
+        for start in range(0, len(side), _CHUNK):
+            rows = list(range(start, min(start + _CHUNK, len(side))))
+            links = self.links(datamodule.finish(side.__getitems__(rows)))
+            places.append(_places(links))
+            weights.append(self.target(links["high"].to(self.device)))
+        self._known = torch.cat(places).to(self.device), torch.cat(weights)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Score the calibrator and all it is compared with."""
+        links = self.links(batch)
+        high, low = links["high"], links["low"]
+        if not len(high):
+            return
+        choosers = {
+            "": self(low, links["position"]),
+            "uncalibrated_": dft_weights(low, self.codebook),
+            "target_": dft_weights(high, self.codebook),
+        }
+        if self._known is not None:
+            choosers["grid_"] = nearest_mean(_places(links), *self._known)
+            choosers["neighbours_"] = nearest_mean(_places(links), *self._known, _NEIGHBOURS)
+        for name, weights in choosers.items():
+            self._score(name, links, self.feedback(high, weights, self.codewords, batch_idx))
+            self._log("test", f"{name}hit_rate", hits(top_codewords(weights, self.codewords), choosers["target_"]))
+            for count in _SWEEP:
+                known = self.feedback(high, weights, min(count, len(self.codebook)), batch_idx)
+                self._log("test", f"{name}cosine_of_{count}", cosine(high, known))
+        self._score("direct_", links, low)
+
+    def _score(self, name: str, links: dict[str, Tensor], known: Tensor) -> None:
+        high, los = links["high"], links["los"]
+        values = cosine(high, known)
+        rates = rate(high, precoder(known), noise_power(high, self.snr_db))
+        for key, score in zip(_SCORES, (values, values[los == 1], values[los == 0], rates), strict=True):
+            self._log("test", f"{name}{key}", score)
+            if key != "rate":
+                self._log("test", f"{name}{key}_p10", score)
+
+    def _log(self, stage: str, name: str, values: Tensor) -> None:
+        metric = (self.val_metrics if stage == "val" else self.test_metrics)[name]
+        assert isinstance(metric, LinkMean | LinkQuantile)
+        metric.update(values)
+        self.log(f"{stage}/{name}", metric, batch_size=len(values), prog_bar=stage == "val")
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Return the refined weights (B, T) and the chosen codewords (B, P), with where they belong.
+
+        Only the low-fidelity twin is read.
+        """
+        csi = batch["csi"]
+        weights = self(csi[:, 0], batch["position"] - batch["bs_position"])
+        where = {key: batch[key] for key in ("position", "site", "user", "los")}
+        return {"weights": weights, "codewords": top_codewords(weights, self.codewords), **where}
+
+    def configure_optimizers(self) -> Any:
+        """Return Adam and the schedule."""
+        return self.optimizers_with([(self, self.lr)], self.weight_decay, self.schedule)
+
+
+def _test_metrics() -> nn.ModuleDict:
+    """Return a metric of each name that testing logs: Lightning wants to know them from the start."""
+    metrics: dict[str, nn.Module] = {}
+    for name in (*_CHOOSERS, "direct_"):
+        metrics |= {f"{name}{key}": LinkMean() for key in _SCORES}
+        metrics |= {f"{name}{key}_p10": LinkQuantile(0.1) for key in _SCORES if key != "rate"}
+        if name != "direct_":
+            metrics |= {f"{name}{key}": LinkMean() for key in ("hit_rate", *(f"cosine_of_{n}" for n in _SWEEP))}
+    return nn.ModuleDict(metrics)
+
+
+def _places(links: dict[str, Tensor]) -> Tensor:
+    """Return where users and their base stations are (n, 6) [m]: one user is far from itself at another station."""
+    return torch.cat([links["position"] + links["bs_position"], links["bs_position"]], dim=1)
