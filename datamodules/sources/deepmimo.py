@@ -58,7 +58,7 @@ class DeepMIMO(Source):
         cache: str | None = None,
     ) -> None:
         super().__init__(cache)
-        self.scenario = plain_name(scenario)
+        self.scenario, self.folder_name = plain_name(scenario), scenario
         self.root = data_root("deepmimo", root)
         self.base_stations = base_stations
         if max_paths < 1:
@@ -73,7 +73,7 @@ class DeepMIMO(Source):
             DatasetNotFoundError: The scenario is not in `root` and is not to be, or cannot be, downloaded.
             InputError: `params.json` is missing or damaged, or a base station is not in the scenario.
         """
-        folder = find_folder(self.root, self.scenario) or self._download()
+        folder = find_folder(self.root, self.folder_name) or self._download()
         facts = Facts.read(folder)
         ids = select_base_stations(self.base_stations, list(facts.transmitters), self.scenario)
         return [self._recipe(folder, facts, i, point) for i in ids for point in range(facts.transmitters[i])]
@@ -144,7 +144,9 @@ class DeepMIMO(Source):
 
 def data_root(kind: str, root: str | None) -> Path:
     """Return `root`, or else `$CSI_DATA/<kind>`, or `data/<kind>` where CSI_DATA is not set."""
-    return Path(root) if root is not None else Path(os.environ.get("CSI_DATA") or "data") / kind
+    return (
+        Path(root).expanduser() if root is not None else Path(os.environ.get("CSI_DATA") or "data").expanduser() / kind
+    )
 
 
 def plain_name(scenario: str) -> str:
@@ -159,10 +161,19 @@ def plain_name(scenario: str) -> str:
 
 
 def find_folder(root: Path, scenario: str) -> Path | None:
-    """Return the scenario's folder in `root` whatever the case of its letters, or None."""
+    """Return the scenario's folder in `root`, of the very name or else whatever the case of its letters, or None.
+
+    Raises:
+        InputError: Several folders differ from the name, and from each other, in case alone.
+    """
     if not root.is_dir():
         return None
-    return next((f for f in sorted(root.iterdir()) if f.name.lower() == scenario and f.is_dir()), None)
+    alike = [f for f in sorted(root.iterdir()) if f.name.lower() == scenario.lower() and f.is_dir()]
+    exact = [f for f in alike if f.name == scenario]
+    if len(alike) > 1 and not exact:
+        names = ", ".join(f.name for f in alike)
+        raise InputError(f"scenario {scenario!r} may be any of {names} in {root}: set scenario to one of them")
+    return next(iter(exact or alike), None)
 
 
 def place_of(scenario: str) -> str:

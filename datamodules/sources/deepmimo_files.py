@@ -52,6 +52,7 @@ class Facts:
             InputError: The file is missing, damaged or incomplete, or the scenario has no users or moves.
         """
         file = folder / "params.json"
+        refuse_other_layouts(folder, file.name)
         require(file)
         with naming(file):
             params = json.loads(file.read_text())
@@ -69,7 +70,12 @@ class Facts:
         if not facts.receivers:
             raise InputError(f"{file} has no users: every receiver set is a transmitter too")
         if num_scenes != 1:
-            raise InputError(f"{folder} is dynamic ({num_scenes} scenes): only static scenarios can be read")
+            snapshots = sorted(file.parent.name for file in folder.glob("*/params.json"))
+            which = f" to one of {snapshots[0]} to {snapshots[-1]}" if snapshots else ""
+            raise InputError(
+                f"{folder} is dynamic ({num_scenes} scenes), and one snapshot can be read at a time: a snapshot's "
+                f"folder is a scenario, so set root to {folder} and scenario{which}"
+            )
         return facts
 
 
@@ -188,6 +194,25 @@ def _read_array(folder: Path, stem: str, key: str, shape: tuple[int | None, ...]
         wanted = tuple("any" if size is None else size for size in shape)
         raise InputError(f"{file} has shape {array.shape} where {wanted} is due: get {folder.name} anew")
     return array
+
+
+def refuse_other_layouts(folder: Path, params: str) -> None:
+    """Say what a scenario folder without its file of parameters, `params`, is instead.
+
+    Raises:
+        InputError: It is of another version of DeepMIMO, or the scenario lies a folder deeper.
+    """
+    if (folder / params).is_file():
+        return
+    deeper = sorted(file.parent for file in folder.glob(f"*/{params}"))
+    if deeper:
+        names = f"to {deeper[0].name}" if len(deeper) == 1 else f"to one of {deeper[0].name} to {deeper[-1].name}"
+        raise InputError(f"{folder} holds scenario folders, no scenario: set root to {folder} and scenario {names}")
+    for file, version, reader in (("params.json", "4", "DeepMIMO"), ("params.mat", "v3", "DeepMIMOv3")):
+        if (folder / file).is_file():
+            raise InputError(f"{folder} is a scenario of DeepMIMO {version}: read it with the source {reader}")
+    if any(folder.glob("*.params.mat")) or any(folder.glob("*.CIR.mat")) or any(folder.glob("*.DoD.mat")):
+        raise InputError(f"{folder} is a scenario of DeepMIMO v1 or v2, which no source reads: get it in version 4")
 
 
 def require(file: Path) -> None:

@@ -27,7 +27,7 @@ from datamodules.sources.deepmimo import (
     plain_name,
     select_base_stations,
 )
-from datamodules.sources.deepmimo_files import naming, require
+from datamodules.sources.deepmimo_files import naming, refuse_other_layouts, require
 
 #: rows of a user's path table
 _PHASE, _DELAY, _POWER, _AOA_AZ, _AOA_ZENITH, _AOD_AZ, _AOD_ZENITH, _LOS = range(8)
@@ -71,7 +71,7 @@ class DeepMIMOv3(Source):
         cache: str | None = None,
     ) -> None:
         super().__init__(cache)
-        self.scenario = plain_name(scenario)
+        self.scenario, self.folder_name = plain_name(scenario), scenario
         self.root = data_root("deepmimo_v3", root)
         self.base_stations = base_stations
         if max_paths < 1:
@@ -85,12 +85,13 @@ class DeepMIMOv3(Source):
             DatasetNotFoundError: The scenario is not in `root`.
             InputError: A base station is not in the scenario.
         """
-        folder = find_folder(self.root, self.scenario)
+        folder = find_folder(self.root, self.folder_name)
         if folder is None:
             raise DatasetNotFoundError(
                 f"DeepMIMO v3 scenario {self.scenario!r} is not in {self.root.resolve()}: set root to the folder that "
                 "holds it"
             )
+        refuse_other_layouts(folder, "params.mat")
         files = _user_files(folder)
         ids = select_base_stations(self.base_stations, sorted(files), self.scenario)
         return [self._recipe(folder, i, files[i]) for i in ids]

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike
 
 from datamodules.errors import DatasetNotFoundError, InputError
 from datamodules.sources.deepmimo import DeepMIMO
+from datamodules.sources.deepmimo_v3 import DeepMIMOv3
 from tests.data.deepmimo.data import BASE_STATIONS, trace, write_scenario
 
 LINK = "t001_tx000_r000"
@@ -129,6 +130,52 @@ def test_half_written_scenario_names_the_file(damage: Callable[[Path], object], 
         source(root).sites()
     assert "\n" not in str(caught.value)
     assert not list((root.parent / "cache").glob("street*"))
+
+
+def test_the_exact_name_wins_over_other_cases(root: Path) -> None:
+    shutil.copytree(root / "street_3p5", root / "Street_3p5")
+    with np.load(root / "street_3p5" / f"delay_{LINK}.npz") as arrays:
+        write_array(root / "Street_3p5" / f"delay_{LINK}.npz", "delay", arrays["delay"] + 1e-6)
+    low, high = (source(root, name).sites()[0].paths.delay for name in ("street_3p5", "Street_3p5"))
+    assert high.max() > low.max() + 0.9e-6
+    with pytest.raises(InputError, match="any of Street_3p5, street_3p5 in"):
+        source(root, "STREET_3P5").sites()
+
+
+def test_a_home_folder_is_expanded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(root.parent))
+    assert DeepMIMO("street_3p5", "~/scenarios", download=False, cache=str(root.parent / "cache")).sites()
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        (["params.mat", "BS1_UE_0-9.mat"], "is a scenario of DeepMIMO v3: read it with the source DeepMIMOv3"),
+        (["O1_60.params.mat", "O1_60.1.CIR.mat"], "of DeepMIMO v1 or v2, which no source reads"),
+        (["other/params.json"], "set root to .*other and scenario to other"),
+        (["scene_0/params.json", "scene_1/params.json"], "scenario to one of scene_0 to scene_1"),
+    ],
+)
+def test_a_folder_of_another_layout_is_told_apart(root: Path, files: list[str], says: str) -> None:
+    for file in files:
+        (root / "other" / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / "other" / file).write_bytes(b"")
+    with pytest.raises(InputError, match=says):
+        source(root, "other").sites()
+
+
+def test_a_scenario_of_version_4_is_none_of_version_3(root: Path) -> None:
+    with pytest.raises(InputError, match="of DeepMIMO 4: read it with the source DeepMIMO"):
+        DeepMIMOv3("street_3p5", str(root), cache=str(root.parent / "cache")).sites()
+
+
+def test_a_snapshot_of_a_dynamic_scenario_is_a_scenario(root: Path) -> None:
+    shutil.copytree(root / "street_3p5", root / "walk" / "scene_0")
+    shutil.copy(root / "street_3p5" / "params.json", root / "walk")
+    edit(lambda p: p["scene"].update(num_scenes=1 + 1))(root / "walk")
+    with pytest.raises(InputError, match=r"set root to .*walk and scenario to one of scene_0 to scene_0"):
+        source(root, "walk").sites()
+    assert source(root / "walk", "scene_0").sites()
 
 
 class Bomb:
