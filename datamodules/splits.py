@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Literal
 
@@ -60,6 +62,7 @@ def split_links(
     rng = np.random.default_rng(seed)
     if rule == "random":
         side = _deal(np.arange(len(site_of)), fractions, rng)
+        _warn_of_copies(sites, side)
     elif rule == "spatial":
         side = _deal(_blocks(sites, site_of, block), fractions, rng)
     elif rule == "time":
@@ -76,6 +79,41 @@ def split_links(
                 "change data.split, data.fractions, data.block or data.holdout"
             )
     return masks
+
+
+def _warn_of_copies(sites: Sequence[Site], side: NDArray[np.int8]) -> None:
+    """Warn of validation and test links whose very channel is one of training too."""
+    key = np.concatenate([_keys(site) for site in sites])
+    trained, other = key[(side == 0) & (key != "")], key[(side != 0) & (key != "")]
+    count = int(np.isin(other, trained).sum())
+    if count:
+        warnings.warn(
+            f"{count} of {len(other)} validation and test links of the `random` split are exact copies of training "
+            "links: remove the copies from the data, or choose another data.split",
+            stacklevel=3,
+        )
+
+
+def _keys(site: Site) -> NDArray[np.str_]:
+    """Return a text a link, equal for equal channels and empty for those without a path.
+
+    Of a recording's link, which may be long, the scale and 256 values in four places are read.
+    """
+    links = site.links
+    if isinstance(links, Recording):
+        values = links.pairs.reshape(len(links), -1)
+        starts = np.linspace(0, max(values.shape[1] - 64, 0), 4).astype(int)
+        parts = [links.scale, *(values[:, start : start + 64] for start in starts)]
+    else:
+        parts = [torch.view_as_real(links.gain), links.delay]
+    rows = zip(*(part.numpy() for part in parts), links.has_path.tolist(), strict=True)
+    return np.array(
+        [
+            hashlib.sha256(b"".join(part.tobytes() for part in row)).hexdigest()[:32] if path else ""
+            for *row, path in rows
+        ],
+        dtype="U32",
+    )
 
 
 def _deal(unit: NDArray[np.int64], fractions: Fractions, rng: np.random.Generator) -> NDArray[np.int8]:

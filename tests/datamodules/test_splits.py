@@ -1,10 +1,12 @@
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
 import torch
 
 from datamodules.errors import InputError
+from datamodules.recording import Recording
 from datamodules.splits import split_links
 from tests.datamodules.rays import random_site
 
@@ -21,6 +23,29 @@ def test_sides_are_whole_and_apart():
         assert np.sum(masks, axis=0).tolist() == [1] * 500
         shares = [mask.mean() for mask in masks]
         assert np.allclose(shares, (0.7, 0.1, 0.2), atol=0.04), (rule, shares)
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_copies_on_both_sides_of_a_random_split_are_counted(recorded):
+    sites = [random_site("a", 100), random_site("b", 100), random_site("c", 100, seed=1)]
+    if recorded:
+        csi = torch.randn(100, 1, 4, 64, dtype=torch.complex64)
+        csi[0] = 0
+        csi[1:50, ..., 1:] = 1.0  # alike but for one value
+        channels = (csi, csi, torch.randn_like(csi))
+        kept = [Recording.build(each, site.paths.position) for each, site in zip(channels, sites, strict=True)]
+        sites = [dataclasses.replace(site, links=links) for site, links in zip(sites, kept, strict=True)]
+    with pytest.warns(UserWarning, match="validation and test links of the `random` split are exact copies") as caught:
+        masks = split_links(sites, "random")
+    row, served = np.tile(np.arange(100), 3), np.concatenate([site.links.has_path.numpy() for site in sites])
+    copied = (np.arange(300) < 200) & served
+    trained = set(row[masks[0] & copied])
+    count = sum(number in trained for number in row[~masks[0] & copied])
+    assert str(caught[0].message).startswith(f"{count} of {(~masks[0] & served).sum()} ")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        split_links([sites[0], sites[2]], "random")
+        split_links(sites, "spatial")
 
 
 def test_spatial_blocks_go_whole_to_one_side_for_all_base_stations():
