@@ -32,7 +32,8 @@ class DeepMIMO(Source):
     a scenario are ignored, as DeepMIMO itself does: give them to the `Array`.
 
     Args:
-        scenario: Name of the scenario, say `city_0_newyork_3p5`; the case of letters matters only where two folders differ by it alone.
+        scenario: Name of the scenario, say `city_0_newyork_3p5`; upper and lower case are the same, except where two
+            folders differ in nothing else.
         root: Folder that holds scenario folders; by default `$CSI_DATA/deepmimo`, or `data/deepmimo` under the working
             folder where CSI_DATA is not set.
         base_stations: DeepMIMO's transmitter set ids; by default all of them.

@@ -48,7 +48,8 @@ class DeepMIMOv3(Source):
     `Site.provenance` counts the dropped. Two bands of a city share its users: `datamodules.pairs` finds them.
 
     Args:
-        scenario: Name of the scenario, say `city_11_santaclara_28`; the case of letters matters only where two folders differ by it alone.
+        scenario: Name of the scenario, say `city_11_santaclara_28`; upper and lower case are the same, except where two
+            folders differ in nothing else.
         root: Folder that holds scenario folders; by default `$CSI_DATA/deepmimo_v3`, or `data/deepmimo_v3` under the
             working folder where CSI_DATA is not set.
         base_stations: Numbers of the base stations; by default all of them.
