@@ -68,7 +68,9 @@ class ChannelDataset(Dataset[Batch]):
         return self.__getitems__([index] if isinstance(index, int) else index)
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """Fetch rows: one gather a site, no work per sample."""
+        """Fetch rows: one gather a site, no work per sample. For no indices, the first row, marked as `none`."""
+        if not np.size(indices):
+            return {**self.__getitems__([0]), "none": True}
         links = self.links[np.asarray(indices)].reshape(-1)
         site = np.searchsorted(self.starts, links, side="right") - 1
         user = links - self.starts[site]
@@ -134,13 +136,16 @@ def _kind(shape: tuple[int, ...] | None) -> str:
     return "rays" if shape is None else f"recorded CSI of shape {tuple(shape)}"
 
 
-class ShardedSampler(DistributedSampler[Any]):
+class ShardedSampler(DistributedSampler[list[int]]):
     """Deals links to ranks so that W ranks with batches of B see what one process with batches of W B sees.
 
-    In training every link is served once a pass, in batches of near-equal size, B or a little less, and yielded as
-    lists: a contrastive loss never meets a last batch of a few links. Ranks get equal batches, which a gathered loss
-    needs, and so leave out fewer than W links a pass, other ones in every epoch. Else ranks take every W-th link, with
-    none repeated and none left out, one at a time.
+    Batches are yielded as lists. In training every link is served once a pass, in batches of near-equal size, B or a
+    little less: a contrastive loss never meets a last batch of a few links. Ranks get equal batches, which a gathered
+    loss needs, and so leave out fewer than W links a pass, other ones in every epoch.
+
+    Else ranks take every W-th link, with none repeated and none left out. Shares differ by a link, so one rank's can
+    need a batch more than another's, or be empty: the other is given a batch of no links. For a batch, and every hook,
+    may hold a collective, and a rank that skipped one would leave the others waiting.
 
     Args:
         dataset: The dataset.
@@ -170,17 +175,20 @@ class ShardedSampler(DistributedSampler[Any]):
         # a set with fewer links than ranks serves some of them twice rather than nothing
         self.total = max(self.count, num_replicas)
         steps = -(-self.total // (batch_size * num_replicas))
+        self.batch_size = batch_size
         # where one process would begin its batches, moved to a multiple of W: links a rank before each batch
         self.edges = np.arange(steps + 1) * self.total // steps // num_replicas
 
     def __len__(self) -> int:
-        """Return how many batches (training) or links (else) this rank serves."""
-        return len(self.edges) - 1 if self.shuffle else len(range(self.rank, self.count, self.num_replicas))
+        """Return how many batches every rank serves."""
+        return len(self.edges) - 1 if self.shuffle else -(-self.count // (self.num_replicas * self.batch_size))
 
-    def __iter__(self) -> Iterator[Any]:
-        """Yield this rank's share of every batch (training), or its links."""
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield this rank's share of every batch."""
         if not self.shuffle:
-            yield from range(self.rank, self.count, self.num_replicas)
+            links = range(self.rank, self.count, self.num_replicas)
+            for start in range(0, len(self) * self.batch_size, self.batch_size):
+                yield list(links[start : start + self.batch_size])
             return
         order = np.resize(np.random.default_rng([self.seed, self.epoch]).permutation(self.count), self.total)
         for start, stop in self.num_replicas * np.stack([self.edges[:-1], self.edges[1:]], 1):

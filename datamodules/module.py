@@ -234,7 +234,7 @@ class ChannelDataModule(LightningDataModule):
             sampler.set_epoch(progress.processed)
         return DataLoader(
             dataset,
-            batch_size=None if shuffle else self.batch_size,  # in training the sampler makes the batches
+            batch_size=None,  # the sampler makes the batches
             sampler=sampler,
             collate_fn=_as_is,
             num_workers=self.num_workers,
@@ -249,11 +249,11 @@ class ChannelDataModule(LightningDataModule):
         """Make the channel, its labels and its views."""
         training = self.trainer is not None and self.trainer.training
         epoch = self.trainer.current_epoch if self.trainer is not None and training else 0
-        return self.finish(batch, epoch, training)
+        return self.finish(batch, epoch, training, by_link=not training)
 
-    def finish(self, rows: Batch, epoch: int = 0, training: bool = False) -> Batch:
+    def finish(self, rows: Batch, epoch: int = 0, training: bool = False, by_link: bool = False) -> Batch:
         """Turn rows, as the loaders serve them, into a batch for a model; see `BatchMaker`."""
-        return self._make(rows, epoch, training)
+        return self._make(rows, epoch, training, by_link)
 
     def plot(self, batch: Batch, index: int = 0, prediction: Tensor | None = None) -> Figure:
         """Draw one channel of a finished batch: its magnitude over antennas and subcarriers, and its delay profile.

@@ -92,11 +92,16 @@ class TimingOffset(View):
         return csi * torch.polar(torch.ones_like(phase), phase)
 
 
-def observe(csi: Tensor, views: list[View], generator: Generator) -> Tensor:
-    """Apply views in order."""
-    for view in views:
-        csi = view(csi, generator)
-    return csi
+def observe(csi: Tensor, views: list[View], generators: list[Generator]) -> Tensor:
+    """Apply views in order, to the whole batch with one generator, or to each link with its own."""
+    if not views or not len(csi):
+        return csi
+    observed = []
+    for part, generator in zip(csi.chunk(len(generators)), generators, strict=True):
+        for view in views:
+            part = view(part, generator)
+        observed.append(part)
+    return torch.cat(observed)
 
 
 def _ordered(name: str, values: Range) -> Range:

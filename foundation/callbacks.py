@@ -20,6 +20,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from foundation.gather import interleaved
 from foundation.resume import BestCheckpoint
 from foundation.runs import Run
 
@@ -159,7 +160,7 @@ class PredictionFile(Callback):
     """Writes what `predict_step` returns to `predictions.safetensors` in the run folder.
 
     `predict_step` returns a dict of tensors whose first axis is the batch, say features, prediction, position, site and
-    user; they are joined over batches and processes. Load the file with one line:
+    user; they are joined over batches and processes, in the order of the side. Load the file with one line:
 
         predictions = safetensors.torch.load_file("predictions.safetensors")  # or safetensors.numpy
 
@@ -200,8 +201,7 @@ class PredictionFile(Callback):
         if len(parts) == 1:
             os.replace(parts[0], path)
         else:
-            loaded = [load_file(part) for part in parts]
-            save_file({key: torch.cat([rows[key] for rows in loaded]) for key in loaded[0]}, path)
+            save_file(interleaved([load_file(part) for part in parts]), path)
             for part in parts:
                 part.unlink()
         print(f"predictions: {path} ({', '.join(joined)})", flush=True)

@@ -61,7 +61,14 @@ _NOISE = (
     # Lightning 2.6 asks newer PyTorch the old way, in a place that is not ours.
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
-_CHATTER = ("💡 Tip:", "TPU available", "HPU available", "\nDetected KeyboardInterrupt", "Restored all states")
+_CHATTER = (
+    "💡 Tip:",
+    "You are using a CUDA device",
+    "TPU available",
+    "HPU available",
+    "\nDetected KeyboardInterrupt",
+    "Restored all states",
+)
 
 
 def main(args: list[str] | None = None) -> int:
@@ -119,8 +126,10 @@ def run(args: list[str]) -> Commands:
     # Trained networks are full of denormals, which slow convolutions on the CPU down tenfold. Before any other work:
     # threads take the setting over when they start.
     torch.set_flush_denormal(True)
-    if torch.cuda.is_available():
-        torch.set_float32_matmul_precision("high")  # TF32; has no effect worth its rounding elsewhere
+    # No TF32 for matrix products: it keeps 10 bits, and would round channels and labels as they are made (complex
+    # products too), distances and contrastive logits. Networks are given speed by --trainer.precision bf16-mixed, which
+    # reaches nothing else; their convolutions use TF32 as they are.
+    torch.set_float32_matmul_precision("highest")
     from foundation.commands import Commands
 
     for package in ("foundation", "datamodules", "heads"):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from datamodules.errors import check_not_negative, check_positive
 from foundation.encoder import Encoder
+from foundation.gather import concatenate, gather_rows
 from foundation.losses.clip import CLIPLoss, mixed, retrieval, spread
 from foundation.probe import CollapseAlarm, OnlineProbe
 from foundation.task import FoundationTask, Schedule
@@ -55,7 +56,7 @@ class CSICLIP(FoundationTask):
         self.cir_projection = nn.Linear(cir_encoder.num_features, embed_dim, bias=False)
         self.loss = CLIPLoss(temperature)
         self.lr, self.weight_decay, self.schedule = lr, weight_decay, schedule
-        self._validated: list[tuple[Tensor, Tensor]] = []
+        self._validated: list[dict[str, Tensor]] = []
 
     def prepare_from(self, datamodule: Any) -> None:
         """Take the input statistics of both towers from the train side."""
@@ -81,8 +82,7 @@ class CSICLIP(FoundationTask):
         """Return the contrastive loss (eq 2 of the paper), and the features for the online probe."""
         features, a, b = self(*batch.get("views", (batch["csi"],)))
         loss = self.loss(a, b)
-        self.log_value("train/loss", loss, len(features), prog_bar=True)
-        self.log_value("train/scale", self.loss.scale.detach(), len(features))
+        self.log_training(loss=loss, scale=self.loss.scale)
         return {"loss": loss, "features": features.detach()}
 
     def on_train_batch_end(self, *_: Any) -> None:
@@ -92,25 +92,23 @@ class CSICLIP(FoundationTask):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Keep the embeddings; return clean-channel features for the probe."""
         features, a, b = self(*batch.get("views", (batch["csi"],)))
-        self._validated.append((a, b))
+        self._validated.append({"a": a, "b": b})
         return {"features": features}
 
     def on_validation_epoch_end(self) -> None:
-        """Log loss, retrieval both ways in batches of 128, and the spread of the embeddings."""
-        a, b = (torch.cat(parts) for parts in zip(*self._validated, strict=True))
+        """Log loss, retrieval both ways in batches of 128, and the spread of the embeddings of all processes."""
+        rows = gather_rows(concatenate(self._validated))
         self._validated.clear()
-        a, b = mixed(a, b)
+        a, b = mixed(rows["a"], rows["b"])
         count = len(a)
         chunks = [(a[i : i + _RETRIEVAL_BATCH], b[i : i + _RETRIEVAL_BATCH]) for i in range(0, count, _RETRIEVAL_BATCH)]
         whole = [pair for pair in chunks if len(pair[0]) == _RETRIEVAL_BATCH] or chunks
-        self.log_value("val/loss", torch.stack([self.loss.local(x, y) for x, y in whole]).mean(), count, prog_bar=True)
+        values = {"val/loss": torch.stack([self.loss.local(x, y) for x, y in whole]).mean()}
         for name, one, other in (("csi_to_cir", a, b), ("cir_to_csi", b, a)):
             for top in (1, 5):
-                hits = retrieval(one, other, top, _RETRIEVAL_BATCH)
-                self.log_value(
-                    f"val/{name}/retrieval_top{top}", hits, count, prog_bar=name == "csi_to_cir" and top == 1
-                )
-        self.log_value("val/embedding_spread", spread(a), count)
+                values[f"val/{name}/retrieval_top{top}"] = retrieval(one, other, top, _RETRIEVAL_BATCH)
+        values["val/embedding_spread"] = spread(a)
+        self.log_whole(values, "val/loss", "val/csi_to_cir/retrieval_top1")
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return features and embeddings of the clean channels, with where they belong."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -44,6 +44,9 @@ class Encoder(nn.Module, HyperparametersMixin, ABC):
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         """Return features (B, D) of inputs that a user gives: tensors or arrays, in single or double precision.
 
+        Also of a batch of no links, which one of several processes may have left to evaluate (see `ShardedSampler`):
+        not every layer takes one, so a link of zeros stands in.
+
         Raises:
             InputError: An input has other axes than the encoder reads, is not complex where CSI is read, or, outside
                 training, has entries that are NaN or infinite.
@@ -55,6 +58,8 @@ class Encoder(nn.Module, HyperparametersMixin, ABC):
             for key, value in (*zip(keys, inputs, strict=False), *named.items()):
                 if isinstance(value, Tensor) and not value.isfinite().all():
                     raise InputError(f"{key or 'an input'} has entries that are NaN or infinite: leave those links out")
+        if inputs and not len(inputs[0]):
+            return super().__call__(*(value.new_zeros(1, *value.shape[1:]) for value in inputs), **named)[:0]
         return super().__call__(*inputs, **named)
 
     def _taken(self, key: str, value: Any) -> Any:
@@ -96,3 +101,7 @@ class Encoder(nn.Module, HyperparametersMixin, ABC):
             TypeError: This kind of encoder has none; its `token_shape` is None.
         """
         raise TypeError(f"{type(self).__name__} has no tokens")
+
+    def beyond_tokens(self) -> Iterable[nn.Parameter]:
+        """Return the parameters that make features of tokens, and so have no part in the tokens themselves."""
+        return ()

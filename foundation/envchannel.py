@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from itertools import product
 from typing import Any, ClassVar
@@ -14,24 +15,15 @@ from datamodules.environment_images import UNKNOWN_LOS
 from datamodules.errors import InputError, check_not_negative, check_positive
 from foundation.encoder import Encoder
 from foundation.figures import log_figures
+from foundation.gather import concatenate, gather_rows, rank, world_size
 from foundation.losses.clip import CLIPLoss, mixed, retrieval, spread
+from foundation.losses.surroundings import KINDS, counterfactual, profile_moments, unexplained
 from foundation.nets.transformer import Tower
 from foundation.probe import CollapseAlarm, OnlineProbe
-from foundation.representations import log_level
-from foundation.task import FoundationTask, OptimizerName, Schedule, concatenate
-from foundation.zeroshot import (
-    SCALES,
-    ZeroShot,
-    cleared,
-    compare,
-    los_credit,
-    los_options,
-    scale_credit,
-    scale_options,
-    similarities,
-)
+from foundation.task import FoundationTask, OptimizerName, Schedule
+from foundation.zeroshot import ZeroShot, compare, los_credit, los_options, scale_credit, scale_options
 from heads import Feedback
-from heads.feedback import target_channel
+from heads.feedback import relative_error
 
 _RETRIEVAL_BATCH = 128
 
@@ -123,6 +115,7 @@ class EnvChannel(FoundationTask):
         self.reconstruction, self.counterfactuals = reconstruction, counterfactuals
         self.lr, self.weight_decay, self.schedule, self.optimizer = lr, weight_decay, schedule, optimizer
         self._kept: list[dict[str, Tensor]] = []
+        self._seen = 0
         self._zero_shot: ZeroShot | None = None
 
     def describe(self) -> dict[str, Any]:
@@ -146,20 +139,34 @@ class EnvChannel(FoundationTask):
         environment = None if self.environment_encoder is None else self.environment_encoder.encode(batch)
         return self.channel_encoder.encode(batch), environment
 
-    def _losses(
-        self, batch: dict[str, Any], channel: Tensor, environment: Tensor | None, local: bool
+    def _losses(self, batch: dict[str, Any], channel: Tensor, environment: Tensor | None) -> dict[str, Tensor]:
+        """Return the terms of the loss (eq 12) of the embeddings of a training batch."""
+        losses = {} if environment is None else {"contrast": self.loss(channel, environment)}
+        kind = torch.arange(len(channel), device=channel.device) % KINDS  # rows come in random order
+        return losses | self._of_rows(self._rows(batch, channel, environment, kind))
+
+    def _rows(
+        self, batch: dict[str, Any], channel: Tensor, environment: Tensor | None, kind: Tensor
     ) -> dict[str, Tensor]:
-        """Return the terms of the loss (eq 12) of the embeddings of a batch."""
-        losses = {}
-        if environment is not None:
-            losses["contrast"] = self.loss.local(channel, environment) if local else self.loss(channel, environment)
-            if self.counterfactuals:
-                losses["counterfactual"] = self.counterfactuals * self._counterfactual(batch, channel, environment)
+        """Return what each link adds to the terms of the loss other than the contrast, (B,) or (B, n)."""
+        rows = {}
+        if environment is not None and self.environment_encoder is not None and self.counterfactuals:
+            rows["counterfactual"] = counterfactual(
+                self.environment_encoder, batch, channel, environment, self.loss.scale, kind
+            )
         if self.decoder is not None:
-            losses["rebuild"] = self.reconstruction * self.decoder.loss(self.decoder(channel), batch)
+            rows["rebuild"] = relative_error(self.decoder(channel), batch)
         if self.profile_layer is not None:
             readings = [self.profile_layer(each) for each in (channel, environment) if each is not None]
-            losses["profile"] = self.profile * profile_error(readings, batch)
+            rows["profile"] = profile_moments(readings, batch)
+        return rows
+
+    def _of_rows(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the terms of the loss, weighed, from what each link adds to them."""
+        weights = {"counterfactual": self.counterfactuals, "rebuild": self.reconstruction}
+        losses = {name: weight * rows[name].mean() for name, weight in weights.items() if name in rows}
+        if "profile" in rows:
+            losses["profile"] = self.profile * unexplained(rows["profile"])
         return losses
 
     def _withhold(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -167,31 +174,6 @@ class EnvChannel(FoundationTask):
         geometry = batch["geometry"].clone()
         geometry[: round(self.withheld * len(geometry)), 6] = UNKNOWN_LOS
         return {**batch, "geometry": geometry}
-
-    def _counterfactual(self, batch: dict[str, Any], channel: Tensor, environment: Tensor) -> Tensor:
-        """Return the cross-entropy of the true environment against those that it is not, one to three a link."""
-        assert self.environment_encoder is not None
-        geometry, image = batch["geometry"], batch["map"]
-        kind = torch.arange(len(channel), device=channel.device) % 8  # rows come in random order
-        blocked = batch["los"] == 0
-        scaled = ((kind < 2) | blocked).nonzero().squeeze(1)
-        changed = (kind >= 6).nonzero().squeeze(1)
-        rows = torch.cat([scaled, scaled, changed])
-        false, images = geometry[rows], image[rows]
-        which = torch.arange(3, device=rows.device).repeat_interleave(
-            torch.tensor([len(scaled), len(scaled), len(changed)], device=rows.device)
-        )
-        false[:, 7] = false[:, 7] * false.new_tensor([SCALES[0], SCALES[2], 1.0])[which]
-        flipped = (which == 2) & (kind[rows] == 6) & (false[:, 6] != UNKNOWN_LOS)
-        false[:, 6] = torch.where(flipped, 1 - false[:, 6], false[:, 6])
-        other = ((which == 2) & ~flipped).nonzero().squeeze(1)
-        whole, blocks = images[other], blocked[rows[other]].reshape(-1, 1, 1, 1)
-        images[other] = torch.where(blocks, cleared(whole, false[other]), whole.flip(-1, -2))
-        true = similarities(channel, environment.unsqueeze(1))
-        wrong = similarities(channel[rows], self.environment_encoder(images, false).unsqueeze(1)).squeeze(1)
-        logits = torch.cat([self.loss.scale * true, true.new_full((len(true), 3), -torch.inf)], dim=1)
-        logits[rows, which + 1] = self.loss.scale * wrong
-        return nn.functional.cross_entropy(logits, torch.zeros_like(kind))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return the loss (eq 12), and the features for the online probe."""
@@ -201,11 +183,9 @@ class EnvChannel(FoundationTask):
             channel, environment = self.channel_encoder.encode(batch), None
         else:
             channel, environment = self(batch)
-        losses = self._losses(batch, channel, environment, local=False)
+        losses = self._losses(batch, channel, environment)
         total = torch.stack(list(losses.values())).sum()
-        self.log_value("train/loss", total, len(channel), prog_bar=True)
-        for name, value in losses.items():
-            self.log_value(f"train/{name}", value.detach(), len(channel))
+        self.log_training(loss=total, **losses)
         if environment is None:
             total = total + 0 * sum(p.sum() for p in self._idle())  # several processes wait for every gradient
         return {"loss": total, "features": channel.detach()}
@@ -220,38 +200,52 @@ class EnvChannel(FoundationTask):
         self.loss.clamp()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Log the losses and the zero-shot tasks that need one batch alone; keep the embeddings."""
+        """Keep the embeddings, what each link adds to the losses, and the zero-shot tasks that need one batch alone."""
         channel, environment = self(batch)
-        losses = self._losses(batch, channel, environment, local=True)
-        count = len(channel)
-        self.log_value("val/loss", torch.stack(list(losses.values())).sum(), count, prog_bar=True)
-        for name, value in losses.items():
-            self.log_value(f"val/{name}", value, count)
-        kept = {"channel": channel}
+        # the number of a link within the side, on one process and on many: its counterfactuals go by it
+        number = (self._seen + torch.arange(len(channel), device=channel.device)) * world_size() + rank()
+        self._seen += len(channel)
+        kept = {"channel": channel, **self._rows(batch, channel, environment, number % KINDS)}
         if environment is not None and self.environment_encoder is not None:
-            kept["environment"] = environment
-            known = batch["los"] >= 0
             los, scale = (
                 compare(self.environment_encoder, batch, options(batch["geometry"]), channel, environment)
                 for options in (los_options, scale_options)
             )
-            right = los_credit(los[known], batch["los"][known])
-            self.log_value("val/los_accuracy", right.mean(), int(known.sum()), prog_bar=True)
-            self.log_value("val/scale_accuracy", scale_credit(scale).mean(), count, prog_bar=True)
+            kept["environment"] = environment
+            kept["los_accuracy"] = torch.where(batch["los"] >= 0, los_credit(los, batch["los"].clamp_min(0)), torch.nan)
+            kept["scale_accuracy"] = scale_credit(scale)
         self._kept.append(kept)
         return {"features": channel}
 
     def on_validation_epoch_end(self) -> None:
-        """Log retrieval both ways in batches of 128, and the spread of the embeddings."""
-        kept = concatenate(self._kept)
+        """Log losses and accuracies, retrieval both ways in batches of 128, and the spread, of all processes' links."""
+        kept = gather_rows(concatenate(self._kept))
         self._kept.clear()
-        channel, count = kept["channel"], len(kept["channel"])
+        self._seen = 0
+        values = {f"val/{name}": value for name, value in self._terms(kept).items()}
+        channel = kept["channel"]
         if "environment" in kept:
+            values |= {f"val/{name}": kept[name].nanmean() for name in ("los_accuracy", "scale_accuracy")}
             channel, environment = mixed(kept["channel"], kept["environment"])
             pairs = {"channel_to_environment": (channel, environment), "environment_to_channel": (environment, channel)}
             for (name, pair), top in product(pairs.items(), (1, 5)):
-                self.log_value(f"val/{name}/retrieval_top{top}", retrieval(*pair, top, _RETRIEVAL_BATCH), count)
-        self.log_value("val/embedding_spread", spread(channel), count)
+                values[f"val/{name}/retrieval_top{top}"] = retrieval(*pair, top, _RETRIEVAL_BATCH)
+        values["val/embedding_spread"] = spread(channel)
+        self.log_whole(values, "val/loss", "val/los_accuracy")
+
+    def _terms(self, kept: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the loss and its terms: means over batches as one process has them, contrasted within each."""
+        count = len(kept["channel"])
+        size = getattr(self.trainer.datamodule, "batch_size", _RETRIEVAL_BATCH)  # type: ignore[attr-defined]
+        terms: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
+        for start in range(0, count, size):
+            rows = {name: values[start : start + size] for name, values in kept.items()}
+            losses = self._of_rows(rows)
+            if "environment" in rows:
+                losses["contrast"] = self.loss.local(rows["channel"], rows["environment"])
+            for name, value in losses.items():
+                terms[name] = terms[name] + value * (len(rows["channel"]) / count)
+        return {"loss": torch.stack(list(terms.values())).sum(), **terms}
 
     # --- zero-shot, on a test side that was never seen
 
@@ -270,10 +264,8 @@ class EnvChannel(FoundationTask):
         """Log every task beside its chance level, and draw."""
         assert self._zero_shot is not None
         zero_shot = self._zero_shot.gathered()
-        for name, value in zero_shot.scores().items():
-            self.log(f"test/{name}", value, rank_zero_only=False)
-        if self.trainer.is_global_zero:
-            log_figures(self.trainer, zero_shot.figures())
+        self.log_whole({f"test/{name}": value for name, value in zero_shot.scores().items()})
+        log_figures(self.trainer, zero_shot.figures)
         self._zero_shot = None
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
@@ -292,21 +284,6 @@ class EnvChannel(FoundationTask):
     def configure_callbacks(self) -> list[Callback]:
         """Watch every pre-training with a probe and an alarm."""
         return [OnlineProbe(self.channel_encoder.num_features), CollapseAlarm("val/embedding_spread")]
-
-
-def profile_error(readings: list[Tensor], batch: dict[str, Tensor]) -> Tensor:
-    """Return how much of the log-magnitude of a batch's channels, angle by delay, readings leave unexplained.
-
-    Args:
-        readings: What was read off embeddings, each (B, R*T*K).
-        batch: The batch.
-
-    Returns:
-        Mean over the readings of their squared error over the variance of all entries, a scalar.
-    """
-    target = log_level(target_channel(batch)).flatten(1)
-    variance = target.var(correction=0).clamp_min(torch.finfo(target.dtype).tiny)
-    return torch.stack([nn.functional.mse_loss(reading, target) for reading in readings]).mean() / variance
 
 
 def _share(one: Encoder, other: Encoder) -> None:

@@ -1,25 +1,94 @@
-"""Pictures of a run: saved under `plots/` and shown by every logger that can."""
+"""Pictures of a run: saved under `plots/` and shown by every logger that can; and the sample that they are made of."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from lightning.pytorch import Trainer
+from torch import Tensor
+
+from foundation.gather import Rows, concatenate, gather_rows, rank, world_size
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+#: what a sample of the test side may hold: so many links, of so many bytes in all
+_LINKS, _BYTES = 8192, 2**28
+#: the golden ratio: its multiples modulo 1 fill the unit interval evenly, however many are taken
+_GOLDEN = 0.6180339887498949
 
-def log_figures(trainer: Trainer, figures: dict[str, Figure]) -> None:
-    """Save figures as `<run folder>/plots/<name>.png` and hand them to the loggers that take images."""
-    if trainer.log_dir is None:
+
+def log_figures(trainer: Trainer, draw: Callable[[], dict[str, Figure]]) -> None:
+    """Save figures as `<run folder>/plots/<name>.png` and hand them to the loggers that take images.
+
+    All processes must call it: the run folder is the first one's, which Lightning broadcasts.
+
+    Args:
+        trainer: The trainer.
+        draw: Returns the figures by name; called on the first process alone.
+    """
+    folder = trainer.log_dir
+    if folder is None or not trainer.is_global_zero:
         return
-    folder = Path(trainer.log_dir) / "plots"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in figures.items():
-        file = folder / f"{name}.png"
+    for name, figure in draw().items():
+        file = Path(folder) / "plots" / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(file, dpi=150, bbox_inches="tight")
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):
                 logger.log_image(key=f"plots/{name}", images=[str(file)])
+
+
+class Sample:
+    """Rows of a test side for its pictures: all of a small side, an even sample of a large one.
+
+    At most 8192 links, and at most 256 MiB: where a row holds 1 MiB of CSI that is 256 links. Link i of the side is
+    kept where i times the golden ratio, modulo 1, is among the smallest: spread over the whole side, and the same links
+    on one process and on many.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[Rows] = []
+        self._seen, self._limit, self._below = 0, 1, 1.0
+
+    def add(self, rows: Rows) -> None:
+        """Look at the next batch of this process's share, (B, ...) by name, and keep a part of it on the CPU."""
+        count = len(next(iter(rows.values())))
+        number = (self._seen + torch.arange(count)) * world_size() + rank()
+        self._seen += count
+        size = sum(math.prod(value.shape[1:]) * value.element_size() for value in rows.values())
+        self._limit = max(1, min(_LINKS, _BYTES // size))
+        kept = (_place(number) <= self._below).nonzero().squeeze(1)
+        part = {key: value.detach()[kept.to(value.device)].cpu() for key, value in rows.items()}
+        self._parts.append({"number": number[kept], **part})
+        if sum(len(part["number"]) for part in self._parts) > 2 * self._limit:
+            whole = concatenate(self._parts)
+            self._below = self._bound(whole["number"])
+            self._parts = [_up_to(self._below, whole)]
+
+    def gathered(self) -> Rows:
+        """Return the sample of all processes in the order of the links; all must call it."""
+        share = concatenate(self._parts)
+        share = _up_to(self._bound(share["number"]), share)
+        numbers = gather_rows({"number": share["number"]})["number"]
+        rows = gather_rows(_up_to(self._bound(numbers), share))
+        order = rows.pop("number").argsort()
+        return {key: value[order] for key, value in rows.items()}
+
+    def _bound(self, number: Tensor) -> float:
+        """Return the largest place of those links that may be kept."""
+        place = _place(number).sort().values[: self._limit]
+        return float(place[-1]) if len(place) else 0.0
+
+
+def _place(number: Tensor) -> Tensor:
+    return number.double() * _GOLDEN % 1.0
+
+
+def _up_to(bound: float, rows: Rows) -> Rows:
+    kept = _place(rows["number"]) <= bound
+    return {key: value[kept] for key, value in rows.items()}

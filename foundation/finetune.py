@@ -12,8 +12,9 @@ from torchmetrics import MetricCollection
 from datamodules.errors import InputError, check_not_negative, check_positive
 from foundation.checkpoint import described, load_encoder, read_checkpoint, rebuild
 from foundation.encoder import Encoder
-from foundation.figures import log_figures
-from foundation.task import FoundationTask, OptimizerName, Schedule, concatenate
+from foundation.figures import Sample, log_figures
+from foundation.gather import total
+from foundation.task import FoundationTask, OptimizerName, Schedule
 from heads import Head
 
 Mode = Literal["scratch", "probe", "finetune", "control"]
@@ -76,11 +77,13 @@ class FineTune(FoundationTask):
         self.base_stations = base_stations
         self.model_name = "none" if checkpoint is None else _model_name(checkpoint)
         self.reduce: nn.Sequential | None = None
+        unread: list[nn.Parameter] = []
         num_features = self.encoder.num_features
         if tokens:
             if self.encoder.token_shape is None or len(encoders) > 1:
                 raise InputError("model.tokens is for one encoder that has tokens, such as a transformer tower")
             count, token_width = self.encoder.token_shape
+            unread = [*self.encoder.beyond_tokens()]
             # dropped tokens' entries: a place is then known by many of them, and known again a street further
             self.reduce, num_features = nn.Sequential(nn.Dropout(), nn.Linear(token_width, tokens)), count * tokens
         self.head = head(num_features * base_stations)
@@ -96,7 +99,10 @@ class FineTune(FoundationTask):
         )
         for part in (self.encoder, self.further):
             part.requires_grad_(not self.frozen)
-        self._tested: list[dict[str, Tensor]] = []
+        for parameter in unread:
+            parameter.requires_grad_(False)  # several processes wait for every gradient
+        self._terms: list[Tensor] = []
+        self._tested = Sample()
 
     @property
     def encoders(self) -> list[Encoder]:
@@ -157,7 +163,8 @@ class FineTune(FoundationTask):
             values = encoder.encode(batch) if self.reduce is None else encoder.tokens(batch)
         if self.reduce is not None:
             values = self.reduce(values)
-        return values.reshape(len(values) // self.base_stations, -1)
+        values = values.flatten(1)
+        return values.reshape(len(values) // self.base_stations, self.base_stations * values.shape[1])
 
     def _links(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Return a batch with a row for each link: several base stations make several of a user."""
@@ -185,23 +192,33 @@ class FineTune(FoundationTask):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the head's loss."""
-        predictions = self._predictions(batch)
-        loss = self._loss(predictions, batch)
-        self.log_value("train/loss", loss, len(predictions[0]), prog_bar=True)
+        loss = self._loss(self._predictions(batch), batch)
+        self.log_training(loss=loss)
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Score the validation side."""
         predictions = self._predictions(batch)
-        self.log_value("val/loss", self._loss(predictions, batch), len(predictions[0]))
+        for prediction in predictions:
+            losses, counts = zip(*self.head.terms(prediction, batch), strict=True)
+            count = torch.tensor(counts, dtype=torch.float32, device=self.device)
+            # the mean over no sample may be NaN
+            weighed = torch.where(count > 0, torch.stack(losses).float() * count, 0.0)
+            self._terms.append(torch.stack([weighed, count], dim=1))
         self._score(self.val_metrics, predictions, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the loss over all labelled links of all processes."""
+        sums, counts = total(torch.stack(self._terms).sum(0)).unbind(1)
+        self._terms.clear()
+        self.log_whole({"val/loss": (sums / counts.clamp_min(1)).sum()})
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Score the test side, and keep what the pictures need."""
         predictions = self._predictions(batch)
         self._score(self.test_metrics, predictions, batch)
         keys = {*self.head.requires, "los", "position", "bs_position"} | ({"clean_csi"} & set(batch))
-        self._tested.append({"prediction": predictions[0].cpu(), **{key: batch[key].cpu() for key in keys}})
+        self._tested.add({"prediction": predictions[0], **{key: batch[key] for key in keys}})
 
     def _score(self, collections: nn.ModuleList, predictions: list[Tensor], batch: dict[str, Any]) -> None:
         for metrics, prediction in zip(collections, predictions, strict=True):
@@ -210,11 +227,10 @@ class FineTune(FoundationTask):
             self.log_dict(metrics, batch_size=len(prediction))
 
     def on_test_epoch_end(self) -> None:
-        """Draw this process's share of the test side."""
-        tested = concatenate(self._tested)
-        self._tested.clear()
-        if self.trainer.is_global_zero:
-            log_figures(self.trainer, self.head.figures(tested.pop("prediction"), tested))
+        """Draw a sample of the test side, see `Sample`."""
+        tested = self._tested.gathered()
+        self._tested = Sample()
+        log_figures(self.trainer, lambda: self.head.figures(tested.pop("prediction"), tested))
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return features and predictions, with where they belong."""

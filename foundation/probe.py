@@ -8,15 +8,18 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import AdamW
 
+from foundation.gather import gather
 from heads import LOS, Head
 
 
 class OnlineProbe(Callback):
     """Trains a linear head on detached features beside the pre-training, and logs how well it does.
 
-    The steps of the model must return `features`. Nothing flows back into the model.
+    The steps of the model must return `features`. Nothing flows back into the model. Every process takes the same step,
+    on the features of all.
 
     Args:
         in_features: Width D of the features.
@@ -28,7 +31,7 @@ class OnlineProbe(Callback):
         self.head = head or LOS(in_features, hidden=None)
         self.name = type(self.head).__name__.lower()
         # features of any scale are as good: what is probed is their content
-        self.net = nn.Sequential(nn.BatchNorm1d(in_features, affine=False), self.head)
+        self.net = nn.Sequential(_Norm(in_features, affine=False), self.head)
         self.optimizer = AdamW(self.head.parameters(), lr=lr)
         self.metrics = self.head.metrics()
 
@@ -47,18 +50,30 @@ class OnlineProbe(Callback):
             self.head.prepare(trainer.datamodule.statistics())  # type: ignore[attr-defined]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Follow the model to its device."""
-        self.net.to(pl_module.device)
-        self.metrics.to(pl_module.device)
+        """Start alike on all processes, on the model's device."""
+        start = {name: value.cpu() for name, value in self.net.state_dict().items()}
+        self.net.load_state_dict(trainer.strategy.broadcast(start))
+        self._follow(pl_module)
+        # a checkpoint is read before there is a device; loading moves the moments to where their parameters are
+        self.optimizer.load_state_dict(self.optimizer.state_dict())
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Follow the model to its device, also where nothing is fitted."""
+        self._follow(pl_module)
+
+    def _follow(self, module: LightningModule) -> None:
+        self.net.to(module.device)
+        self.metrics.to(module.device)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Take one step of the probe."""
-        features: Tensor = outputs["features"]
+        features = gather(outputs["features"].detach().float())
+        labels = {key: gather(batch[key]) for key in self.head.requires}
         with torch.enable_grad():
             self.net.train()
-            loss = self.head.loss(self.net(features.detach().float()), batch)
+            loss = self.head.loss(self.net(features), labels)
             self.optimizer.zero_grad()
             torch.autograd.backward(loss)
             self.optimizer.step()
@@ -79,8 +94,25 @@ class OnlineProbe(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the scores."""
         for name, value in self.metrics.compute().items():
-            pl_module.log(f"val/probe/{self.name}/{name}", value)
+            pl_module.log(f"val/probe/{self.name}/{name}", value, batch_size=1, sync_dist=True)
         self.metrics.reset()
+
+
+class _Norm(nn.BatchNorm1d):
+    """Batch normalisation that also learns from batches of one, by its running statistics."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return features (B, D) standardised."""
+        if not self.training or len(input) > 1:
+            return super().forward(input)
+        with torch.no_grad():
+            share = self.momentum or 0.0
+            self.running_var.lerp_((input[0] - self.running_mean).square(), share)
+            self.running_mean.lerp_(input[0], share)
+        return F.batch_norm(input, self.running_mean, self.running_var, eps=self.eps)
 
 
 class CollapseAlarm(Callback):
@@ -98,7 +130,8 @@ class CollapseAlarm(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the spread."""
         spread = trainer.callback_metrics.get(self.monitor)
-        if spread is None or trainer.sanity_checking or self.warned or spread >= self.threshold:
+        # a single link has no spread: NaN is no collapse
+        if spread is None or trainer.sanity_checking or self.warned or not spread < self.threshold:
             return
         self.warned = True
         warnings.warn(

@@ -9,13 +9,13 @@ from torch import Tensor
 
 def to_delay(csi: Tensor) -> Tensor:
     """Return the channel impulse response: the unitary inverse DFT over subcarriers, (..., K) to (..., L = K)."""
-    taps: Tensor = torch.fft.ifft(csi, dim=-1, norm="ortho")
+    taps: Tensor = torch.fft.ifft(csi, dim=-1, norm="ortho") if csi.numel() else csi  # MKL refuses no links
     return taps
 
 
 def to_angle(csi: Tensor) -> Tensor:
     """Return the unitary DFT over transmit antennas, (..., T, K) to (..., T, K)."""
-    angles: Tensor = torch.fft.fft(csi, dim=-2, norm="ortho")
+    angles: Tensor = torch.fft.fft(csi, dim=-2, norm="ortho") if csi.numel() else csi
     return angles
 
 

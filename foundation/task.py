@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from datamodules.errors import InputError
 from foundation.checkpoint import described, mismatch
 from foundation.encoder import Encoder
+from foundation.gather import mean
 from foundation.muon import Muon, hidden_matrices
 from heads import Head
 
@@ -145,14 +146,21 @@ class FoundationTask(LightningModule):
 
         return LambdaLR(optimizer, factor)
 
-    def log_value(self, name: str, value: Tensor | float, batch_size: int, **options: Any) -> None:
-        """Log a value by epoch, averaged over processes outside training."""
-        self.log(name, value, batch_size=batch_size, sync_dist=not self.training, add_dataloader_idx=False, **options)
+    def log_training(self, **values: Tensor) -> None:
+        """Log values of a training batch as `train/<name>`, averaged over processes, of which all have as many."""
+        # one collective a step: Lightning's `sync_dist` would take two, one of them a barrier, for each value
+        averaged = mean(torch.stack([value.detach().float() for value in values.values()]))
+        for name, value in zip(values, averaged, strict=True):
+            self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=1)
 
+    def log_whole(self, values: Mapping[str, Tensor | float], *shown: str) -> None:
+        """Log values of a whole side, equal on all processes, by their full names; those `shown` also in the bar.
 
-def concatenate(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Join batches that were kept, by name, along their first axis."""
-    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        Not from a step: of batches of different sizes Lightning's `sync_dist` makes no mean over processes, for it
+        rounds the mean size down.
+        """
+        for name, value in values.items():
+            self.log(name, value, prog_bar=name in shown, batch_size=1, sync_dist=True, add_dataloader_idx=False)
 
 
 def _is_live(value: object) -> bool:

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from datamodules import Environment, Site
 from datamodules.environment_images import map_image
 from datamodules.site import area_numbers
-from foundation.losses.clip import credit
-from foundation.task import concatenate
+from foundation.gather import concatenate, gather_rows
+from foundation.losses.clip import credit, unit
 from heads.feedback import error_db, relative_error
 
 if TYPE_CHECKING:
@@ -74,8 +74,10 @@ def cleared(image: Tensor, geometry: Tensor) -> Tensor:
 
 
 def similarities(queries: Tensor, options: Tensor) -> Tensor:
-    """Return the cosine of each query (B, D) with each of its options (B, O, D), (B, O)."""
-    return (F.normalize(options, dim=-1) @ F.normalize(queries, dim=-1).unsqueeze(-1)).squeeze(-1)
+    """Return the cosine of each query (B, D) with each of its options (B, O, D), (B, O), in single precision."""
+    # no autocast: bfloat16 tells no cosines apart that differ by less than 1/256
+    with torch.autocast(queries.device.type, enabled=False):
+        return (unit(options) @ unit(queries).unsqueeze(-1)).squeeze(-1)
 
 
 def compare(
@@ -214,14 +216,9 @@ class ZeroShot:
         return images, affected & (batch["los"].cpu() == 0)
 
     def gathered(self) -> ZeroShot:
-        """Return the rows of all processes, with one batch holding all."""
-        parts = self.parts
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            shares: list[Any] = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(shares, parts)
-            parts = [part for share in shares for part in share]
+        """Return the rows of all processes, with one batch holding all; all must call it."""
         whole = ZeroShot(self.sites)
-        whole.parts = [concatenate(parts)]
+        whole.parts = [gather_rows(concatenate(self.parts))]
         return whole
 
     def scores(self) -> dict[str, float]:

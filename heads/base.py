@@ -77,6 +77,17 @@ class Head(nn.Module, ABC):
     def loss(self, prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Return the mean loss over the labelled samples, a scalar; zero, with a graph, when there is none."""
 
+    def labelled(self, batch: dict[str, Tensor]) -> int:
+        """Return the number of samples that `loss` is the mean over."""
+        return len(keep_labelled(batch[self.target_key])[0])
+
+    def terms(self, prediction: Tensor, batch: dict[str, Tensor]) -> list[tuple[Tensor, int]]:
+        """Return what `loss` is the sum of, one entry a task: a mean, and the number of samples that it is over.
+
+        Means of several batches are put together by these numbers: the loss of a whole set depends on no batch.
+        """
+        return [(self.loss(prediction, batch), self.labelled(batch))]
+
     @abstractmethod
     def metrics(self) -> MetricCollection:
         """Return new, empty metrics, updated as `metrics.update(prediction, batch)` with the output of `forward`.
@@ -90,7 +101,10 @@ class Head(nn.Module, ABC):
         return prediction
 
     def figures(self, prediction: Tensor, batch: dict[str, Tensor]) -> dict[str, Figure]:
-        """Draw the results of a whole test set, concatenated on the CPU; empty when no sample has a label."""
+        """Draw the results of a test side, or of an even sample of a large one, on the CPU; nothing without a label.
+
+        The sample holds 8192 samples at most, and 256 MiB: some hundreds where prediction or label are whole channels.
+        """
         return {}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -77,7 +78,11 @@ class Joint(Head):
 
     def loss(self, prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Return the sum of the heads' losses."""
-        return torch.stack([head.loss(share, batch) for head, share in self._shares(prediction)]).sum()
+        return torch.stack([loss for loss, _ in self.terms(prediction, batch)]).sum()
+
+    def terms(self, prediction: Tensor, batch: dict[str, Tensor]) -> list[tuple[Tensor, int]]:
+        """Return the loss of every head and the number of samples that it is over."""
+        return [term for head, share in self._shares(prediction) for term in head.terms(share, batch)]
 
     def metrics(self) -> MetricCollection:
         """Return the metrics of all heads under their own names."""
@@ -111,13 +116,14 @@ class _Shape(NamedTuple):
         """Return this head's prediction (B, *shape) out of all, (B, C)."""
         share = prediction[:, self.start : self.stop]
         if not self.is_complex:
-            return share.reshape(-1, *self.shape)
-        return torch.complex(*share.reshape(-1, *self.shape, 2).unbind(-1))
+            return share.reshape(len(share), *self.shape)
+        return torch.complex(*share.reshape(len(share), *self.shape, 2).unbind(-1))
 
 
 def _flat(prediction: Tensor) -> Tensor:
     """Return a prediction (B, ...) as real numbers, (B, C)."""
-    return (torch.view_as_real(prediction) if prediction.is_complex() else prediction).reshape(len(prediction), -1)
+    real = torch.view_as_real(prediction) if prediction.is_complex() else prediction
+    return real.reshape(len(real), math.prod(real.shape[1:]))
 
 
 class _Part(Metric):

@@ -103,6 +103,10 @@ class Positioning(Head):
             total = total + F.cross_entropy(labelled[:, self.dims :], near, reduction="sum") / count
         return total
 
+    def labelled(self, batch: dict[str, Tensor]) -> int:
+        """Return the number of users whose position is known."""
+        return len(keep_labelled(relative_position(batch, self.dims))[0])
+
     def _standardised(self, position: Tensor) -> Tensor:
         return (position - self.mean) / self.std
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
-import torch.distributed.nn.functional as differentiable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foundation.gather import gather, rank
+
 #: cosines nearer than this are one: what is left of equal embeddings after rounding in batches of other sizes
 _SAME = 1e-5
-
-_all_gather: Callable[[Tensor], tuple[Tensor, ...]] = differentiable.all_gather
 
 
 class CLIPLoss(nn.Module):
@@ -50,38 +48,25 @@ class CLIPLoss(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the loss of embeddings of shape (B, D), normalised here, against those of all processes."""
-        a, b = _unit(a), _unit(b)
+        a, b = unit(a), unit(b)
         return self._loss(a, b, gather(a), gather(b), rank() * len(a))
 
     def local(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return the loss within this process's batch alone, whose size may differ from that of others."""
-        a, b = _unit(a), _unit(b)
+        """Return the loss within the given rows alone, whatever other processes hold."""
+        a, b = unit(a), unit(b)
         return self._loss(a, b, a, b, 0)
 
     def _loss(self, a: Tensor, b: Tensor, all_a: Tensor, all_b: Tensor, first: int) -> Tensor:
         target = torch.arange(first, first + len(a), device=a.device)
-        return (
-            F.cross_entropy(self.scale * a @ all_b.T, target) + F.cross_entropy(self.scale * b @ all_a.T, target)
-        ) / 2
+        # no autocast: at a scale of 100 bfloat16 goes by half a logit
+        with torch.autocast(a.device.type, enabled=False):
+            one, other = self.scale * a @ all_b.T, self.scale * b @ all_a.T
+            return (F.cross_entropy(one, target) + F.cross_entropy(other, target)) / 2
 
 
-def _unit(value: Tensor) -> Tensor:
+def unit(value: Tensor) -> Tensor:
     """Scale rows to unit length, in single precision at least."""
     return F.normalize(value.float() if value.dtype in (torch.float16, torch.bfloat16) else value, dim=-1)
-
-
-def gather(value: Tensor) -> Tensor:
-    """Concatenate a tensor over processes, keeping gradients; batches must be equal in size."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return value
-    return torch.cat(_all_gather(value))
-
-
-def rank() -> int:
-    """Return the number of this process."""
-    return (
-        torch.distributed.get_rank() if torch.distributed.is_available() and torch.distributed.is_initialized() else 0
-    )
 
 
 def retrieval(a: Tensor, b: Tensor, top: int, batch: int = 128) -> Tensor:

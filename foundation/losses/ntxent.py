@@ -7,10 +7,10 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from datamodules.errors import InputError, check_positive
-from foundation.losses.clip import gather, rank
+from foundation.gather import gather, rank
+from foundation.losses.clip import unit
 
 Negatives = Literal["farthest", "nearest", "none"]
 
@@ -77,8 +77,7 @@ class NTXentLoss(nn.Module):
         Raises:
             ValueError: A mask has another shape than (B, M), or the index than (B,).
         """
-        half = embeddings.dtype in (torch.float16, torch.bfloat16)
-        own = F.normalize(embeddings.float() if half else embeddings, dim=-1)
+        own = unit(embeddings)
         rows = gather(own)
         shape = (len(own), len(rows))
         if positives.dtype != torch.bool:
@@ -91,7 +90,8 @@ class NTXentLoss(nn.Module):
         itself = torch.arange(shape[1], device=own.device) == (rank() * shape[0] + _column(shape[0], own.device))
         positives = positives & ~itself
         pool = ~(positives | itself) if pool is None else pool & ~(positives | itself)
-        similarity = own @ rows.T
+        with torch.autocast(own.device.type, enabled=False):  # or half precision would round the cosines
+            similarity = own @ rows.T
         kept = positives | self._mine(similarity.detach(), pool)
         scores = self.scale * similarity
         # a row that has nothing to compare would be -inf - -inf, with a gradient of NaN

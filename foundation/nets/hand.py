@@ -48,7 +48,7 @@ class HandFeatures(Encoder):
         csi = batch["csi"]
         values = self._features(csi[received(csi)])
         self.mean.copy_(values.mean(0))
-        self.std.copy_(values.std(0).clamp_min(1e-12))
+        self.std.copy_(values.std(0).nan_to_num(1.0).clamp_min(1e-12))
 
     def forward(self, csi: Tensor) -> Tensor:
         """Return features (B, D) of CSI (B, R, T, K)."""

@@ -75,7 +75,7 @@ class ResNet(Encoder):
         csi = csi[received(csi)]
         values = image(self._transform(csi)) if self.normalize == "global" else power_db(csi)
         self.mean.copy_(values.mean())
-        self.std.copy_(values.std().clamp_min(torch.finfo(values.dtype).tiny))
+        self.std.copy_(values.std().nan_to_num(1.0).clamp_min(torch.finfo(values.dtype).tiny))
 
     def forward(self, csi: Tensor) -> Tensor:
         """Return features (B, D) of CSI (B, R, T, K)."""

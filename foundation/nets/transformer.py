@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -79,6 +79,10 @@ class Tower(Encoder):
     def tokens(self, batch: Mapping[str, Any]) -> Tensor:
         """Return tokens (B, num_tokens + 1, width) of a batch."""
         return self.refine(self.patchify(*(self._taken(key, batch[key]) for key in self.input_keys)))
+
+    def beyond_tokens(self) -> Iterable[nn.Parameter]:
+        """Return the last layer."""
+        return self.projection.parameters()
 
 
 class ChannelTransformer(Tower):
@@ -384,7 +388,7 @@ class PositionFeatures(Encoder):
         offset = _offset(batch["position"], batch["bs_position"])
         offset = offset[offset.isfinite().all(1)]
         self.mean.copy_(offset.mean(0))
-        self.std.copy_(offset.std(0).clamp_min(1e-3))
+        self.std.copy_(offset.std(0).nan_to_num(1.0).clamp_min(1e-3))
 
     def forward(self, position: Tensor, bs_position: Tensor) -> Tensor:
         """Return features (B, D) of positions (B, 3) and base stations (B, 3) [m]."""

@@ -95,8 +95,37 @@ def test_ranks_see_together_what_one_process_sees(world, links):
     if links == 96:
         assert [[*chain(*shares)] for shares in zip(*ranks, strict=True)] == one
     dataset = ChannelDataset([random_site("a", links)])
-    evaluated = [link for r in range(world) for link in ShardedSampler(dataset, 4, False, rank=r, num_replicas=world)]
-    assert sorted(evaluated) == list(range(links)), "a link is repeated or left out"
+    shares = [list(ShardedSampler(dataset, 4, False, rank=rank, num_replicas=world)) for rank in range(world)]
+    assert sorted(chain(*chain(*shares))) == list(range(links)), "a link is repeated or left out"
+
+
+@pytest.mark.parametrize("links", [1, 3, 8, 9, 33])
+def test_all_ranks_serve_as_many_batches_of_an_evaluated_side(links):
+    dataset = ChannelDataset([random_site("a", links)])
+    shares = [list(ShardedSampler(dataset, 4, False, rank=rank, num_replicas=2)) for rank in range(2)]
+    assert len({len(share) for share in shares}) == 1, "a rank would wait for the others"
+    assert [[*chain(*share)] for share in shares] == [list(range(rank, links, 2)) for rank in range(2)]
+
+
+def test_a_batch_of_no_links_has_the_keys_and_shapes_of_others(tmp_path):
+    settings = {"num_beams": 4, "views": [Noise()], "observation": [Noise()], "extras": ["map", "geometry", "domain"]}
+    module = build(tmp_path, **settings)
+    none, two = (module.finish(module.sides["all"].__getitems__(rows), by_link=True) for rows in ([], [0, 1]))
+    assert none.keys() == two.keys()
+    for key, value in two.items():
+        for one, other in zip(*(v if key == "views" else [v] for v in (none[key], value)), strict=True):
+            assert (one.shape, one.dtype) == ((0, *other.shape[1:]), other.dtype), key
+
+
+def test_what_is_observed_in_evaluation_depends_on_the_link_alone(tmp_path):
+    module = build(tmp_path, views=[Noise(), CommonPhase(), PartialSubcarriers()], observation=[Noise()])
+    rows = module.sides["all"].__getitems__
+    whole, part = (module.finish(rows(links), by_link=True) for links in (range(40), range(1, 40, 2)))
+    assert torch.equal(whole["csi"][1::2], part["csi"])
+    for one, other in zip(whole["views"], part["views"], strict=True):
+        assert torch.equal(one[1::2], other)
+    assert not torch.equal(*whole["views"])
+    assert whole["views"][0].div(whole["clean_csi"]).abs().sum((1, 2, 3)).unique().numel() == 40, "links draw alike"
 
 
 def test_fewer_links_than_ranks_still_train():

@@ -61,7 +61,7 @@ class TwoTowers(torch.nn.Module):
             "los": rows % 2,
         }
         batch = {"csi": csi, **surroundings}
-        losses = self.model._losses(batch, *self.model(batch), local=False)
+        losses = self.model._losses(batch, *self.model(batch))
         return torch.stack(list(losses.values())).sum()
 
 

@@ -57,7 +57,7 @@ def test_losses_equal_a_slow_reference(tmp_path):
     batch = datamodule.finish(next(iter(datamodule.train_dataloader())))
     model = small(counterfactuals=0.5, profile=2.0)
     channel, environment = model(batch)
-    losses = model._losses(batch, channel, environment, local=False)
+    losses = model._losses(batch, channel, environment)
     a, b = (x.detach().double().numpy() for x in (channel, environment))
     a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
     scale = 1 / 0.07
