@@ -10,5 +10,6 @@ from heads.feedback import Feedback
 from heads.joint import Joint
 from heads.los import LOS
 from heads.positioning import Positioning
+from heads.prediction import Prediction
 
-__all__ = ["LOS", "Beam", "Feedback", "Head", "Joint", "Positioning", "keep_labelled"]
+__all__ = ["LOS", "Beam", "Feedback", "Head", "Joint", "Positioning", "Prediction", "keep_labelled"]

@@ -1,0 +1,152 @@
+"""A network that gives each angle-delay bin of a channel the weights of a linear combination of its own past."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from datamodules.linear_prediction import (
+    ahead,
+    apply,
+    autoregression,
+    autoregression_per_bin,
+    noise_power,
+    power,
+    to_bins,
+    to_csi,
+)
+
+#: bins of less power than so many times the noise are left out of the link's autoregression
+_WEAK = 2.0
+#: part of the noise power added to the power of each tap, of a link's fit and of a bin's
+_RIDGE, _BIN_RIDGE = 0.1, 0.3
+#: lags of a link's autocorrelation that the network sees
+_LAGS = 8
+
+
+class LinearFilter(nn.Module):
+    """Predicts by two classical predictors and a network that corrects them, each trusted as far as the past bears out.
+
+    The classical ones are the link's own autoregression and that of each bin. The network sees each bin's history, its
+    last sample turned to be real and its power to be one; that power over the noise; both predictions; the link's
+    autocorrelation; and the features of the encoder. It gives a mixture of both predictions, bin by bin, and weights of
+    the bin's past that are added. All it sees stays the same, and what it predicts goes along, when the channel as a
+    whole is scaled, turned in phase, or shifted in delay: a downtilt or another path loss is no shift to it.
+
+    Out of training, the last H snapshots are first predicted from those before them. The three predictors are then
+    weighted by least squares, with weights that are not negative, to what came: a network that errs on a link, as at a
+    speed that it never saw, is left out there, and if all err nothing is predicted.
+
+    Args:
+        in_features: Number D of features of a sample.
+        horizons: Steps H to predict.
+        taps: Snapshots of its past that a bin's weights apply to.
+        hidden: Width of the network.
+    """
+
+    def __init__(self, in_features: int, horizons: int, taps: int, hidden: int) -> None:
+        super().__init__()
+        self.horizons, self.taps = horizons, taps
+        inputs = 2 * taps + 4 * horizons + 2 * _LAGS + 1
+        self.entry = nn.Linear(inputs, hidden)
+        self.link = nn.Linear(in_features, hidden, bias=False)
+        # neighbours in angle and delay, which wrap around
+        self.mixing = nn.Conv2d(hidden, hidden, 3, groups=hidden)
+        self.inner = nn.Linear(hidden, hidden)
+        self.exit = nn.Linear(hidden, horizons * (2 * taps + 1))
+        # starts as the mean of both classical predictors
+        nn.init.zeros_(self.exit.weight)
+        nn.init.zeros_(self.exit.bias)
+
+    def forward(self, features: Tensor, csi: Tensor) -> Tensor:
+        """Return the channel 1 to H steps ahead (B, H, R, T, K) of features (B, D) and its past (B, N, R, T, K)."""
+        bins = to_bins(csi)
+        noise = noise_power(bins)
+        grid = (csi.shape[2], csi.shape[3])
+        guesses = self.guesses(features, bins, noise, grid)
+        if self.training:
+            return to_csi(guesses[-1], csi)
+        before, after = bins[..., : -self.horizons], bins[..., -self.horizons :]
+        trust = trusted(torch.stack(self.guesses(features, before, noise, grid)), after)
+        return to_csi(torch.einsum("ebh,ebmh->bmh", trust.to(bins.dtype), torch.stack(guesses)), csi)
+
+    def guesses(self, features: Tensor, bins: Tensor, noise: Tensor, grid: tuple[int, int]) -> list[Tensor]:
+        """Return the predictions (B, M, H) of the link's autoregression, the bins', and the network.
+
+        Args:
+            features: Shape (B, D).
+            bins: Shape (B, M, N).
+            noise: Power of the noise in an entry, (B,).
+            grid: R and T.
+        """
+        count, level = bins.shape[2], power(bins)
+        strong = level > _WEAK * noise.unsqueeze(1)
+        heard = bins * strong.unsqueeze(-1)
+        shared = autoregression(heard, max(1, min(10, count - 2)), _RIDGE * noise * strong.sum(1))
+        alone = autoregression_per_bin(bins, min(3, count - 1), (_BIN_RIDGE * noise).unsqueeze(1).expand_as(level))
+        first, second = (apply(ahead(w, self.horizons), b) for w, b in ((shared, heard), (alone, bins)))
+        recent = F.pad(bins, (max(0, self.taps - count), 0))[..., -self.taps :]
+        size = recent.abs().square().mean(-1, keepdim=True).sqrt()
+        floor = torch.finfo(size.dtype).tiny
+        last = recent[..., -1:]
+        turn = last.conj() / (last.abs() * size).clamp_min(floor)
+        correlation = torch.stack(
+            [(heard[..., n:] * heard[..., : count - n].conj()).sum((1, 2)) for n in range(count)], 1
+        )
+        correlation = F.pad(correlation / correlation[:, :1].abs().clamp_min(floor), (0, _LAGS))[:, 1 : _LAGS + 1]
+        seen = torch.cat([recent * turn, _bounded(first * turn), _bounded(second * turn)], -1)
+        ratio = (level / noise.unsqueeze(1).clamp_min(floor)).clamp(1e-2, 1e6).log() / 4
+        whole = torch.view_as_real(correlation).flatten(1).unsqueeze(1).expand(-1, bins.shape[1], -1)
+        values = torch.cat([torch.view_as_real(seen).flatten(2), ratio.unsqueeze(-1), whole], -1)
+        share, weights = self._network(features, values, grid)
+        correction = torch.einsum("bmho,bmo->bmh", weights, recent)
+        return [first, second, first + share * (second - first) + correction]
+
+    def _network(self, features: Tensor, values: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return the share of the second prediction (B, M, H), in (0, 1), and the weights (B, M, H, taps)."""
+        state = F.gelu(self.entry(values) + self.link(features).unsqueeze(1))
+        plane = rearrange(state, "b (r t k) d -> (b r) d t k", r=grid[0], t=grid[1])
+        mixed = self.mixing(F.pad(plane, (1, 1, 1, 1), mode="circular"))
+        state = state + rearrange(mixed, "(b r) d t k -> b (r t k) d", r=grid[0])
+        out = self.exit(F.gelu(self.inner(F.gelu(state)))).unflatten(-1, (self.horizons, -1))
+        weights = torch.view_as_complex(out[..., 1:].unflatten(-1, (self.taps, 2)).contiguous())
+        return out[..., 0].sigmoid(), weights
+
+
+def trusted(guesses: Tensor, truth: Tensor) -> Tensor:
+    """Return the weights, not negative, by which guesses add up to the truth in the least squares.
+
+    Args:
+        guesses: Shape (E, B, M, H), complex.
+        truth: Shape (B, M, H).
+
+    Returns:
+        Shape (E, B, H), real. Of all sets of guesses that get weights above zero, the one with the least error.
+    """
+    count = len(guesses)
+    gram = torch.einsum("ebmh,fbmh->bhef", guesses.conj(), guesses).real
+    match = torch.einsum("ebmh,bmh->bhe", guesses.conj(), truth).real
+    level = gram.diagonal(dim1=-2, dim2=-1).mean(-1)
+    floor = torch.where(level > 0, 1e-4 * level, 1.0)
+    best = torch.zeros_like(match)
+    gain = torch.zeros_like(level)
+    for size in range(1, count + 1):
+        for chosen in itertools.combinations(range(count), size):
+            part = torch.tensor(chosen, device=gram.device)
+            own = gram[..., part[:, None], part] + floor[..., None, None] * torch.eye(size, device=gram.device)
+            weights = torch.linalg.solve(own, match[..., part].unsqueeze(-1)).squeeze(-1)
+            saved = (weights * match[..., part]).sum(-1)
+            better = (weights >= 0).all(-1) & (saved > gain)
+            spread = torch.zeros_like(match).index_copy(-1, part, weights)
+            best = torch.where(better.unsqueeze(-1), spread, best)
+            gain = torch.where(better, saved, gain)
+    return rearrange(best, "b h e -> e b h")
+
+
+def _bounded(value: Tensor) -> Tensor:
+    """Keep complex values within a disc of radius 4."""
+    return value / (1 + value.abs() / 4)

@@ -1,0 +1,213 @@
+"""Prediction of the channel: the CSI of the next snapshots from its past."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from heads.base import Head, check_at_least
+from heads.figures import cdf_figure, channel_figure
+from heads.linear_filter import LinearFilter
+from heads.metrics import RatioOfSums
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: relative error that counts as none in the loss, -40 dB: static links would else have all of its gradient
+_EXACT = 1e-4
+
+
+class Prediction(Head):
+    """Predicts the channel 1 to H snapshots ahead, in the scale of the data (ConTwin section 5, phase II).
+
+    It reads the past itself beside the features: `forward(features, csi)`. The default keeps phase, gain and delay of a
+    channel, which an embedding trained to be blind to them cannot tell.
+
+    Args:
+        in_features: Number D of features of a sample.
+        kind: `filter` weighs each angle-delay bin's own past, see `LinearFilter`; `direct` makes the channel of the
+            features alone, as the paper does: only its level comes from the past.
+        horizons: Number H of snapshots to predict.
+        taps: Snapshots of its past that a bin's weights apply to, of the kind `filter`.
+        hidden: Width of the network; by default 64 of a `filter`, and 512 as in the paper's Table 6 of a `direct`.
+        layers: Fully connected layers of the kind `direct`: 4 as in the paper's section 5, or 2 and a tanh as in its
+            Table 6.
+        num_antennas: Antenna pairs R*T, of the kind `direct`.
+        num_subcarriers: Subcarriers K, of the kind `direct`.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    target_key: ClassVar[str] = "next_csi"
+    inputs: ClassVar[tuple[str, ...]] = ("csi",)
+    requires: ClassVar[tuple[str, ...]] = ("next_csi",)
+    monitor: ClassVar[str] = "nmse_db"
+    monitor_mode: ClassVar[Literal["min", "max"]] = "min"
+
+    def __init__(
+        self,
+        in_features: int,
+        kind: Literal["filter", "direct"] = "filter",
+        horizons: int = 1,
+        taps: int = 8,
+        hidden: int | None = None,
+        layers: Literal[2, 4] = 4,
+        num_antennas: int = 16,
+        num_subcarriers: int = 64,
+    ) -> None:
+        super().__init__(in_features)
+        if kind not in ("filter", "direct"):
+            raise ValueError(f"kind must be 'filter' or 'direct', got {kind!r}")
+        if layers not in (2, 4):
+            raise ValueError(f"layers must be 2 or 4, got {layers}")
+        hidden = {"filter": 64, "direct": 512}[kind] if hidden is None else hidden
+        sizes = {"horizons": horizons, "taps": taps, "hidden": hidden, "num_antennas": num_antennas}
+        for name, value in (sizes | {"num_subcarriers": num_subcarriers}).items():
+            check_at_least(name, value, 1)
+        self.kind, self.horizons = kind, horizons
+        self.network: nn.Module
+        if kind == "filter":
+            self.network = LinearFilter(in_features, horizons, taps, hidden)
+        else:
+            widths = [in_features, *[hidden] * (layers - 1), 2 * horizons * num_antennas * num_subcarriers]
+            self.network = nn.Sequential(*_connected(widths), *([nn.Tanh()] if layers == 2 else []))
+            self.bounded, self.shape = layers == 2, (num_antennas, num_subcarriers)
+
+    def forward(self, features: Tensor, *inputs: Tensor) -> Tensor:
+        """Predict the channel.
+
+        Args:
+            features: Shape (B, D).
+            *inputs: The past (B, N, R, T, K), complex.
+
+        Returns:
+            Shape (B, H, R, T, K), complex.
+
+        Raises:
+            ValueError: The past is too short, or of another size than the head.
+        """
+        if len(inputs) != 1 or inputs[0].ndim != 5:
+            raise ValueError(
+                "the head Prediction reads a past (B, N, R, T, K), got "
+                f"{[tuple(value.shape) for value in inputs]}: set data.sequence"
+            )
+        csi = inputs[0]
+        if self.kind == "filter":
+            if csi.shape[1] < self.horizons + 2:
+                raise ValueError(
+                    f"the filter needs a past of {self.horizons + 2} snapshots to predict {self.horizons}, got "
+                    f"{csi.shape[1]}: set data.sequence.snapshots"
+                )
+            predicted: Tensor = self.network(features, csi)
+            return predicted
+        r, t, k = csi.shape[2:]
+        if (r * t, k) != self.shape:
+            raise ValueError(
+                f"the head predicts {self.shape[0]} antenna pairs and {self.shape[1]} subcarriers, the data hold "
+                f"{r * t} and {k}: set num_antennas and num_subcarriers"
+            )
+        values = rearrange(self.network(features), "b (h r t k c) -> b h r t k c", h=self.horizons, r=r, t=t, c=2)
+        power = csi.abs().square()
+        level = power.amax((1, 2, 3, 4)) if self.bounded else power.mean((1, 2, 3, 4))
+        return torch.view_as_complex(values.float().contiguous()) * level.sqrt().reshape(-1, 1, 1, 1, 1)
+
+    def loss(self, prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Return the mean over links of the NMSE, or for the kind `filter` of its logarithm, natural.
+
+        An average of linear errors is that of the fastest users, and leaves nothing to learn of all others.
+        """
+        error = prediction_error(prediction, batch).mean(1)
+        if not len(error):
+            return prediction.abs().sum() * 0.0
+        return (error + _EXACT).log().mean() if self.kind == "filter" else error.mean()
+
+    def metrics(self) -> MetricCollection:
+        """Return `nmse_db` [dB] over all horizons, and if there are several `nmse_db_1` and so on for each."""
+        each = {f"nmse_db_{h + 1}": PredictionNMSE(h) for h in range(self.horizons)} if self.horizons > 1 else {}
+        return MetricCollection({"nmse_db": PredictionNMSE(), **each}, compute_groups=False)
+
+    def figures(self, prediction: Tensor, batch: dict[str, Tensor]) -> dict[str, Figure]:
+        """Draw the error over links, and the link of median error at the last horizon beside its prediction."""
+        target = next_channel(batch)
+        heard = _heard(target)
+        error = prediction_error(prediction, batch).mean(1)
+        if not len(error):
+            return {}
+        middle = int(error.argsort()[len(error) // 2])
+        level = _error_db(error)
+        title = f"Median link: NMSE {float(level[middle]):.1f} dB"
+        truth, guess = (csi[heard][middle, -1].flatten(0, 1) for csi in (target, prediction))
+        return {
+            "nmse_cdf": cdf_figure(level, "Channel prediction", "NMSE of a link", "dB"),
+            "prediction": channel_figure(truth, guess, title),
+        }
+
+
+class PredictionNMSE(RatioOfSums):
+    """Normalised mean squared error of a prediction [dB]: the mean over links of error over power, in decibels.
+
+    Args:
+        horizon: Index of the only horizon that counts; by default the mean over all of them.
+    """
+
+    higher_is_better = False
+
+    def __init__(self, horizon: int | None = None) -> None:
+        super().__init__()
+        self.horizon = horizon
+
+    def update(self, prediction: Tensor, batch: dict[str, Tensor]) -> None:
+        """Add predictions (B, H, R, T, K) and their batch."""
+        error = prediction_error(prediction, batch)
+        self.add(error.mean(1) if self.horizon is None else error[:, self.horizon])
+
+    def compute(self) -> Tensor:
+        """Return the error [dB], a scalar."""
+        return _error_db(super().compute())
+
+
+def next_channel(batch: dict[str, Tensor]) -> Tensor:
+    """Return the clean snapshots to predict, (B, H, R, T, K); (B, R, T, K) is one."""
+    target = batch["next_csi"]
+    return target.unsqueeze(1) if target.ndim == 4 else target
+
+
+def prediction_error(prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """Return the squared error over the power of the target, of each link that has any and each horizon, (n, H).
+
+    Raises:
+        ValueError: Prediction and target differ in shape.
+    """
+    target = next_channel(batch)
+    if prediction.shape != target.shape:
+        raise ValueError(
+            f"the head predicts {tuple(prediction.shape[1:])}, the data hold {tuple(target.shape[1:])} to predict: set "
+            "horizons"
+        )
+    heard = _heard(target)
+    error = torch.view_as_real(prediction[heard] - target[heard]).square().sum((2, 3, 4, 5))
+    return error / target[heard].abs().square().sum((2, 3, 4))
+
+
+def _heard(target: Tensor) -> Tensor:
+    """Return which links have power at every horizon, (B,)."""
+    power = target.abs().square().sum((2, 3, 4))
+    return (power.isfinite() & (power > 0)).all(1)
+
+
+def _error_db(error: Tensor) -> Tensor:
+    return 10 * error.clamp_min(1e-12).log10()
+
+
+def _connected(widths: list[int]) -> list[nn.Module]:
+    """Return fully connected layers with a ReLU between."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(widths):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return layers[:-1]
