@@ -76,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     taken.add_argument("rest", nargs=argparse.REMAINDER)
     taken.set_defaults(command=_import)
+    example = add("example", _example, "write a small made-up recording to try experiments/data/recorded.yaml on")
+    example.add_argument("--out", help="folder to write it to [$CSI_DATA/recorded, or data/recorded]")
     return parser
 
 
@@ -154,8 +156,7 @@ def _ls(options: argparse.Namespace) -> int:
 def _show(options: argparse.Namespace) -> int:
     for folder, site in listing.matching(options.cache, options.name):
         print(f"{site.name} ({folder})")
-        for key, value in listing.statistics(site).items():
-            print(f"  {key:20} {value}")
+        _print_facts(listing.statistics(site))
     return 0
 
 
@@ -201,8 +202,34 @@ def _import(args: list[str]) -> int:
         given = parser.parse_args(args)
     except jsonargparse.ArgumentError as error:
         raise InputError(f"{str(error).split('Given value')[0]} (see {parser.prog} --help)") from error
-    print(import_recording(**vars(given)))
+    return _tell(import_recording(**vars(given)))
+
+
+def _example(options: argparse.Namespace) -> int:
+    from datamodules.sources.deepmimo import data_root
+    from datamodules.sources.recorded_example import write_example
+
+    return _tell(write_example(data_root("recorded", options.out)))
+
+
+def _tell(file: Path) -> int:
+    """Print what a recording holds."""
+    from datamodules.sources.recorded_file import read_recording
+    from datamodules.sources.recorded_report import report
+
+    recording, facts = read_recording(file)
+    print(file)
+    words = report(recording, facts["carrier_frequency"])
+    dropped = facts.get("dropped_subcarriers")
+    if dropped:
+        words["dropped"] = f"{len(dropped)} null subcarriers: {', '.join(map(str, dropped))}"
+    _print_facts(words)
     return 0
+
+
+def _print_facts(words: dict[str, str]) -> None:
+    for key, value in words.items():
+        print(f"  {key:20} {value}")
 
 
 def _say(line: str, status: int = 0) -> int:

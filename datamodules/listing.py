@@ -77,6 +77,8 @@ def in_bytes(number: float) -> str:
 def statistics(site: Site) -> dict[str, str]:
     """Return what there is to say about a site, in words."""
     from datamodules.paths import Paths
+    from datamodules.recording import Recording
+    from datamodules.sources.recorded_report import report
 
     links, bounds = site.links, site.environment.bounds
     in_sight, hidden, unknown = (int((links.los == state).sum()) for state in (1, 0, -1))
@@ -91,6 +93,8 @@ def statistics(site: Site) -> dict[str, str]:
     }
     if isinstance(links, Paths) and links.has_path.any():
         facts |= _of_rays(links[links.has_path])
+    if isinstance(links, Recording):
+        facts |= report(links, site.carrier_frequency)
     labels = {key: value for key, value in site.domain.items() if key != "frequency"}
     return facts | {"domain": json.dumps(labels), "provenance": json.dumps(site.provenance)}
 

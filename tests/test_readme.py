@@ -1,10 +1,17 @@
-"""What README.md shows, works."""
+"""What README.md and docs/ show, works."""
 
 import re
+import shlex
 from pathlib import Path
 
+import pytest
 import torch
 
+import datamodules.__main__
+import foundation.cli
+
+ROOT = Path(__file__).parents[1]
+QUICK = ["--trainer.fast_dev_run", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
@@ -30,3 +37,28 @@ def test_files_that_the_readme_names_exist():
     for name in re.findall(r"(?:experiments|docs)/[\w/.]+\.(?:yaml|png|csv)", README):
         if "pathloss" not in name:
             assert (root / name).exists(), name
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_blocks_of_the_docs_run(page, tmp_path, monkeypatch):
+    """Run the blocks of a page in order, in one folder; trainings for one batch."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CSI_DATA", raising=False)
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    names: dict[str, object] = {}
+    blocks = re.findall(r"```(\w*)\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    assert {language for language, _ in blocks} <= {"sh", "python"}
+    for language, block in blocks:
+        if language == "python":
+            exec(block, names)
+        else:
+            for command in block.replace("\\\n", " ").splitlines():
+                assert call(shlex.split(command, comments=True)) == 0, command
+
+
+def call(words):
+    """Run a command in this process."""
+    if words[:3] == ["python", "-m", "datamodules"]:
+        return datamodules.__main__.main(words[3:])
+    assert words[0] == "lightning", f"the test knows no {words[0]}"
+    return foundation.cli.main([*words[1:], *QUICK])
