@@ -80,6 +80,7 @@ class RunSummary(Callback):
         self._seed = seed
         self._fitted = 0.0
         self._started = 0.0
+        self._wrote = False
         self._validations = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -154,6 +155,15 @@ class RunSummary(Callback):
         temporary = path.with_suffix(".json.tmp")
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
         os.replace(temporary, path)
+        self._wrote = True
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Say where the results lie, after all else that a command prints."""
+        if not self._wrote:
+            return
+        self._wrote = False
+        plots = self._run.folder / "plots"
+        print(f"summary: {self._run.folder / 'summary.json'}{f', pictures: {plots}' * plots.is_dir()}", flush=True)
 
 
 class PredictionFile(Callback):

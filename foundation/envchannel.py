@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from datamodules.environment_images import UNKNOWN_LOS
 from datamodules.errors import InputError, check_not_negative, check_positive
 from foundation.encoder import Encoder
-from foundation.figures import log_figures
+from foundation.figures import caption, log_figures
 from foundation.gather import concatenate, gather_rows, rank, world_size
 from foundation.losses.clip import CLIPLoss, mixed, retrieval, spread
 from foundation.losses.surroundings import KINDS, counterfactual, profile_moments, unexplained
@@ -265,7 +265,8 @@ class EnvChannel(FoundationTask):
         assert self._zero_shot is not None
         zero_shot = self._zero_shot.gathered()
         self.log_whole({f"test/{name}": value for name, value in zero_shot.scores().items()})
-        log_figures(self.trainer, zero_shot.figures)
+        shown = sum(len(part["site"]) for part in zero_shot.parts)
+        log_figures(self.trainer, zero_shot.figures, caption(self, shown))
         self._zero_shot = None
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:

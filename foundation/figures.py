@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from foundation.gather import Rows, concatenate, gather_rows, rank, world_size
@@ -22,7 +23,7 @@ _LINKS, _BYTES = 8192, 2**28
 _GOLDEN = 0.6180339887498949
 
 
-def log_figures(trainer: Trainer, draw: Callable[[], dict[str, Figure]]) -> None:
+def log_figures(trainer: Trainer, draw: Callable[[], dict[str, Figure]], caption: str) -> None:
     """Save figures as `<run folder>/plots/<name>.png` and hand them to the loggers that take images.
 
     All processes must call it: the run folder is the first one's, which Lightning broadcasts.
@@ -30,6 +31,7 @@ def log_figures(trainer: Trainer, draw: Callable[[], dict[str, Figure]]) -> None
     Args:
         trainer: The trainer.
         draw: Returns the figures by name; called on the first process alone.
+        caption: One line below each, which says what it shows, see `caption`.
     """
     folder = trainer.log_dir
     if folder is None or not trainer.is_global_zero:
@@ -37,10 +39,32 @@ def log_figures(trainer: Trainer, draw: Callable[[], dict[str, Figure]]) -> None
     for name, figure in draw().items():
         file = Path(folder) / "plots" / f"{name}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
+        figure.supxlabel(caption, fontsize="x-small", color="0.3")
         figure.savefig(file, dpi=150, bbox_inches="tight")
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):
                 logger.log_image(key=f"plots/{name}", images=[str(file)])
+
+
+def caption(module: LightningModule, count: int) -> str:
+    """Say in a line of which run a picture is: model, head and mode, labels, split, seed and samples shown.
+
+    Args:
+        module: The model, attached to its trainer.
+        count: Number of samples in the picture.
+    """
+    parts: list[Any] = [module, getattr(module.trainer, "datamodule", None)]
+    described = [part.describe() for part in parts if hasattr(part, "describe")]
+    facts = {key: value for part in described for key, value in part.items()}
+    seed = os.environ.get("PL_GLOBAL_SEED")
+    told = [
+        " ".join(str(facts[key]) for key in ("model", "head", "mode") if facts.get(key)),
+        f"{facts['n_train']:,} training links" if "n_train" in facts else "",
+        f"{facts['split']} split" if "split" in facts else "",
+        f"seed {seed}" if seed is not None else "",
+        f"{count:,} links shown",
+    ]
+    return ", ".join(part for part in told if part)
 
 
 class Sample:

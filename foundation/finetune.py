@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,13 @@ from torchmetrics import MetricCollection
 from datamodules.errors import InputError, check_not_negative, check_positive
 from foundation.checkpoint import described, load_encoder, read_checkpoint, rebuild
 from foundation.encoder import Encoder
-from foundation.figures import Sample, log_figures
+from foundation.figures import Sample, caption, log_figures
 from foundation.gather import total
 from foundation.task import FoundationTask, OptimizerName, Schedule
 from heads import Head
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Mode = Literal["scratch", "probe", "finetune", "control"]
 
@@ -217,20 +220,39 @@ class FineTune(FoundationTask):
         """Score the test side, and keep what the pictures need."""
         predictions = self._predictions(batch)
         self._score(self.test_metrics, predictions, batch)
-        keys = {*self.head.requires, "los", "position", "bs_position"} | ({"clean_csi"} & set(batch))
+        keys = {*self.head.requires, "site", "los", "position", "bs_position"} | ({"clean_csi"} & set(batch))
         self._tested.add({"prediction": predictions[0], **{key: batch[key] for key in keys}})
 
     def _score(self, collections: nn.ModuleList, predictions: list[Tensor], batch: dict[str, Any]) -> None:
         for metrics, prediction in zip(collections, predictions, strict=True):
             assert isinstance(metrics, MetricCollection)
             metrics.update(prediction, batch)
-            self.log_dict(metrics, batch_size=len(prediction))
+            for name, metric in metrics.items(keep_base=False):
+                self.log(str(name), metric, batch_size=len(prediction), prog_bar=name == self.monitor)
 
     def on_test_epoch_end(self) -> None:
         """Draw a sample of the test side, see `Sample`."""
         tested = self._tested.gathered()
         self._tested = Sample()
-        log_figures(self.trainer, lambda: self.head.figures(tested.pop("prediction"), tested))
+        prediction = tested.pop("prediction")
+
+        def draw() -> dict[str, Figure]:
+            return self.head.figures(prediction, tested | self._surroundings(tested["site"]))
+
+        log_figures(self.trainer, draw, caption(self, len(prediction)))
+
+    def _surroundings(self, site: Tensor) -> dict[str, Tensor]:
+        """Return what a map of the test side shows beside its links (B,), see `Head.figures`; of one area alone."""
+        sides = getattr(self.trainer.datamodule, "sides", None)  # type: ignore[attr-defined]
+        numbers = sorted(set(site.tolist()))
+        if not sides or len({sides["test"].sites[number].area for number in numbers}) != 1:
+            return {}
+        outlines = [torch.as_tensor(o) for o in sides["test"].sites[numbers[0]].environment.footprints]
+        walls = [torch.stack([outline, outline.roll(-1, 0)], dim=1) for outline in outlines]
+        return {
+            "walls": torch.cat(walls) if walls else torch.empty(0, 2, 2),
+            "train_position": torch.cat([sides["train"].positions(number) for number in numbers]),
+        }
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return features and predictions, with where they belong."""

@@ -104,6 +104,11 @@ class Head(nn.Module, ABC):
         """Draw the results of a test side, or of an even sample of a large one, on the CPU; nothing without a label.
 
         The sample holds 8192 samples at most, and 256 MiB: some hundreds where prediction or label are whole channels.
+
+        Args:
+            prediction: Output of `forward` (B, ...).
+            batch: The batch. Where the links are of one area it also holds `walls` (M, 2, 2), the edges of building
+                outlines from point to point [m], and `train_position` (n, 3), where users trained [m].
         """
         return {}
 

@@ -52,7 +52,7 @@ def cdf_figure(values: Tensor, title: str, label: str, unit: str, marks: Sequenc
 
 
 def confusion_figure(confusion: Tensor, title: str, classes: Sequence[str] | None = None) -> Figure:
-    """Draw a confusion matrix, each row as fractions of its true class.
+    """Draw a confusion matrix, each row as fractions of its true class; grey where that class has no sample.
 
     Args:
         confusion: Counts (C, C), true class by row.
@@ -64,9 +64,12 @@ def confusion_figure(confusion: Tensor, title: str, classes: Sequence[str] | Non
     """
     figure, axes = new_figure(title)
     counts = confusion.numpy()
-    fraction = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    totals = counts.sum(1, keepdims=True)
+    fraction = np.where(totals > 0, counts / np.maximum(totals, 1), np.nan)  # NaN is not drawn
+    axes.set_facecolor("0.85")
     picture = axes.imshow(fraction, vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
-    figure.colorbar(picture, label="fraction of the true class")
+    unseen = " (grey: no sample)" if (totals == 0).any() else ""
+    figure.colorbar(picture, label=f"fraction of the true class{unseen}")
     axes.set(xlabel="predicted", ylabel="true")
     if classes is None:
         axes.locator_params(integer=True)
@@ -74,8 +77,9 @@ def confusion_figure(confusion: Tensor, title: str, classes: Sequence[str] | Non
         axes.set_xticks(range(len(classes)), classes)
         axes.set_yticks(range(len(classes)), classes)
         for row, column in np.ndindex(*counts.shape):
-            text = f"{fraction[row, column]:.1%}\n({counts[row, column]})"
-            color = "white" if fraction[row, column] > 0.5 else "black"
+            share = fraction[row, column]
+            text = f"{share:.1%}\n({counts[row, column]})" if totals[row] else "no sample"
+            color = "white" if share > 0.5 else "black"
             axes.text(column, row, text, ha="center", va="center", color=color)
     return figure
 

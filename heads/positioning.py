@@ -129,10 +129,18 @@ class Positioning(Head):
             return {}
         error = torch.linalg.vector_norm(estimate - target, dim=-1)
         figure, axes = new_figure("Where the error arises")
+        if "walls" in batch:
+            from matplotlib.collections import LineCollection
+
+            walls = LineCollection(list(batch["walls"][..., :2].numpy()), colors="0.6", linewidths=0.6, zorder=0)
+            axes.add_collection(walls, autolim=False)
+        if "train_position" in batch:
+            trained = batch["train_position"][:, :2].T.numpy()
+            axes.plot(*trained, "x", color="0.75", markersize=2, label="training users", zorder=1)
         user = target[:, :2] + station[:, :2]
         # full colour at the 95th percentile, or one lost user would wash out all others
         limit = float(error.quantile(0.95))
-        points = axes.scatter(*user.T.numpy(), c=error.numpy(), s=4, vmin=0, vmax=limit, rasterized=True)
+        points = axes.scatter(*user.T.numpy(), c=error.numpy(), s=6, vmin=0, vmax=limit, rasterized=True)
         figure.colorbar(points, label="error [m]", extend="max")
         axes.plot(*np.unique(station[:, :2].numpy(), axis=0).T, "r^", markersize=8, label="base station")
         axes.legend(loc="upper right")

@@ -37,6 +37,8 @@ def test_pretrain_adapt_test_predict(pretrained, street_data, tmp_path, capsys):
     start += ["--model.checkpoint", str(pretrained / "checkpoints" / "best.ckpt"), "--trainer.max_epochs", "3"]
     assert main([*start, "--data.num_labels", "20"]) == 0
     folder = tmp_path / "runs" / "positioning" / "b"
+    said = capsys.readouterr().out.strip().splitlines()[-1]
+    assert said == f"summary: {folder / 'summary.json'}, pictures: {folder / 'plots'}"
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["model"] == "CSICLIP"
     assert (summary["head"], summary["mode"], summary["split"]) == ("positioning", "finetune", "spatial")

@@ -1,15 +1,20 @@
 import dataclasses
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from matplotlib.collections import LineCollection
 
 from datamodules.arrays import Array
 from datamodules.channel import OFDM
+from datamodules.environment import Environment
 from datamodules.errors import InputError
 from datamodules.recording import Recording
 from foundation import EnvironmentTransformer, PositionFeatures
 from foundation.csiclip import CSICLIP
+from foundation.figures import log_figures
 from foundation.finetune import FineTune
 from foundation.nets.resnet import ResNet
 from heads import LOS, Beam, Feedback, Joint, Positioning
@@ -182,3 +187,35 @@ def test_a_label_that_the_data_lack_is_named(checkpoint, tmp_path):
     model = FineTune(lambda n: Beam(n, num_beams=4), checkpoint=checkpoint)
     with pytest.raises(InputError, match=r"head Beam needs beam, beam_power, which the data lack: set data\.num_beams"):
         fit(model, build(tmp_path / "sites"), tmp_path)
+
+
+def test_pictures_say_what_they_are_of(checkpoint, tmp_path, monkeypatch):
+    site = random_site("a", 150)
+    houses = (np.array([[-60.0, 10.0], [-10.0, 10.0], [-10.0, 40.0]]),)
+    object.__setattr__(site, "environment", Environment(houses, np.array([9.0]), (-100.0, -100.0, 100.0, 100.0)))
+    data = build(tmp_path / "sites", [site], num_labels=40)
+    drawn = {}
+    monkeypatch.setattr("foundation.finetune.log_figures", lambda _, draw, line: drawn.update(draw(), line=line))
+    monkeypatch.setenv("PL_GLOBAL_SEED", "3")
+    model = FineTune(lambda n: Positioning(n), checkpoint=checkpoint)
+    trainer = fit(model, data, tmp_path)
+    assert "val/positioning/mean_m" in trainer.progress_bar_metrics
+    assert "val/positioning/median_m" not in trainer.progress_bar_metrics
+    trainer.test(model, datamodule=data, verbose=False)
+    count = len(data.sides["test"])
+    assert drawn["line"] == (
+        f"CSICLIP positioning finetune, 40 training links, random split, seed 3, {count} links shown"
+    )
+    axes = drawn["error_map"].axes[0]
+    assert [len(c.get_segments()) for c in axes.collections if isinstance(c, LineCollection)] == [3]
+    assert [len(line.get_xdata()) for line in axes.lines if line.get_label() == "training users"] == [40]
+
+
+def test_a_caption_stands_below_every_picture(tmp_path):
+    from heads.figures import new_figure
+
+    figure, _ = new_figure("title")
+    trainer = SimpleNamespace(log_dir=str(tmp_path), loggers=[], is_global_zero=True)
+    log_figures(trainer, lambda: {"x": figure}, "what it is of")
+    assert figure.get_supxlabel() == "what it is of"
+    assert (tmp_path / "plots" / "x.png").is_file()

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
 import heads
 from heads import LOS, Beam, Head, Joint, Positioning, keep_labelled
 from heads.base import statistic
+from heads.figures import confusion_figure
 from tests.heads.conftest import D, Q
 
 Batch = dict[str, Tensor]
@@ -183,6 +185,26 @@ def test_data_without_the_label_are_refused(factory: Factory, label: str) -> Non
     head.check(counts)
     with pytest.raises(ValueError, match=rf"head \w+ needs {label}, which no link of the train side has"):
         head.check(counts | {f"labelled_{label}": torch.tensor(0)})
+
+
+def test_a_class_without_a_sample_is_no_row_of_zeros() -> None:
+    figure = confusion_figure(torch.tensor([[3, 1, 0], [0, 0, 0], [0, 2, 2]]), "title")
+    [picture] = figure.axes[0].images
+    assert picture.get_array().mask.tolist() == [[False] * 3, [True] * 3, [False] * 3]
+    assert "grey: no sample" in figure.axes[1].get_ylabel()
+    named = confusion_figure(torch.tensor([[0, 0], [1, 3]]), "title", ("a", "b"))
+    assert [text.get_text() for text in named.axes[0].texts] == ["no sample", "no sample", "25.0%\n(1)", "75.0%\n(3)"]
+    assert "grey" not in confusion_figure(torch.eye(2, dtype=torch.long), "title").axes[1].get_ylabel()
+
+
+def test_an_error_map_shows_buildings_and_training_users(features: Tensor, batch: Batch) -> None:
+    head = Positioning(D)
+    more = {"walls": torch.rand(6, 2, 2) * 40, "train_position": torch.rand(9, 3) * 40}
+    axes = head.figures(head(features).detach(), batch | more)["error_map"].axes[0]
+    [walls] = [c for c in axes.collections if isinstance(c, LineCollection)]
+    assert len(walls.get_segments()) == 6
+    [users] = [line for line in axes.lines if line.get_label() == "training users"]
+    assert len(users.get_xdata()) == 9
 
 
 def test_keep_labelled() -> None:
