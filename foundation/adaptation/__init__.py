@@ -1,0 +1,1 @@
+"""From a trained model to a task or a world that it was not trained for."""
