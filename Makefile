@@ -55,22 +55,31 @@ bench: $(READY) ## measure speed and memory beside peers
 pretrain: $(READY) ## pre-train MODEL= [DATA=experiments/data/x.yaml ARGS=]
 	$(BIN)/lightning fit --config experiments/$(MODEL).yaml $(CONFIG) $(ARGS)
 
-# Without CKPT, the newest pre-training of MODEL is adapted; there is one made first if there is none.
+# Without CKPT, the newest finished pre-training of MODEL is adapted; there is one made first if there is none.
 finetune: $(READY) ## adapt to TASK= [MODEL= MODE=finetune|probe|scratch|control CKPT= DATA= ARGS=]
 	@test -n "$(TASK)" || { echo "error: say which task, such as make finetune TASK=beam" >&2; exit 2; }
 	@test -f experiments/finetune/$(TASK).yaml || { echo "error: no experiments/finetune/$(TASK).yaml; tasks:" \
-		"$(patsubst experiments/finetune/%.yaml,%,$(filter-out %/encoder_%,$(wildcard experiments/finetune/*.yaml)))" >&2; exit 2; }
-	@start="--config experiments/finetune/encoder_$(MODEL).yaml"; \
-	newest() { ls -t runs/$(MODEL)/*/checkpoints/best.ckpt 2>/dev/null | head -n 1; }; \
-	case $(MODE) in probe|finetune) \
-		checkpoint="$(CKPT)"; : "$${checkpoint:=$$(newest)}"; \
-		if [ -z "$$checkpoint" ]; then $(MAKE) --no-print-directory pretrain ARGS= && checkpoint="$$(newest)"; fi; \
-		start="--model.checkpoint $$checkpoint"; \
+		"$(filter-out encoder_%,$(patsubst experiments/finetune/%.yaml,%,$(wildcard experiments/finetune/*.yaml)))" >&2; exit 2; }
+	@case "$(MODE)" in probe|finetune) file=experiments/$(MODEL).yaml;; *) file=experiments/finetune/encoder_$(MODEL).yaml; esac; \
+	test -n "$(CKPT)" -o -f "$$file" || { echo "error: no $$file for MODEL=$(MODEL) and MODE=$(MODE); models:" \
+		"$(patsubst experiments/finetune/encoder_%.yaml,%,$(wildcard experiments/finetune/encoder_*.yaml))" >&2; exit 2; }
+	@set -- --config "experiments/finetune/encoder_$(MODEL).yaml"; \
+	newest() { ls -t runs/$(MODEL)/*/$$1 2>/dev/null | head -n 1; }; \
+	case "$(MODE)" in probe|finetune) \
+		checkpoint="$(CKPT)"; finished="$$(newest summary.json)"; stopped="$$(newest checkpoints/last.ckpt)"; \
+		if [ -z "$$checkpoint" ] && [ -z "$$finished" ]; then \
+			test -z "$$stopped" || { echo "error: the pre-training of $$stopped was stopped: finish it with make pretrain" \
+				"MODEL=$(MODEL) ARGS='--ckpt_path last', or give CKPT=" >&2; exit 2; }; \
+			$(MAKE) --no-print-directory pretrain ARGS= || exit; finished="$$(newest summary.json)"; \
+		fi; \
+		set -- --model.checkpoint "$${checkpoint:-$${finished%summary.json}checkpoints/best.ckpt}"; \
 	esac; \
 	set -x; $(BIN)/lightning fit --config experiments/finetune/$(TASK).yaml $(CONFIG) \
-		--experiment $(TASK)_$(MODE) --model.mode $(MODE) $$start $(ARGS)
+		--experiment $(TASK)_$(MODE) --model.mode $(MODE) "$$@" $(ARGS)
 
 study: $(READY) ## run STUDY=, the name of a YAML in experiments/studies/, and print its table
+	@test -f "experiments/studies/$(STUDY).yaml" || { echo "error: say which study, such as make study STUDY=demo; there are:" \
+		"$(patsubst experiments/studies/%.yaml,%,$(wildcard experiments/studies/*.yaml))" >&2; exit 2; }
 	$(BIN)/python -m foundation.evaluation.study experiments/studies/$(STUDY).yaml
 
 results: $(READY) ## collect studies into experiments/results.csv and RESULTS.md: STUDY="demo views"

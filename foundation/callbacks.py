@@ -22,7 +22,7 @@ from torch import Tensor
 
 from foundation.gather import interleaved
 from foundation.resume import BestCheckpoint
-from foundation.runs import Run
+from foundation.runs import Run, read_summary
 
 #: what fitting tells of itself, which a later test leaves in the summary
 _FITTED = ("epochs", "steps", "validations", "best", "validation")
@@ -59,6 +59,8 @@ class SaveConfig(SaveConfigCallback):
         path = own if self._command == "fit" or not own.exists() else own.with_name(f"{self._command}.yaml")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+        if self._command == "fit":
+            self._run.checkpoint("last").parent.mkdir(exist_ok=True)  # by which a run is known, see `Run.of`
         for logger in trainer.loggers:
             logger.log_hyperparams(yaml.safe_load(text))
         print(f"run: {self._run.folder}", flush=True)
@@ -104,6 +106,7 @@ class RunSummary(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what fitting tells."""
         best = next((c for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint) and c.monitor), None)
+        validation = {k: _plain(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
         self._write(
             trainer,
             pl_module,
@@ -112,8 +115,10 @@ class RunSummary(Callback):
             steps=trainer.global_step,
             validations=self._validations,
             best={best.monitor: _plain(best.best_model_score)} if best else {},
-            validation={k: _plain(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")},
             metrics={},
+            **(
+                {"validation": validation} if validation else {}
+            ),  # a run that had only its test to do keeps what it had
         )
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -133,10 +138,10 @@ class RunSummary(Callback):
         if not trainer.is_global_zero:
             return
         path = self._run.folder / "summary.json"
-        earlier = json.loads(path.read_text()) if path.exists() else {}
+        earlier = read_summary(path)
         summary = {
             "experiment": self._run.experiment,
-            "run_id": self._run.id,
+            "run_id": self._run.name,
             "model": type(module).__name__,
             "head": None,
             "mode": None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.metadata
 import logging
@@ -69,6 +70,8 @@ _CHATTER = (
     "\nDetected KeyboardInterrupt",
     "Restored all states",
 )
+#: what a disk refuses, through no fault of the program
+_OF_THE_DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
 
 
 def main(args: list[str] | None = None) -> int:
@@ -78,7 +81,8 @@ def main(args: list[str] | None = None) -> int:
         args: The command line without the program's name; by default that of the process.
 
     Returns:
-        The exit status: 0, 2 for input that cannot be used, or 130 when interrupted.
+        The exit status: 0, 2 for input that cannot be used, 1 when another process of the run is gone, 130 when
+        interrupted, or 143 when terminated.
     """
     args = sys.argv[1:] if args is None else args
     if not args or args[0] in ("-h", "--help"):
@@ -89,20 +93,27 @@ def main(args: list[str] | None = None) -> int:
         return 0
     if args[0] not in _COMMANDS and not args[0].startswith("-"):
         return _say(f"error: unknown command '{args[0]}': must be one of {', '.join(_COMMANDS)}", 2)
+    from foundation.stopping import INTERRUPTED, TERMINATED, Terminated, ended_by_sigterm, how_to_go_on
+
     try:
-        run(args)
-    except KeyboardInterrupt:
-        return _say("interrupted", 130)
+        with ended_by_sigterm():
+            run(args)
+    except Terminated as leaving:
+        return _say(f"terminated{how_to_go_on(leaving)}", TERMINATED)
+    except KeyboardInterrupt as leaving:
+        return _say(f"interrupted{how_to_go_on(leaving)}", INTERRUPTED)
     except SystemExit as leaving:
         # Lightning turns Ctrl-C during a run into this, after an orderly shutdown.
         if isinstance(leaving.__context__, KeyboardInterrupt):
-            return _say("interrupted: `--ckpt_path last` goes on from the last epoch", 130)
+            return _say(f"interrupted{how_to_go_on(leaving)}", INTERRUPTED)
         raise
     except Exception as error:
+        if os.environ.get("CSI_DEBUG"):
+            raise
         if _lost_the_others(error):
-            return 1
+            return _say(f"error: another process of this run is gone{how_to_go_on(error)}", 1)
         line = _user_error(error)
-        if line is None or os.environ.get("CSI_DEBUG"):
+        if line is None:
             raise
         return _say(f"error: {line}", 2)
     return 0
@@ -151,10 +162,13 @@ def _tells_something(record: logging.LogRecord) -> bool:
 
 
 def _lost_the_others(error: Exception) -> bool:
-    """Whether this is a helper process whose first process is gone, which has said why."""
-    from foundation.runs import rank
+    """Whether a collective failed because another process of the run was killed, or has said what is wrong."""
+    import torch
 
-    return rank() != 0 and isinstance(error, RuntimeError) and "by peer" in str(error)
+    lost = ("by peer", "Connection refused", "Broken pipe", "remote process exited")
+    if not torch.distributed.is_available() or not isinstance(error, (torch.distributed.DistError, RuntimeError)):
+        return False
+    return any(words in str(error) for words in lost)
 
 
 def _user_error(error: Exception) -> str | None:
@@ -168,6 +182,8 @@ def _user_error(error: Exception) -> str | None:
         return f"{error.filename} does not exist"
     if isinstance(error, (InputError, FileNotFoundError, MisconfigurationException)):
         return text
+    if isinstance(error, OSError) and error.errno in _OF_THE_DISK and error.filename is not None:
+        return f"{error.filename}: {error.strerror}: give another --runs, or mend the disk"
     if isinstance(error, RuntimeError) and text.startswith("Error(s) in loading state_dict for "):
         problems = [line.strip() for line in str(error).splitlines()[1:] if line.strip()]
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 import yaml
+from filelock import FileLock
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
@@ -20,9 +20,11 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import CheckpointIO
 
 from datamodules.errors import InputError
+from datamodules.yaml_file import read_yaml
 from foundation.callbacks import PredictionFile, RunSummary, SaveConfig
 from foundation.checkpoint import read_checkpoint
 from foundation.complaints import condense
+from foundation.config_files import config_files, replacing_sources
 from foundation.loggers import Csv, Wandb
 from foundation.progress import RunProgress
 from foundation.resume import (
@@ -32,11 +34,21 @@ from foundation.resume import (
     LastCheckpoint,
     first_step_after,
 )
-from foundation.runs import CHECKPOINTS, Run
+from foundation.run_choice import choose
+from foundation.runs import Run, first_process
+from foundation.stopping import terminate
 
 
 class Parser(LightningArgumentParser):
-    """Raises `InputError` with one line where jsonargparse prints many and exits."""
+    """Raises `InputError` with one line where jsonargparse prints many and exits; takes no abbreviated option.
+
+    A misspelt one must not pass for another, neither here nor in the parsers of nested classes, which are of this class
+    too. And takes numbers such as -1e-3 for values, where argparse knows -0.001 alone.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+        self._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Refuse the input."""
@@ -70,10 +82,11 @@ class Commands(LightningCLI):
     """
 
     run: Run | None = None
+    _claim: FileLock | None = None
 
     def __init__(self, args: list[str]) -> None:
         self._args = args
-        args = _replacing_sources(args)
+        args = replacing_sources(args)
         try:
             super().__init__(
                 LightningModule,
@@ -89,8 +102,10 @@ class Commands(LightningCLI):
                 auto_configure_optimizers=False,
                 args=args,
             )
-        except BaseException:
+        except BaseException as error:
             self._stop_helpers()
+            if note := self._how_to_go_on():
+                error.add_note(note)
             raise
         finally:
             self._close()
@@ -100,8 +115,17 @@ class Commands(LightningCLI):
         for logger in trainer.loggers if trainer is not None else []:
             if isinstance(logger, Wandb):
                 logger.close()
-        if self.run is not None:
-            self.run.discard_if_empty()
+        if self.run is not None and first_process():
+            self.run.release(self._claim)
+
+    def _how_to_go_on(self) -> str:
+        """Say how a run that is stopped can go on; empty where nothing was begun."""
+        if self.run is None or self.subcommand != "fit" or not (self.run.folder / "config.yaml").exists():
+            return ""
+        if self.run.latest is None:
+            return f"no epoch was finished; the same command with `--run_id {self.run.id}` starts the run over"
+        command = f"`--run_id {self.run.id} --ckpt_path last`"
+        return f"the same command with {command} goes on after the last finished epoch"
 
     def _stop_helpers(self) -> None:
         """End the processes that Lightning's launcher started: they would wait for this one, then say it is gone."""
@@ -109,10 +133,6 @@ class Commands(LightningCLI):
         kill = getattr(trainer.strategy.launcher, "kill", None) if trainer is not None else None
         if callable(kill):
             kill(signal.SIGKILL)
-
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """Make a parser that takes no abbreviated option: a misspelt one must not pass for another."""
-        return super().init_parser(allow_abbrev=False, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the keys of a run."""
@@ -129,11 +149,14 @@ class Commands(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and complain in one line."""
+        for file in config_files(self._args):
+            if file.is_file():
+                read_yaml(file)  # names the line of what is no YAML, and a key that stands twice
         try:
             super().parse_arguments(parser, args)
         except _ParserComplaint as complaint:
             keys = [action.dest for action in complaint.parser._actions]
-            line = condense(str(complaint), _config_files(self._args), self._args, keys, _class_names())
+            line = condense(str(complaint), config_files(self._args), self._args, keys, _class_names())
             raise InputError(line) from complaint
 
     def _parse_ckpt_path(self) -> None:
@@ -146,17 +169,28 @@ class Commands(LightningCLI):
         config = self.config[self.subcommand]
         if not isinstance(config.trainer, Namespace):
             raise InputError(f"'trainer' must be a mapping or a file, got '{config.trainer}'")
-        self._resumed_step: int | None = None
+        self._first_step: int | None = None
         if config.trainer.fast_dev_run:
             return
-        self.run, config.ckpt_path = _locate(config, self.subcommand, _config_files(self._args))
+        command = str(self.subcommand)
+        chosen = choose(config, command, config_files(self._args), self._composed)
+        self.run, config.ckpt_path = chosen.run, chosen.checkpoint
         config.experiment = self.run.experiment
+        if first_process() and (command == "fit" or not self.run.has_result):
+            self._claim = self.run.claim()
+        if command == "fit":
+            self._first_step = 0  # of a run that starts over, the rows go
         if config.ckpt_path is None or "://" in str(config.ckpt_path):
             return
         checkpoint = read_checkpoint(config.ckpt_path)
         _check_class(checkpoint, config)
-        if self.subcommand == "fit" and self.run.folder in Path(config.ckpt_path).parents:
-            self._resumed_step = first_step_after(checkpoint)
+        if chosen.goes_on:
+            self._first_step = first_step_after(checkpoint)
+
+    def _composed(self) -> dict[str, Any]:
+        """Return the settings of the command as plain data."""
+        text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_unset=False)
+        return dict(yaml.safe_load(text))
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; a value that a constructor refuses is bad input."""
@@ -164,11 +198,18 @@ class Commands(LightningCLI):
             super().instantiate_classes()
         except ValueError as error:
             cause: BaseException = error
-            while cause.__cause__ is not None:  # jsonargparse wraps what a constructor says
+            # jsonargparse wraps what a constructor says; behind an error of our own lies what it has translated
+            while cause.__cause__ is not None and not isinstance(cause, InputError):
                 cause = cause.__cause__
             if isinstance(cause, (ValueError, FileNotFoundError)):
                 raise InputError(str(cause)) from error
             raise
+        untrained = self.subcommand != "fit" and self.config[self.subcommand].ckpt_path is None
+        if self.run is not None and untrained and any(p.requires_grad for p in self.model.parameters()):
+            raise InputError(
+                f"`{self.subcommand}` without a checkpoint would use random weights: give --ckpt_path best, for the "
+                f"newest run of {self.run.experiment}, or a .ckpt file"
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, with what every run has."""
@@ -187,16 +228,29 @@ class Commands(LightningCLI):
         # The composed config is logged instead of the model's share of it.
         self.model._log_hyperparams = False
         if self.run is None:
-            return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **kwargs)
+            return self._ended_at_once(super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **kwargs))
+        if given.default_root_dir is None:
+            # where Lightning looks for what it has saved on SLURM's signal: not among those of other runs
+            kwargs["default_root_dir"] = str(self.run.folder)
         loggers = [logger for logger in _listed(given.logger) if isinstance(logger, Logger)]
         for logger in loggers:
             if isinstance(logger, Wandb):
                 logger.attach(self.run)
         seed = self._get(self.config, "seed_everything")
         callbacks += [*self._run_callbacks(self.run, seed, given.enable_checkpointing is not False)]
-        return super().instantiate_trainer(
-            logger=[Csv(self.run, self._resumed_step), *loggers], callbacks=callbacks, plugins=plugins, **kwargs
-        )
+        loggers.insert(0, Csv(self.run, self._first_step))
+        trainer = super().instantiate_trainer(logger=loggers, callbacks=callbacks, plugins=plugins, **kwargs)
+        return self._ended_at_once(trainer)
+
+    @staticmethod
+    def _ended_at_once(trainer: Trainer) -> Trainer:
+        """Let SIGTERM end a command at once, and with its status.
+
+        Lightning would note it for the end of the batch, which validation and data in the making do not come to, call a
+        collective in the middle of another, and leave with status 0. Its handler of SLURM's requeue signal stays.
+        """
+        trainer._signal_connector._sigterm_notifier_fn = terminate  # type: ignore[method-assign, assignment]
+        return trainer
 
     def _run_callbacks(self, run: Run, seed: int | bool, checkpoints: bool) -> Iterable[Callback]:
         config = self.config[self.subcommand]
@@ -222,74 +276,11 @@ class Commands(LightningCLI):
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True)
 
 
-def _locate(config: Any, command: str | None, files: list[Path]) -> tuple[Run, str | None]:
-    """Find the run that a command goes on with, or name a new one; and the path of its checkpoint."""
-    root, wanted = Path(config.runs), config.ckpt_path
-    experiment, run_id = config.experiment, config.run_id
-    file = _first_with_model(files)
-    config_of = Run.of(file) if file else None
-    if experiment is None:
-        experiment = file.stem if file else str(config.model.class_path).rsplit(".", 1)[-1].lower()
-    if wanted in CHECKPOINTS:
-        if config_of is not None and run_id is None:
-            # The config of a run names that run, not the newest.
-            root, experiment, run_id = config_of.root, config_of.experiment, config_of.id
-        run = Run.newest(root, experiment, wanted, run_id)
-        return run, str(run.checkpoint(wanted))
-    owner = Run.of(wanted) if wanted else None
-    if owner is not None and config.experiment in (None, owner.experiment) and run_id in (None, owner.id):
-        # Training goes on in place only from where it stopped; any other checkpoint starts a new run.
-        if command != "fit" or Path(wanted) == owner.checkpoint("last"):
-            return owner, str(wanted)
-    return Run.new(root, experiment, config.seed_everything, run_id), None if wanted is None else str(wanted)
-
-
 def _check_class(checkpoint: dict[str, Any], config: Any) -> None:
     written = str(checkpoint.get("hyper_parameters", {}).get("_class_path", "")).rsplit(".", 1)[-1]
     asked = str(config.model.class_path).rsplit(".", 1)[-1]
     if written and written != asked:
         raise InputError(f"checkpoint {config.ckpt_path} is of a {written}, but the configured model is a {asked}")
-
-
-def _config_files(args: list[str]) -> list[Path]:
-    """Return the --config files, in order, also of a command line that does not parse."""
-    pairs = itertools.pairwise([*args, ""])
-    given = [value if flag in ("-c", "--config") else flag.partition("--config=")[2] for flag, value in pairs]
-    return [Path(file) for file in given if file]
-
-
-def _replacing_sources(args: list[str]) -> list[str]:
-    """Let a later --config that names a source replace that of an earlier one, arguments and all.
-
-    Otherwise the arguments that both classes know would stay: one city with the window and the carrier of another.
-    """
-    replaced: list[str] = []
-    named = False
-    for flag, value in itertools.pairwise([*args, ""]):
-        file = value if flag in ("-c", "--config") else flag.partition("--config=")[2]
-        if file and _names_source(Path(file)):
-            if named:
-                replaced.append("--data.source=[]")
-            named = True
-        replaced.append(flag)
-    return replaced
-
-
-def _names_source(file: Path) -> bool:
-    try:
-        content = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return False  # the parser says what is wrong with it
-    for key in ("data", "init_args", "source"):
-        content = content.get(key) if isinstance(content, dict) else None
-    return isinstance(content, list) or (isinstance(content, dict) and "class_path" in content)
-
-
-def _first_with_model(files: list[Path]) -> Path | None:
-    for file in files:
-        if "model" in (yaml.safe_load(file.read_text()) or {}):
-            return file
-    return files[0] if files else None
 
 
 def _class_names() -> set[str]:

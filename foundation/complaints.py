@@ -7,8 +7,6 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from datamodules.yaml_file import read_yaml
-
 _UNKNOWN_KEY = re.compile(
     r"(?:Option|(?:Group '([\w.]+)' )?does not accept option) '([^']+)'[\w ]*(?:\(known: ([^)]*)\))?"
 )
@@ -45,18 +43,11 @@ def condense(
         options: The command line; a key that it gives stands in no file.
         keys: Dotted keys that the command knows, to suggest one.
         classes: Names that may stand as a class_path, to suggest one.
-
-    Raises:
-        InputError: A file is no YAML; the message names its line.
     """
 
     def place(word: str) -> str:
         return _place(word, files, options)
 
-    if "parsing config" in message or "Unexpected config" in message:
-        for file in files:
-            if file.is_file():
-                read_yaml(file)
     if found := _NO_FILE.search(message):
         return f"config file {found[1]} does not exist"
     if found := _UNKNOWN_KEY.search(message):

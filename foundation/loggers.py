@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import netrc
+import importlib
 import os
+import queue
+import threading
+import urllib.error
+import urllib.request
+import warnings
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning_utilities.core.rank_zero import rank_zero_only
 from torch import Tensor
 
 from datamodules.errors import InputError
-from foundation.runs import Run
+from foundation.runs import Run, rank
+
+#: how long a server may take to answer [s]
+_PATIENCE = 5.0
 
 
 class MetricsFile:
@@ -33,28 +40,32 @@ class MetricsFile:
         self._keys: list[str] = []
         if not path.exists():
             return
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = self._read()
         self._keys = list(rows[0]) if rows else []
-        if before_step is not None:
-            # A row without a step is one that a kill cut short.
-            kept = [row for row in rows if (row["step"] or "").isdigit() and int(row["step"]) < before_step]
-            self._rewrite(kept)
+        self._rewrite([row for row in rows if before_step is None or int(row["step"]) < before_step])
 
     def append(self, row: dict[str, Any]) -> None:
         """Write one row, with an empty cell for each column that it lacks."""
         new = [key for key in row if key not in self._keys]
         if new:
-            rows: list[dict[str, Any]] = []
-            if self._path.exists():
-                with self._path.open(newline="") as file:
-                    rows = list(csv.DictReader(file))
+            rows = self._read() if self._path.exists() else []
             self._keys += new
             self._rewrite([*rows, row])
             return
         # Written through, not buffered: a killed run loses no row that its last checkpoint already counts.
         with self._path.open("a", newline="") as file:
             csv.DictWriter(file, self._keys).writerow(row)
+
+    def _read(self) -> list[dict[str, Any]]:
+        """Return the rows that are whole: a kill, a full disk or a copy may have cut one short."""
+        lines = self._path.read_bytes().decode(errors="replace").replace("\0", "\ufffd").splitlines()
+        reader = csv.DictReader(line for line in lines if "\ufffd" not in line)
+        if reader.fieldnames is not None and "step" not in reader.fieldnames:
+            aside = self._path.with_name(f"{self._path.name}.damaged")
+            warnings.warn(f"{self._path} is damaged: set aside as {aside.name}", stacklevel=2)
+            os.replace(self._path, aside)
+            return []
+        return [row for row in reader if None not in row and None not in row.values() and row["step"].isdigit()]
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +88,7 @@ class Csv(CSVLogger):
     """
 
     def __init__(self, run: Run, before_step: int | None = None) -> None:
-        super().__init__(run.root, name=run.experiment, version=run.id)
+        super().__init__(run.root, name=run.experiment, version=run.name)
         self._before_step = before_step
         self._file: MetricsFile | None = None
 
@@ -104,32 +115,66 @@ class Csv(CSVLogger):
 
 
 def wandb_key_configured() -> bool:
-    """Whether Weights & Biases would find an API key without asking for one."""
+    """Whether Weights & Biases finds an API key without asking for one; it is asked itself."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    candidates = [os.environ["NETRC"]] if "NETRC" in os.environ else ["~/.netrc", "~/_netrc"]
-    for candidate in candidates:
-        with contextlib.suppress(OSError, netrc.NetrcParseError):
-            if netrc.netrc(Path(candidate).expanduser()).authenticators(host):
-                return True
-    return False
+    import wandb
+
+    try:
+        auth = importlib.import_module("wandb.sdk.lib.wbauth")
+    except ImportError:  # before 0.23
+        return bool(importlib.import_module("wandb.sdk.lib.apikey").api_key())
+    try:
+        found = auth.authenticate_session(host=_host(), source="key", prompt=False, update_session=False)
+    except wandb.errors.AuthenticationError as error:
+        warnings.warn(f"wandb: the key at hand is none ({error})", stacklevel=2)
+        return False
+    return found is not None
+
+
+def _host() -> str:
+    """Return the address of the server that Weights & Biases is set to."""
+    from wandb.sdk import wandb_setup
+
+    return os.environ.get("WANDB_BASE_URL") or str(wandb_setup.singleton().settings.base_url)
+
+
+def _answers(address: str) -> bool:
+    """Whether a server says anything within seconds; a name server that is silent counts, too."""
+    said: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(address, timeout=_PATIENCE).close()
+        except urllib.error.HTTPError:
+            said.put(True)
+        except (OSError, ValueError):
+            said.put(False)
+        else:
+            said.put(True)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return said.get(timeout=_PATIENCE)
+    except queue.Empty:
+        return False
 
 
 class Wandb(WandbLogger):
     """Weights & Biases, offline unless an API key is configured; never asks for one.
 
-    Its files lie in the run folder. An offline run is uploaded later by `wandb sync <run folder>/wandb/offline-*`.
+    A server that does not answer, or refuses, costs no training: the run goes on offline and says so. Its files lie in
+    the run folder. An offline run is uploaded later by `wandb sync <run folder>/wandb/offline-*`.
 
     Args:
         project: Project on the server.
         entity: User or team; the key's own by default.
         tags: Words to find the run by.
-        offline: True or False decide; by default offline where neither `WANDB_API_KEY` nor a netrc entry gives a key.
+        offline: True or False decide; by default offline where wandb finds no key.
         log_model: Upload checkpoints: at the end (True), as they come (`all`), or not.
 
     Raises:
-        InputError: `offline` is False, or `log_model` is set, and no key is configured.
+        InputError: `offline` is False, `WANDB_MODE` is `online`, or `log_model` is set, and no key is configured.
     """
 
     def __init__(
@@ -140,15 +185,17 @@ class Wandb(WandbLogger):
         offline: bool | None = None,
         log_model: Literal["all"] | bool = False,
     ) -> None:
+        known, wanted = wandb_key_configured(), os.environ.get("WANDB_MODE")
+        if not known and (offline is False or wanted in ("online", "run", "shared")):
+            asked = "offline is false" if offline is False else f"WANDB_MODE is {wanted}"
+            raise InputError(f"wandb: {asked} but no key is configured: set WANDB_API_KEY or run `wandb login`")
         if offline is None:
-            offline = not wandb_key_configured()
-        elif not offline and not wandb_key_configured():
-            raise InputError("wandb: offline is false but no key is configured: set WANDB_API_KEY or run `wandb login`")
+            offline = not known
         if offline and log_model:
             raise InputError("wandb: log_model uploads and so needs a key: set WANDB_API_KEY, or log_model: false")
         # Not Lightning's `offline=True`: it writes WANDB_MODE into the environment of the whole process. A mode that
         # the user has put there (say `disabled`) wins.
-        mode = os.environ.get("WANDB_MODE") or ("offline" if offline else "online")
+        mode = wanted or ("offline" if offline else "online")
         super().__init__(project=project, log_model=log_model, entity=entity, tags=tags, mode=mode)
         self._wandb_init.pop("anonymous", None)  # wandb warns about the word, Lightning says it all the same
 
@@ -159,9 +206,31 @@ class Wandb(WandbLogger):
             run: The run; one that resumes continues the same record on the server.
         """
         self._save_dir = str(run.folder)
-        self._name = run.id
-        self._id = f"{run.experiment}-{run.id}"
-        self._wandb_init.update(dir=self._save_dir, name=run.id, id=self._id, group=run.experiment)
+        self._name = run.name
+        self._id = f"{run.experiment}-{run.name}".replace("/", "-")
+        self._wandb_init.update(dir=self._save_dir, name=run.name, id=self._id, group=run.experiment)
+        if rank() == 0 and self._wandb_init["mode"] == "online" and not _answers(_host()):
+            self._go_offline(f"{_host()} does not answer")
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The record; one that cannot be opened on the server is kept on disk."""
+        import wandb
+
+        try:
+            return super().experiment
+        except wandb.errors.Error as error:
+            if self._wandb_init["mode"] == "offline":
+                raise
+            self._go_offline(" ".join(str(error).split()))
+            return super().experiment
+
+    def _go_offline(self, reason: str) -> None:
+        self._wandb_init["mode"], self._log_model = "offline", False
+        warnings.warn(
+            f"wandb: {reason}: offline; upload later with `wandb sync {self._save_dir}/wandb/offline-*`", stacklevel=2
+        )
 
     def close(self) -> None:
         """End the record, so that a second run in the same process gets one of its own."""

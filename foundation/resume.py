@@ -38,7 +38,24 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         os.replace(temporary, path)
 
 
-class BestCheckpoint(ModelCheckpoint):
+class _RunCheckpoint(ModelCheckpoint):
+    """Keeps one checkpoint of a run under a fixed name."""
+
+    def __init__(self, path: Path, **settings: Any) -> None:
+        super().__init__(path.parent, path.stem, enable_version_counter=False, **settings)
+        self._path = path
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over which is best, also of a run that was moved or copied; a new run begins without."""
+        if not self._path.exists():
+            return
+        best = state_dict["best_model_path"] and str(Path(str(self.dirpath)) / self._path.name)
+        scores = dict.fromkeys([best] * bool(state_dict.get("best_k_models")), state_dict["best_model_score"])
+        paths = {"dirpath": self.dirpath, "best_model_path": best, "kth_best_model_path": best if scores else ""}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": scores, "last_model_path": ""})
+
+
+class BestCheckpoint(_RunCheckpoint):
     """Keeps `checkpoints/best.ckpt`.
 
     Args:
@@ -48,11 +65,10 @@ class BestCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, run: Run, monitor: str | None, mode: str) -> None:
-        path = run.checkpoint("best")
-        super().__init__(path.parent, path.stem, monitor=monitor, mode=mode, enable_version_counter=False)
+        super().__init__(run.checkpoint("best"), monitor=monitor, mode=mode)
 
 
-class LastCheckpoint(ModelCheckpoint):
+class LastCheckpoint(_RunCheckpoint):
     """Keeps `checkpoints/last.ckpt`, written at the end of every epoch.
 
     Not `save_last=True`: since Lightning 2.6 that writes only when the best checkpoint changes.
@@ -62,8 +78,7 @@ class LastCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, run: Run) -> None:
-        path = run.checkpoint("last")
-        super().__init__(path.parent, path.stem, save_on_train_epoch_end=True, enable_version_counter=False)
+        super().__init__(run.checkpoint("last"), save_on_train_epoch_end=True)
 
 
 class ExactResume(Callback):

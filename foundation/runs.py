@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from datamodules.errors import InputError
 
 #: checkpoints that every run keeps, by the word that names them on the command line
 CHECKPOINTS = ("best", "last")
+_NAME = re.compile(r"[\w@+=,:][\w@+=,:.-]*")
 
 
 @dataclass(frozen=True)
@@ -22,27 +29,47 @@ class Run:
         root: Folder of all experiments.
         experiment: Name of the experiment.
         id: Name of the run within the experiment.
+        part: Folder within the run for what it says of other data than its own; empty for the run itself.
     """
 
     root: Path
     experiment: str
     id: str
+    part: str = ""
 
     @property
     def folder(self) -> Path:
         """The run's folder."""
-        return self.root / self.experiment / self.id
+        return self.root / self.experiment / self.name
+
+    @property
+    def name(self) -> str:
+        """Name of the folder below that of the experiment."""
+        return f"{self.id}/{self.part}" if self.part else self.id
 
     def checkpoint(self, name: str) -> Path:
         """Path of the checkpoint `best` or `last`, which may not exist yet."""
         return self.folder / "checkpoints" / f"{name}.ckpt"
+
+    @property
+    def latest(self) -> Path | None:
+        """The checkpoint to go on from: that of the last epoch, or a later one that SLURM's signal had written."""
+        found = [path for path in (self.checkpoint("last"), *self.folder.glob("hpc_ckpt_*.ckpt")) if path.exists()]
+        return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+    @property
+    def has_result(self) -> bool:
+        """Whether there is something that starting over would lose."""
+        left = ("checkpoints/last.ckpt", "summary.json", "predictions.safetensors")
+        return any((self.folder / name).exists() for name in left)
 
     @classmethod
     def new(cls, root: Path, experiment: str, seed: int | bool, run_id: str | None = None) -> Run:
         """Name a new run, and make its folder where this is the first process of the job.
 
         The folder is the claim: of two runs that start in the same second, the later one takes another name. The other
-        processes of a job only name a run and learn the first one's folder from Lightning, which broadcasts it.
+        processes of a job only name a run and learn the first one's folder from Lightning, which broadcasts it. A named
+        run that was stopped before it left anything to go on from starts over in its folder.
 
         Args:
             root: Folder of all experiments.
@@ -55,7 +82,7 @@ class Run:
         """
         if run_id is not None:
             run = cls(root, experiment, run_id)
-            if first_process() and run.folder.exists() and any(run.folder.iterdir()):
+            if first_process() and run.has_result:
                 raise InputError(
                     f"run {run.folder} exists: give another --run_id, or continue it with --ckpt_path last"
                 )
@@ -106,10 +133,59 @@ class Run:
             return None
         return cls(folder.parent.parent, folder.parent.name, folder.name)
 
-    def discard_if_empty(self) -> None:
-        """Remove the folder of a run that ended before it wrote anything."""
+    def claim(self) -> FileLock:
+        """Keep other processes from training the run until the lock is released, see `release`.
+
+        Raises:
+            InputError: Another process has it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(
+                f"run {self.folder} is at work in another process: wait for it, or give another --run_id"
+            ) from None
+        return lock
+
+    def release(self, lock: FileLock | None) -> None:
+        """Give up the claim, and remove the folder of a run that ended before it wrote anything."""
+        if lock is not None:
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
         with contextlib.suppress(OSError):
             self.folder.rmdir()
+
+
+def check_name(key: str, name: str | None) -> None:
+    """Refuse a name that could not be found again, or leads out of the folder of runs.
+
+    Raises:
+        InputError: It is no plain name.
+    """
+    if name is not None and not _NAME.fullmatch(name):
+        raise InputError(f"--{key} '{name}' is no plain name: use letters, digits and any of _ - . @ + = , :")
+
+
+def plain_name(text: str) -> str:
+    """Return a plain name made of any text."""
+    return re.sub(r"[^\w@+=,:.-]", "_", text).lstrip(".-") or "run"
+
+
+def read_summary(file: Path) -> dict[str, Any]:
+    """Read a `summary.json`; empty where there is none. One that is damaged is set aside, with a warning."""
+    if not file.exists():
+        return {}
+    try:
+        summary: dict[str, Any] = dict(json.loads(file.read_text()))
+    except (ValueError, TypeError):
+        aside = file.with_name(f"{file.name}.damaged")
+        warnings.warn(f"{file} is damaged: set aside as {aside.name}", stacklevel=2)
+        with contextlib.suppress(OSError):
+            os.replace(file, aside)
+        return {}
+    return summary
 
 
 def first_process() -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import re
 import statistics
 from collections import defaultdict
@@ -12,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from foundation.runs import read_summary
 
 #: per metric: decimals, and factor before rounding
 _FORMAT = {"accuracy": (1, 100), "balanced_accuracy": (1, 100), "f1": (3, 1), "se_ratio": (3, 1), "gain_db": (2, 1)}
@@ -122,7 +123,7 @@ def place_of(run_id: str) -> str:
 def collect(runs: Path, experiment: str) -> list[Row]:
     """Return the rows of all tested runs of an experiment."""
     files = sorted((runs / experiment).glob("*/summary.json"))
-    return [row for file in files for row in rows_of(json.loads(file.read_text()))]
+    return [row for summary in map(read_summary, files) if summary for row in rows_of(summary)]
 
 
 def read(file: Path) -> list[Row]:

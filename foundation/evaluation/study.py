@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import product
 from pathlib import Path
-from typing import Any
 
-import yaml
-
+from datamodules.errors import InputError
+from datamodules.yaml_file import read_yaml
 from foundation.evaluation.results import collect, table
+from foundation.runs import read_summary
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,17 @@ class Study:
 
     @classmethod
     def load(cls, file: Path) -> Study:
-        """Read a study; its name is the file's."""
-        settings: dict[str, Any] = yaml.safe_load(file.read_text())
+        """Read a study; its name is the file's.
+
+        Raises:
+            InputError: There is no such file, or it is no study.
+        """
+        settings = read_yaml(file)
+        known = [entry.name for entry in fields(cls) if entry.name != "name"]
+        if unknown := [key for key in settings if key not in known]:
+            raise InputError(f"{file}: unknown key '{unknown[0]}': must be one of {', '.join(known)}")
+        if "seeds" not in settings:
+            raise InputError(f"{file}: 'seeds' is missing")
         return cls(name=file.stem, **settings)
 
     def commands(self, runs: Path) -> list[tuple[str, list[str]]]:
@@ -102,12 +110,13 @@ def _name(variant: str, task: str, mode: str, place: str, seed: int) -> str:
 
 
 def finished(folder: Path) -> bool:
-    """Whether a run has come to its end: a pre-training fitted, an adaptation also tested."""
-    file = folder / "summary.json"
-    if not file.exists():
-        return False
-    summary = json.loads(file.read_text())
-    return summary.get("mode") == "pretrain" or bool(summary.get("metrics"))
+    """Whether a run has come to its end: a pre-training fitted, and tested where it is to be; others tested."""
+    summary = read_summary(folder / "summary.json")
+    if summary.get("metrics"):
+        return True
+    config = folder / "config.yaml"
+    awaits_test = config.is_file() and read_yaml(config).get("then_test")
+    return summary.get("mode") == "pretrain" and not awaits_test
 
 
 def run_study(study: Study, runs: Path) -> int:
@@ -127,6 +136,7 @@ def run_study(study: Study, runs: Path) -> int:
             args = [*args, "--ckpt_path", "last"]
         status = main(args)
         if status:
+            print("the study stops here; the same command goes on with this run", file=sys.stderr)
             return status
         print(f"    {time.monotonic() - started:.0f} s", flush=True)
     print(table(collect(runs, study.name)))
@@ -139,7 +149,12 @@ def main() -> None:
     parser.add_argument("study", type=Path, help="a YAML of experiments/studies/")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
     options = parser.parse_args()
-    sys.exit(run_study(Study.load(options.study), options.runs))
+    try:
+        study = Study.load(options.study)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(run_study(study, options.runs))
 
 
 if __name__ == "__main__":

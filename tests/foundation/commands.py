@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import tests.foundation.toy  # noqa: F401 - makes the bare class names known
 from foundation.cli import main
 
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import csv
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ import yaml
 
 from datamodules.errors import InputError
 from foundation.cli import run
-from foundation.loggers import MetricsFile, Wandb, wandb_key_configured
+from foundation.loggers import MetricsFile, Wandb, _host, wandb_key_configured
+from foundation.runs import Run
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -73,16 +76,36 @@ class TestWandb:
         assert wandb_key_configured()
         monkeypatch.delenv("WANDB_API_KEY")
         (tmp_path / "home").mkdir()
-        (tmp_path / "home/.netrc").write_text("machine api.wandb.ai login user password 0\n")
+        # as `wandb login` writes it
+        wbauth = pytest.importorskip("wandb.sdk.lib.wbauth")
+        wbauth.write_netrc_auth(host=_host(), api_key="0" * 40)
         assert wandb_key_configured()
         monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
         assert not wandb_key_configured()
+        wbauth.write_netrc_auth(host="https://wandb.example.org", api_key="0" * 40)
+        assert wandb_key_configured()
 
-    def test_online_without_a_key_is_bad_input(self):
+    def test_online_without_a_key_is_bad_input(self, monkeypatch):
         with pytest.raises(InputError, match="WANDB_API_KEY"):
             Wandb(offline=False)
         with pytest.raises(InputError, match="log_model"):
             Wandb(log_model="all")
+        monkeypatch.setenv("WANDB_MODE", "online")
+        with pytest.raises(InputError, match="WANDB_MODE is online but no key is configured"):
+            Wandb()
+
+    def test_a_server_that_does_not_answer_costs_seconds_and_no_training(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            port = silent.getsockname()[1]
+            monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
+            monkeypatch.setattr("foundation.loggers._PATIENCE", 0.2)
+            started = time.monotonic()
+            logger = Wandb()
+            with pytest.warns(UserWarning, match=rf"127.0.0.1:{port} does not answer: offline; upload later"):
+                logger.attach(Run(tmp_path, "toy", "1"))
+        assert time.monotonic() - started < 5
+        assert logger._wandb_init["mode"] == "offline"
 
     def write_config(self):
         config = {

@@ -1,9 +1,5 @@
 """The program in processes of its own: what it imports, how it ends, several at once."""
 
-import signal
-import time
-from pathlib import Path
-
 import pytest
 from safetensors.torch import load_file
 
@@ -33,17 +29,6 @@ class TestProgram:
         out, err = process(launcher=("-c", code)).communicate()
         assert "--experiment" in out, err
         assert out.endswith("set()\n")
-
-    def test_interrupt_is_one_line(self):
-        program = process("fit", "--config", "toy.yaml", *QUIET, "--run_id", "1", "--trainer.max_epochs", "100000")
-        while not Path("runs/toy/1/checkpoints/last.ckpt").exists():
-            assert program.poll() is None
-            time.sleep(0.05)
-        program.send_signal(signal.SIGINT)
-        _, err = finish(program)
-        assert program.returncode == 130
-        assert err.splitlines()[-1].startswith("interrupted")
-        assert "Traceback" not in err
 
     @pytest.mark.parametrize("launcher", ["lightning", pytest.param("torchrun", marks=pytest.mark.slow)])
     def test_two_processes_share_one_run(self, launcher):

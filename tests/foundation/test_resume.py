@@ -16,7 +16,8 @@ pytestmark = pytest.mark.usefixtures("toy_folder")
 class TestResume:
     @pytest.mark.parametrize("kill_at", [8, 22])
     def test_killed_and_resumed_run_ends_like_one_that_was_not(self, kill_at):
-        program = process("fit", "--config", "toy.yaml", *QUIET, "--experiment", "killed", f"--model.kill_at={kill_at}")
+        kill = {"TOY_KILL_AT": str(kill_at)}
+        program = process("fit", "--config", "toy.yaml", *QUIET, "--experiment", "killed", env=kill)
         program.communicate()
         assert program.returncode == -signal.SIGKILL
         assert lightning("fit", "--experiment", "killed", "--ckpt_path", "last") == 0

@@ -1,11 +1,13 @@
 """Studies name every run once, and results find the variant in the name again."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from datamodules.errors import InputError
 from foundation.evaluation.results import rows_of, table, variant_of
-from foundation.evaluation.study import Study
+from foundation.evaluation.study import Study, finished
 
 
 def flag(args, name):
@@ -66,3 +68,31 @@ def test_zero_shot_scores_stand_in_a_table_of_their_own():
     lines = table(rows_of(summary)).splitlines()
     assert lines[0].startswith("| zero-shot | mode | labels | los_accuracy [%] | los_chance [%] | nmse_db [dB] |")
     assert lines[2].startswith("| full | zeroshot | 0 | 93.0 | 57.0 | -1.90 |")
+
+
+@pytest.mark.parametrize(
+    ("mode", "metrics", "then_test", "done"),
+    [
+        ("pretrain", {}, "false", True), ("pretrain", {}, "true", False), ("zeroshot", {"test/x": 1.0}, "true", True),
+        ("probe", {}, "true", False), ("probe", {"test/x": 1.0}, "true", True),
+    ],
+)  # fmt: skip
+def test_a_run_is_finished_when_it_was_tested_as_it_was_to_be(tmp_path, mode, metrics, then_test, done):
+    assert not finished(tmp_path)
+    (tmp_path / "config.yaml").write_text(f"then_test: {then_test}\n")
+    (tmp_path / "summary.json").write_text(json.dumps({"mode": mode, "metrics": metrics}))
+    assert finished(tmp_path) is done
+
+
+@pytest.mark.filterwarnings("ignore:.*is damaged")
+def test_a_half_written_summary_is_of_no_finished_run(tmp_path):
+    (tmp_path / "summary.json").write_text('{"mode": "pretr')
+    assert not finished(tmp_path)
+
+
+def test_a_file_that_is_no_study_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"x.yaml cannot be read"):
+        Study.load(tmp_path / "x.yaml")
+    (tmp_path / "x.yaml").write_text("seeds: [0]\nsed: 1\n")
+    with pytest.raises(InputError, match="unknown key 'sed': must be one of seeds, tasks"):
+        Study.load(tmp_path / "x.yaml")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -41,12 +42,11 @@ class Toy(LightningModule):
         lr: float = 0.05,
         threshold: float = 1e-4,
         complain: str = "",
-        kill_at: int = -1,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         if complain:
-            raise InputError(complain)
+            raise InputError(complain) from RuntimeError("a reader's own words")
         self.head = head(4)
 
     def describe(self) -> dict[str, Any]:
@@ -56,8 +56,14 @@ class Toy(LightningModule):
         return (self.head(batch["x"]) - batch["y"]).square().mean()
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        if self.global_step == self.hparams["kill_at"]:
+        if (
+            self.global_step == int(os.environ.get("TOY_KILL_AT", -1))
+            and self.global_rank == self.trainer.world_size - 1
+        ):
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.global_step == int(os.environ.get("TOY_WAIT_AT", -1)):
+            Path(self.trainer.log_dir, "waiting").touch()
+            time.sleep(60)
         loss = self._loss(batch)
         self.log("train/loss", loss)
         self.log("lr", self.optimizers().param_groups[0]["lr"])

@@ -1,0 +1,184 @@
+"""Which run a command works on, and what it must not overwrite or mix."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.foundation.commands import QUIET, lightning, process, rows, summary, the_run, weights
+
+pytestmark = pytest.mark.usefixtures("toy_folder")
+
+SHORT = ("--trainer.max_epochs", "1")
+
+
+def complaint(capsys, *args, config="toy.yaml"):
+    capsys.readouterr()
+    assert lightning(*args, config=config) == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line]
+    return line
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "x[b]", "*", "", ".hidden", "-x"])
+def test_names_that_are_no_plain_names_are_refused(capsys, name):
+    assert "is no plain name" in complaint(capsys, "fit", f"--run_id={name}")
+    assert "is no plain name" in complaint(capsys, "fit", f"--experiment={name}")
+    assert not Path("runs").exists()
+
+
+def test_a_config_with_an_odd_name_gives_a_plain_one():
+    shutil.copy("toy.yaml", "my [toy].yaml")
+    assert lightning("fit", *SHORT, config="my [toy].yaml") == 0
+    assert lightning("test", "--ckpt_path", "best", config="my [toy].yaml") == 0
+    assert summary("my__toy_")["metrics"]
+
+
+def test_a_run_killed_in_its_first_epoch_starts_over(monkeypatch, capsys):
+    args = ("--experiment", "killed", "--run_id", "1")
+    killed = process("fit", "--config", "toy.yaml", *QUIET, *args, env={"TOY_KILL_AT": "3"})
+    killed.communicate()
+    assert Path("runs/killed/1/metrics.csv").exists()
+    shutil.copytree("runs/killed", "runs/again")
+    assert lightning("fit", *args, "--ckpt_path", "last") == 0
+    assert "was stopped before its first checkpoint: it starts over" in capsys.readouterr().out
+    assert lightning("fit", "--experiment", "again", "--run_id", "1") == 0
+    lightning("fit", "--experiment", "whole")
+    for experiment in ("killed", "again"):
+        assert rows(experiment) == rows("whole")
+        assert all(torch.equal(weights("whole")[key], value) for key, value in weights(experiment).items())
+    assert "exists" in complaint(capsys, "fit", *args)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")  # the very command once more
+    assert lightning("fit", *args, "--trainer.max_epochs", "5") == 0
+    assert summary("killed")["epochs"] == 5
+
+
+def test_settings_that_a_checkpoint_overrules_are_refused_and_others_told(capsys):
+    lightning("fit", "--run_id", "1", *SHORT)
+    before = (the_run() / "config.yaml").read_text()
+    go_on = ("fit", "--ckpt_path", "last", "--trainer.max_epochs", "2")
+    line = complaint(capsys, *go_on, "--model.lr", "0.5", "--data.n", "20")
+    assert "runs/toy/1 cannot go on with data.n 20 instead of 22, model.lr 0.5 instead of 0.05" in line
+    assert "seed_everything 3 instead of 0" in complaint(capsys, *go_on, "--seed_everything", "3")
+    assert (the_run() / "config.yaml").read_text() == before
+    best = str(the_run() / "checkpoints/best.ckpt")
+    assert "cannot be trained on with model.lr" in complaint(capsys, "fit", "--ckpt_path", best, "--model.lr", "0.5")
+    assert lightning(*go_on, "--data.batch_size", "2") == 0
+    assert "goes on with data.batch_size 2 instead of 4, trainer.max_epochs 2 instead of 1" in capsys.readouterr().out
+    assert summary()["epochs"] == 2
+
+
+@pytest.mark.filterwarnings("error:The dirpath has changed")
+def test_a_moved_run_keeps_its_best_checkpoint():
+    lightning("fit", "--run_id", "1", "--trainer.max_epochs", "3")
+    before = summary()["best"]["val/loss"]
+    best = torch.load(the_run() / "checkpoints/best.ckpt", weights_only=True)["epoch"]
+    shutil.move("runs", "moved")
+    # none of the next epochs can be better
+    last = Path("moved/toy/1/checkpoints/last.ckpt")
+    content = torch.load(last, weights_only=True)
+    for state in content["callbacks"].values():
+        if "best_model_score" in state:
+            state["best_model_score"] = torch.tensor(1e-9)
+            state["best_k_models"] = dict.fromkeys(state["best_k_models"], torch.tensor(1e-9))
+            state["kth_value"] = torch.tensor(1e-9)
+    torch.save(content, last)
+    assert lightning("fit", "--runs", "moved", "--ckpt_path", "last", "--trainer.max_epochs", "4") == 0
+    assert torch.load(last.with_name("best.ckpt"), weights_only=True)["epoch"] == best
+    after = json.loads(Path("moved/toy/1/summary.json").read_text())
+    assert after["best"]["val/loss"] == pytest.approx(1e-9) != before
+    assert after["epochs"] == 4
+
+
+def test_without_a_checkpoint_a_run_is_asked_for_its_best_and_a_plain_config_refused(capsys):
+    line = complaint(capsys, "test")
+    assert "`test` without a checkpoint would use random weights: give --ckpt_path best" in line
+    assert not list(Path().glob("runs/*/*"))
+    lightning("fit", "--run_id", "1", "--trainer.max_epochs", "2")
+    expected = summary()["best"]["val/loss"]
+    assert lightning("test", config="runs/toy/1/config.yaml") == 0
+    assert summary()["metrics"] == {"test/loss": pytest.approx(expected)}
+    (the_run() / "checkpoints/best.ckpt").unlink()
+    assert "no runs/toy/1/checkpoints/best.ckpt" in complaint(capsys, "predict", config="runs/toy/1/config.yaml")
+
+
+def test_what_a_run_says_of_other_data_lies_in_a_folder_of_its_own():
+    lightning("fit", "--run_id", "1", *SHORT)
+    own = "runs/toy/1/config.yaml"
+    lightning("predict", config=own)
+    lightning("test", config=own)
+    before = {path: path.read_bytes() for path in Path("runs/toy/1").glob("*.*") if path.suffix != ".csv"}
+    Path("more.yaml").write_text("data: {init_args: {n: 30}}\n")
+    for command in ("predict", "test"):
+        assert lightning(command, "--config", "more.yaml", config=own) == 0
+    assert {path: path.read_bytes() for path in before} == before
+    other = Path("runs/toy/1/on-more")
+    assert (other / "predictions.safetensors").exists()
+    assert json.loads((other / "summary.json").read_text())["n_test"] == 30
+    assert lightning("test", "--config", "more.yaml", "--data.n", "31", config=own) == 0
+    assert json.loads((other / "summary.json").read_text())["n_test"] == 30
+    assert len(list(Path("runs/toy/1").glob("on-more-*/summary.json"))) == 1
+    assert lightning("predict", "--data.batch_size", "7", config=own) == 0
+    assert len(list(Path("runs/toy/1").glob("on-*"))) == 2
+
+
+def test_half_written_files_of_a_run_cost_no_training(capsys):
+    lightning("fit", *SHORT)
+    folder = the_run()
+    whole = (folder / "metrics.csv").read_text()
+    (folder / "summary.json").write_text('{"experiment": "to')
+    (folder / "metrics.csv").write_bytes(whole.encode() + b"7,0.3,\x00\x00,1,2,3,4,5,6\n\xff")
+    with pytest.warns(UserWarning, match=r"summary.json is damaged: set aside as summary.json.damaged"):
+        assert lightning("fit", "--ckpt_path", "last", "--trainer.max_epochs", "2") == 0
+    assert summary()["epochs"] == 2
+    lightning("fit", "--experiment", "whole", "--trainer.max_epochs", "2")
+    assert rows() == rows("whole")
+    (folder / "metrics.csv").write_text("")
+    assert lightning("test", "--ckpt_path", "best") == 0
+    assert rows()[-1]["test/loss"]
+    (folder / "metrics.csv").write_text("no header\n1\n")
+    with pytest.warns(UserWarning, match=r"metrics.csv is damaged: set aside as metrics.csv.damaged"):
+        assert lightning("test", "--ckpt_path", "best") == 0
+    assert rows()[-1]["test/loss"]
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(capsys):
+    Path("file").write_text("")
+    assert "Not a directory" in complaint(capsys, "fit", "--runs", "file")
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (("--model.head.widt", "2"), "unknown key 'model.head.widt"),
+        (("--data.batch", "2"), "unknown key 'data.batch"),
+        (("--model.hea.width", "2"), "unknown key 'model.hea.width'"),
+    ],
+)
+def test_abbreviations_of_nested_keys_are_refused(capsys, args, expected):
+    assert expected in complaint(capsys, "fit", *args)
+
+
+@pytest.mark.parametrize("value", ["-1", "-1e-3", "-.5"])
+def test_negative_numbers_are_values(value):
+    assert lightning("fit", *SHORT, "--model.threshold", value) == 0
+
+
+def test_keys_that_stand_twice_are_named(capsys):
+    Path("toy.yaml").write_text(Path("toy.yaml").read_text() + "trainer: {max_epochs: 1}\n")
+    assert "toy.yaml, line 17, column 1: key 'trainer' stands there twice" in complaint(capsys, "fit")
+
+
+def test_a_run_whose_test_was_killed_makes_up_for_it():
+    lightning("fit", "--then_test", "true", *SHORT)
+    file = the_run() / "summary.json"
+    whole = json.loads(file.read_text())
+    file.write_text(json.dumps({**whole, "metrics": {}}))
+    assert lightning("fit", "--then_test", "true", *SHORT, "--ckpt_path", "last") == 0
+    told = ("metrics", "best", "validation", "epochs", "steps")
+    assert [summary()[key] for key in told] == [whole[key] for key in told]
+
+
+def test_an_error_of_our_own_hides_what_it_translates(capsys):
+    assert complaint(capsys, "fit", "--model.complain", "cut in half") == "error: cut in half"

@@ -1,0 +1,66 @@
+"""How the program ends when it, or another process of its run, is told to."""
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.foundation.commands import QUIET, REPOSITORY, finish, lightning, process
+
+pytestmark = pytest.mark.usefixtures("toy_folder")
+
+GO_ON = "the same command with `--run_id 1 --ckpt_path last` goes on after the last finished epoch"
+
+
+@pytest.fixture
+def running():
+    program = process("fit", "--config", "toy.yaml", *QUIET, "--run_id", "1", "--trainer.max_epochs", "100000")
+    while not Path("runs/toy/1/checkpoints/last.ckpt").exists():
+        assert program.poll() is None
+        time.sleep(0.05)
+    yield program
+    program.kill()
+    program.communicate()
+
+
+def test_a_run_at_work_is_locked_and_sigterm_ends_it_with_its_status(running, capsys):
+    for args in (("--ckpt_path", "last"), ("--run_id", "1", "--ckpt_path", "last")):
+        assert lightning("fit", *args, "--trainer.max_epochs", "100000") == 2
+        assert "runs/toy/1 is at work in another process" in capsys.readouterr().err
+    running.send_signal(signal.SIGTERM)
+    _, err = finish(running)
+    assert running.returncode == 143
+    assert err.splitlines()[-1] == f"terminated: {GO_ON}"
+    assert "Traceback" not in err
+    assert not Path("runs/toy/1/.lock").exists()
+
+
+def test_interrupt_is_one_line(running):
+    running.send_signal(signal.SIGINT)
+    _, err = finish(running)
+    assert running.returncode == 130
+    assert err.splitlines()[-1] == f"interrupted: {GO_ON}"
+    assert "Traceback" not in err
+
+
+def test_before_the_first_checkpoint_it_says_so():
+    program = process("fit", "--config", "toy.yaml", *QUIET, "--run_id", "1", env={"TOY_WAIT_AT": "2"})
+    while not Path("runs/toy/1/waiting").exists():
+        assert program.poll() is None
+        time.sleep(0.05)
+    program.send_signal(signal.SIGTERM)
+    _, err = finish(program)
+    assert program.returncode == 143
+    assert err.splitlines()[-1] == (
+        "terminated: no epoch was finished; the same command with `--run_id 1` starts the run over"
+    )
+
+
+def test_a_killed_process_of_two_ends_the_other_in_one_line():
+    ddp = ["--config", str(REPOSITORY / "experiments/ddp.yaml"), "--trainer.devices", "2"]
+    program = process("fit", "--config", "toy.yaml", *ddp, *QUIET, "--run_id", "1", env={"TOY_KILL_AT": "7"})
+    _, err = finish(program)
+    assert program.returncode == 1
+    assert err.splitlines()[-1] == f"error: another process of this run is gone: {GO_ON}"
+    assert "Traceback" not in err

@@ -1,0 +1,85 @@
+"""What `make` hands to the program, and what it says itself."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Run `make` on a program that writes down its arguments, one a line, and pre-trains in a blink."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/.ready").touch()
+    program = tmp_path / ".venv/bin/lightning"
+    program.write_text("""#!/bin/sh
+printf '%s\\n' "$@" >> called
+case "$3" in experiments/csiclip.yaml)
+    mkdir -p runs/csiclip/new/checkpoints; touch runs/csiclip/new/checkpoints/last.ckpt
+    test -n "$STATUS" || touch runs/csiclip/new/summary.json
+    exit $STATUS;;
+esac
+""")
+    program.chmod(0o755)
+
+    def run(*args, **environment):
+        (tmp_path / "called").write_text("")
+        done = subprocess.run(
+            ["make", *args], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, **environment}
+        )
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        return done.returncode, (tmp_path / "called").read_text().splitlines(), errors
+
+    return run
+
+
+def test_a_checkpoint_may_have_spaces(make):
+    status, called, _ = make("finetune", "TASK=beam", "CKPT=my runs/a b.ckpt")
+    assert status == 0
+    assert called[called.index("--model.checkpoint") + 1] == "my runs/a b.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("finetune", "TASK=beam", "MODEL=foo"), "no experiments/foo.yaml for MODEL=foo and MODE=finetune; models:"),
+        (("finetune", "TASK=beam", "MODEL=foo", "MODE=control"), "no experiments/finetune/encoder_foo.yaml"),
+        (("finetune", "TASK=foo"), "no experiments/finetune/foo.yaml; tasks: "),
+        (("finetune",), "say which task"),
+        (("study",), "say which study, such as make study STUDY=demo; there are:"),
+        (("study", "STUDY=foo"), "say which study"),
+    ],
+)
+def test_bad_names_are_one_error(make, args, said):
+    status, called, errors = make(*args)
+    assert status == 2
+    assert not called
+    [line] = errors
+    assert said in line
+    assert "encoder_" not in line.replace("encoder_foo", "")
+
+
+def test_pre_training_comes_first_and_nothing_goes_on_when_it_is_stopped(make):
+    status, called, _ = make("finetune", "TASK=beam", STATUS="143")
+    assert status == 2
+    assert "experiments/finetune/beam.yaml" not in called
+    status, called, errors = make("finetune", "TASK=beam")
+    assert (status, called) == (2, [])
+    assert "runs/csiclip/new/checkpoints/last.ckpt was stopped: finish it with make pretrain" in errors[0]
+    make("pretrain")
+    status, called, _ = make("finetune", "TASK=beam")
+    assert status == 0
+    assert called[called.index("--model.checkpoint") + 1] == "runs/csiclip/new/checkpoints/best.ckpt"
+
+
+def test_a_control_needs_no_checkpoint(make):
+    status, called, _ = make("finetune", "TASK=los", "MODE=control", "MODEL=hand", "ARGS=--data.num_labels 5")
+    assert status == 0
+    assert called[-4:] == ["--config", "experiments/finetune/encoder_hand.yaml", "--data.num_labels", "5"]
