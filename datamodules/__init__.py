@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from datamodules.sources.areas import Areas
     from datamodules.sources.base import Source
     from datamodules.sources.catalogue import DeepMIMOCatalogue
+    from datamodules.sources.cdl import CDL
     from datamodules.sources.deepmimo import DeepMIMO
     from datamodules.sources.deepmimo_v3 import DeepMIMOv3
     from datamodules.sources.foliage import Foliage
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from datamodules.views import CommonPhase, Noise, PartialSubcarriers, TimingOffset, View
 
 __all__ = [
+    "CDL",
     "OFDM",
     "TR38901",
     "WAIRD",
@@ -77,6 +79,7 @@ __all__ = [
 _HOME = {
     "Areas": "sources.areas",
     "Array": "arrays",
+    "CDL": "sources.cdl",
     "ChannelDataModule": "module",
     "CommonPhase": "views",
     "DatasetNotFoundError": "errors",
