@@ -83,7 +83,7 @@ class TwinCalibration(FoundationTask):
         self.register_buffer("codebook", dft_codebook(Array(1, antennas)), persistent=False)
         self.register_buffer("position_mean", torch.zeros(3))
         self.register_buffer("position_std", torch.ones(3))
-        self.val_metrics = nn.ModuleDict({"cosine": LinkMean()})
+        self.val_metrics = nn.ModuleDict({"cosine": LinkMean(), "loss": LinkMean()})
         self.test_metrics = _test_metrics()
         self._known: tuple[Tensor, Tensor] | None = None
 
@@ -147,12 +147,14 @@ class TwinCalibration(FoundationTask):
         """Return the squared error of the weights (eq 8)."""
         links = self.links(batch)
         if len(links["high"]) < 2:  # too few for batch norm: zero, with a graph
-            return 0.0 * torch.stack([p.sum() for p in self.parameters()]).sum()
+            nothing = 0.0 * torch.stack([p.sum() for p in self.parameters()]).sum()
+            self.log_training(loss=nothing)  # which several processes average: each must come by
+            return nothing
         refined = self(links["low"], links["position"])
         # eq 8 compares a softmax, which sums to 1, with weights of any scale (1e-6 of a real link); no output could fit
         # them, and the choice of codewords (eq 9) needs none: so labels and inputs are shares of a link's total weight
         loss: Tensor = (self.target(links["high"]) - refined).square().sum(-1).mean()
-        self.log_value("train/loss", loss, len(refined), prog_bar=True)
+        self.log_training(loss=loss)
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -161,8 +163,7 @@ class TwinCalibration(FoundationTask):
         if not len(links["high"]):
             return
         refined = self(links["low"], links["position"])
-        loss = (self.target(links["high"]) - refined).square().sum(-1).mean()
-        self.log_value("val/loss", loss, len(refined))
+        self._log("val", "loss", (self.target(links["high"]) - refined).square().sum(-1))
         known = self.feedback(links["high"], refined, self.codewords, batch_idx)
         self._log("val", "cosine", cosine(links["high"], known))
 

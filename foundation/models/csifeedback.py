@@ -73,10 +73,9 @@ class CsiFeedback(FoundationTask):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the NMSE (eq 7), linear."""
         error = self.compare(batch)["error"]
-        if not len(error):  # zero, with a graph
-            return 0.0 * torch.stack([p.sum() for p in self.autoencoder.parameters()]).sum()
-        loss = error.mean()
-        self.log_value("train/loss", loss, len(error), prog_bar=True)
+        nothing = 0.0 * torch.stack([p.sum() for p in self.autoencoder.parameters()]).sum()  # with a graph
+        loss = error.mean() if len(error) else nothing
+        self.log_training(loss=loss)
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -136,7 +135,7 @@ class CsiFeedback(FoundationTask):
             paths = self.autoencoder.num_features // NUMBERS_A_PATH
             values["pursuit_nmse_db"] = nmse(matching_pursuit(target, paths, csi.shape[-1]), target)
         self._log_links("test", self.controls, values)
-        self.log_value("test/chance_nmse_db", CHANCE_DB, len(csi))
+        self.log_whole({"test/chance_nmse_db": CHANCE_DB})
 
     def _log_links(self, stage: str, metrics: nn.ModuleDict, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
