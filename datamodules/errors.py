@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,23 @@ def finite_numbers(name: str, values: Any, *parts: str) -> tuple[float, ...]:
 
 def _is_finite(value: Any) -> bool:
     return isinstance(value, Real) and math.isfinite(value)
+
+
+@contextmanager
+def needs(extra: str, purpose: str) -> Iterator[None]:
+    """Import inside it what only one of the extras of this package installs.
+
+    Args:
+        extra: Name of the extra.
+        purpose: What needs it, the beginning of the message.
+
+    Raises:
+        InputError: It is not installed; the message says how to install it.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise InputError(f"{purpose}: pip install 'csi-foundation[{extra}]' ({error})") from error
 
 
 def refuse_pointer(file: Path) -> None:

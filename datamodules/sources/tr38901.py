@@ -18,7 +18,7 @@ from torch import Tensor
 from datamodules.arrays import Array
 from datamodules.channel import OFDM, SPEED_OF_LIGHT, synthesize
 from datamodules.environment import Environment
-from datamodules.errors import InputError
+from datamodules.errors import InputError, needs
 from datamodules.paths import Paths
 from datamodules.progress import Progress
 from datamodules.recording import Recording
@@ -26,7 +26,7 @@ from datamodules.sequences import MOBILITIES, SPEEDS, Mobility, draw_motion, mob
 from datamodules.sequences import Sequence as Snapshots
 from datamodules.site import Site
 from datamodules.sources.base import Recipe, Source, restore_chunk, store_chunk
-from datamodules.sources.tr38901_rays import CELLS, Release, Scenario, Sight, drop
+from datamodules.sources.tr38901_rays import CELLS, NEEDS_SIONNA, Release, Scenario, Sight, drop
 
 Keep = Literal["csi", "rays"]
 #: grows when the source changes what it makes, so that sites in the cache are made anew
@@ -195,7 +195,8 @@ class TR38901(Source):
         if self.keep == "csi":
             made |= {"snapshots": self.snapshots, "interval": self.interval}
             made |= {key: asdict(getattr(self, key)) for key in ("bs", "ue", "ofdm")}
-        versions = {"version": _VERSION, "sionna-no-rt": importlib.metadata.version("sionna-no-rt")}
+        with needs("tr38901", NEEDS_SIONNA):
+            versions = {"version": _VERSION, "sionna-no-rt": importlib.metadata.version("sionna-no-rt")}
         return {"source": "tr38901", **versions, **asdict(domain), "x": origin, **made}
 
     def _make(self, domain: _Domain, origin: float, parameters: dict[str, Any], work: Path) -> Iterator[Site]:

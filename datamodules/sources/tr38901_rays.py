@@ -22,12 +22,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.channel import SPEED_OF_LIGHT
+from datamodules.errors import needs
 from datamodules.paths import Paths
 
 Scenario = Literal["umi", "uma", "rma", "inh"]
 Sight = Literal["los", "nlos", "mixed"]
 Release = Literal["16.1", "19.2"]
 SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
+#: what to say where Sionna PHY, an extra, is missing
+NEEDS_SIONNA = "channels of TR 38.901 are drawn by Sionna PHY"
 
 #: rays of the sub-clusters of the two strongest clusters, and their delays over the cluster delay spread (Table 7.5-5)
 _SUBCLUSTERS = (((0, 1, 2, 3, 4, 5, 6, 7, 18, 19), 0.0), ((8, 9, 10, 11, 16, 17), 1.28), ((12, 13, 14, 15), 2.56))
@@ -220,7 +223,8 @@ def _sionna(seed: int) -> Iterator[torch.Generator]:
     Setting `sionna.phy.config.seed` would reseed PyTorch's default generators as well, and with them the training that
     the data are made for; so does the first import.
     """
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    devices = range(torch.cuda.device_count())
+    with torch.random.fork_rng(devices=devices), needs("tr38901", NEEDS_SIONNA):
         from sionna.phy import config
     generator = config.torch_rng("cpu")
     before = generator.get_state()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import itertools
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -32,6 +34,18 @@ SMALL: dict[str, Any] = {"bs": Array(2, 2), "ofdm": OFDM(8, 10e6)}
 def source(cache: Path, **settings: Any) -> TR38901:
     settings = {"scenarios": ["umi"], "los": ["mixed"], "speeds": ["static"], "sequences": 20, **SMALL, **settings}
     return TR38901(**settings, cache=str(cache))
+
+
+def test_sionna_phy_is_asked_for_where_it_is_missing(tmp_path, monkeypatch):
+    line = r"^channels of TR 38.901 are drawn by Sionna PHY: pip install 'csi-foundation\[tr38901\]' \(.+\)$"
+    monkeypatch.setitem(sys.modules, "sionna.phy", None)
+    monkeypatch.setitem(sys.modules, "sionna", None)
+    with pytest.raises(InputError, match=line):
+        drop("umi", "mixed", 3.5e9, 2, seed=0, release="16.1")
+    missing = importlib.metadata.PackageNotFoundError("sionna-no-rt")
+    monkeypatch.setattr(importlib.metadata, "version", Mock(side_effect=missing))
+    with pytest.raises(InputError, match=line):
+        source(tmp_path).sites()
 
 
 def made(cache: Path, **settings: Any) -> Site:
