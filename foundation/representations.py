@@ -72,6 +72,23 @@ def log_level(channel: Tensor) -> Tensor:
     return (10.0 * channel.abs()).log1p()
 
 
+def level_image(csi: Tensor) -> Tensor:
+    """Return the log-magnitude of the unit-power channel over angle and delay, plain and Hann-windowed, as an image.
+
+    The plain plane keeps the resolution, the windowed one shows weak paths beside strong ones. Phases are left out: one
+    of the oscillator, and one that turns once a wavelength, which no network learns from few links.
+
+    Args:
+        csi: Complex, shape (B, R, T, K).
+
+    Returns:
+        Shape (B, 2, R*T, K).
+    """
+    channel = unit_power(csi)
+    planes = torch.stack([log_level(to_delay(to_angle(each))) for each in (channel, tapered(channel))], dim=1)
+    return rearrange(planes, "b c r t k -> b c (r t) k")
+
+
 def tapered(csi: Tensor) -> Tensor:
     """Weigh antennas and subcarriers of (..., T, K) by a Hann window: side lobes of angle and delay end 31 dB down."""
     antennas, subcarriers = (

@@ -204,6 +204,11 @@ def _choice(rows: list[Row]) -> str:
     return f"best of {scored.pop()}{by}"
 
 
+def in_words(metric: str, values: Iterable[float]) -> str:
+    """Return mean and deviation of the values of a metric, with its unit."""
+    return f"{_cell(metric, list(values))} {_UNITS.get(metric, '')}".rstrip()
+
+
 def _cell(metric: str, values: list[float]) -> str:
     if not values:
         return ""

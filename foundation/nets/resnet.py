@@ -8,11 +8,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from datamodules.errors import check_positive
+from datamodules.errors import InputError, check_positive
 from foundation.encoder import Encoder
-from foundation.representations import image, power_db, received, standard_level, to_angle, to_delay, unit_power
+from foundation.representations import (
+    image,
+    level_image,
+    power_db,
+    received,
+    standard_level,
+    to_angle,
+    to_delay,
+    unit_power,
+)
 
-Domain = Literal["csi", "cir", "angle_delay"]
+Domain = Literal["csi", "cir", "angle_delay", "angle_delay_level"]
 
 
 class ResNet(Encoder):
@@ -23,8 +32,9 @@ class ResNet(Encoder):
 
     Args:
         backbone: timm's name of a ResNet.
-        domain: `csi`, `cir` (the inverse DFT over subcarriers), or `angle_delay` (then also a DFT over transmit
-            antennas).
+        domain: `csi`, `cir` (the inverse DFT over subcarriers), `angle_delay` (then also a DFT over transmit antennas),
+            or `angle_delay_level`, its log-magnitude, plain and Hann-windowed, in place of real and imaginary part (not
+            in the paper); that takes `normalize: link`.
         normalize: `global` is the paper's min-max scaling followed by standardisation, both from the train side; as one
             affine map follows another, it is (x - mean) / std. `link` brings every link to unit power and gives its
             power in dB, standardised over the train side, as a third channel: path loss spans 60 dB and more, of which
@@ -33,6 +43,9 @@ class ResNet(Encoder):
         norm: `batch`, or `group` of 16 channels: the same on one process and on many, and no leak between the samples
             of a contrastive batch.
         stem_stride: 4, or 2 leaving out the stem's pooling, for images of 32 rows or less.
+
+    Raises:
+        InputError: `angle_delay_level` without `normalize: link`.
     """
 
     mean: Tensor
@@ -50,6 +63,8 @@ class ResNet(Encoder):
         super().__init__()
         self.save_hyperparameters()
         check_positive("ResNet", width=width)
+        if domain == "angle_delay_level" and normalize != "link":
+            raise InputError("ResNet: domain angle_delay_level needs normalize: link, its planes are of unit power")
         import timm  # not at import: it is slow to load, and the command line must not pay for it
         from timm.layers.norm import GroupNorm
 
@@ -92,6 +107,7 @@ class ResNet(Encoder):
     def _image(self, csi: Tensor) -> Tensor:
         if self.normalize == "global":
             return (image(self._transform(csi)) - self.mean) / self.std
-        pixels = image(self._transform(unit_power(csi)))
+        levels = self.domain == "angle_delay_level"
+        pixels = level_image(csi) if levels else image(self._transform(unit_power(csi)))
         level = standard_level(csi, self.mean, self.std).reshape(-1, 1, 1, 1)
         return torch.cat([pixels, level.expand_as(pixels[:, :1])], dim=1)

@@ -6,7 +6,7 @@ from datamodules.errors import InputError
 from foundation import ChannelTransformer, PositionFeatures
 from foundation.nets.hand import HandFeatures
 from foundation.nets.resnet import ResNet
-from foundation.representations import image, power_db, to_delay, unit_power
+from foundation.representations import image, level_image, power_db, to_delay, unit_power
 
 
 @pytest.fixture
@@ -68,6 +68,30 @@ def test_a_link_without_power_does_not_outweigh_the_others(csi):
         encoder.prepare({"csi": csi})
     assert torch.equal(hand(silent)[:, -1], torch.full((6,), -4.0))
     assert torch.equal(net._image(silent)[:, 2], torch.full((6, 16, 16), -4.0))
+
+
+def test_levels_over_angle_and_delay_know_no_phase_and_show_weak_paths_beside_strong_ones():
+    antenna, tone = torch.arange(16.0).reshape(-1, 1), torch.arange(32.0)
+
+    def path(angle, delay):
+        return torch.polar(torch.ones(16, 32), 2 * torch.pi * (angle * antenna / 16 - delay * tone / 32))
+
+    csi = (path(3.5, 5.5) + 0.0015 * path(10, 20)).reshape(1, 1, 16, 32)  # between the bins: side lobes all over
+    planes = level_image(csi)
+    assert planes.shape == (1, 2, 16, 32)
+    assert torch.allclose(level_image(csi * torch.tensor(3e-5j)), planes, atol=1e-4)
+    plain, windowed = planes[0, :, 7:14, 12:28]  # away from the strong path
+    weak = (10 - 7) * 16 + (20 - 12)
+    assert windowed.argmax() == weak
+    assert plain.argmax() != weak
+
+
+def test_a_tower_of_levels_wants_links_of_unit_power(csi):
+    net = ResNet("resnet18", "angle_delay_level", "link", width=0.25, norm="group").eval()
+    net.prepare({"csi": csi})
+    assert net(csi).shape == (6, net.num_features)
+    with pytest.raises(InputError, match="normalize: link"):
+        ResNet("resnet18", "angle_delay_level")
 
 
 def test_global_scaling_is_min_max_then_standardisation(csi):

@@ -2,16 +2,17 @@
 
 import statistics
 
+from foundation.demo import bought
 from foundation.evaluation.results import publish, read, rows_of, table
 
 
-def run(place="", seed=0, value=1.0, city="munich", **facts):
+def run(place="", seed=0, value=1.0, city="munich", mode="scratch", **facts):
     """Return the rows of a run of a study, of one metric."""
     where = f"-@{place}" if place else ""
     return rows_of(
         {
             "experiment": "x", "run_id": f"vit-positioning-scratch{where}-s{seed}", "head": "positioning",
-            "mode": "scratch", "seed": seed, "split": "spatial", "train_places": [city], "test_places": [city],
+            "mode": mode, "seed": seed, "split": "spatial", "train_places": [city], "test_places": [city],
             "n_train": 100, "metrics": {"test/positioning/mean_m": value}, **facts,
         }
     )  # fmt: skip
@@ -60,3 +61,13 @@ def test_rows_are_read_as_they_were_written_and_the_page_names_every_city(tmp_pa
     publish(rows, tmp_path, tmp_path / "RESULTS.md")
     assert read(tmp_path / "results.csv") == rows
     assert "`make study STUDY=x`: city_0, city_1; " in (tmp_path / "RESULTS.md").read_text()
+
+
+def test_the_demo_says_what_pretraining_bought():
+    def line(*tuned):
+        values = {"finetune": tuned, "scratch": (20.0, 30.0), "control": (21.0, 21.0)}
+        return bought([r for mode, pair in values.items() for s in (0, 1) for r in run("", s, pair[s], mode=mode)])
+
+    assert "fine-tuned, 25.00 ± 7.07 m from scratch: a gain with every seed." in line(10.0, 29.0)
+    assert ": no gain that holds with every seed." in line(10.0, 31.0)
+    assert ": a loss with every seed, but hand-made profiles without a network have 21.00 ± 0.00 m." in line(21.0, 31.0)
