@@ -14,7 +14,7 @@ from datamodules.sources import scenes
 from datamodules.sources.deepmimo import DeepMIMO
 from datamodules.sources.deepmimo_files import naming
 from datamodules.sources.recorded import Recorded
-from datamodules.sources.recorded_import import _load
+from datamodules.sources.recorded_arrays import load_array
 from datamodules.sources.restricted_pickle import load_npy
 from datamodules.sources.waird_area import _read_environment
 from datamodules.yaml_file import read_yaml
@@ -39,9 +39,9 @@ def damaged(file: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "read"),
     [
-        ("csi.mat", lambda file: _load(str(file), "csi")),
-        ("csi.npz", lambda file: _load(str(file), "csi")),
-        ("csi.npy", lambda file: _load(str(file), "csi")),
+        ("csi.mat", lambda file: load_array(str(file), "csi")),
+        ("csi.npz", lambda file: load_array(str(file), "csi")),
+        ("csi.npy", lambda file: load_array(str(file), "csi")),
         ("BS1_UE_0-9.mat", damaged),
         ("Path.npy", load_npy),
         ("environment.png", lambda file: _read_environment(file, np.ones(2))),
