@@ -50,7 +50,7 @@ data: $(READY) ## make the sites of DATA=experiments/data/x.yaml ahead of time [
 
 bench: $(READY) ## measure speed and memory beside peers
 	OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} GOMP_SPINCOUNT=$${GOMP_SPINCOUNT:-3000} \
-		$(BIN)/python -m foundation.evaluation.benchmark # as the program has it
+		$(BIN)/python -m foundation.evaluation.bench # as the program has it
 
 pretrain: $(READY) ## pre-train MODEL= [DATA=experiments/data/x.yaml ARGS=]
 	$(BIN)/lightning fit --config experiments/$(MODEL).yaml $(CONFIG) $(ARGS)

@@ -9,33 +9,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from datamodules.arrays import Array
-    from datamodules.channel import OFDM, synthesize
-    from datamodules.environment import Environment
+    from datamodules.channel.arrays import Array
+    from datamodules.channel.impairments import CommonPhase, Noise, PartialSubcarriers, TimingOffset, View
+    from datamodules.channel.motion import Sequence
+    from datamodules.channel.synthesis import OFDM, synthesize
     from datamodules.errors import DatasetNotFoundError, InputError
-    from datamodules.export import write_deepmimo
-    from datamodules.export_waird import write_waird
+    from datamodules.export.deepmimo import write_deepmimo
+    from datamodules.export.waird import write_waird
+    from datamodules.maps.augmentation import WorldSymmetry
     from datamodules.module import ChannelDataModule
-    from datamodules.pairs import pair
-    from datamodules.paths import Paths
-    from datamodules.plots import plot_csi, plot_site, plot_statistics
-    from datamodules.recording import Recording
-    from datamodules.sequences import Sequence
-    from datamodules.site import Site
-    from datamodules.sources.areas import Areas
+    from datamodules.plots.figures import plot_csi, plot_site, plot_statistics
+    from datamodules.sites.environment import Environment
+    from datamodules.sites.paths import Paths
+    from datamodules.sites.recording import Recording
+    from datamodules.sites.site import Site
+    from datamodules.sites.user_matching import pair
     from datamodules.sources.base import Source
-    from datamodules.sources.catalogue import DeepMIMOCatalogue
-    from datamodules.sources.cdl import CDL
-    from datamodules.sources.deepmimo import DeepMIMO
-    from datamodules.sources.deepmimo_v3 import DeepMIMOv3
-    from datamodules.sources.foliage import Foliage
-    from datamodules.sources.recorded import Recorded
-    from datamodules.sources.sionna_rt import SionnaRT
-    from datamodules.sources.tr38901 import TR38901
-    from datamodules.sources.twins import Twins
-    from datamodules.sources.waird import WAIRD
-    from datamodules.symmetry import WorldSymmetry
-    from datamodules.views import CommonPhase, Noise, PartialSubcarriers, TimingOffset, View
+    from datamodules.sources.deepmimo.catalogue import DeepMIMOCatalogue
+    from datamodules.sources.deepmimo.v3 import DeepMIMOv3
+    from datamodules.sources.deepmimo.v4 import DeepMIMO
+    from datamodules.sources.raytracing.areas import Areas
+    from datamodules.sources.raytracing.foliage import Foliage
+    from datamodules.sources.raytracing.sionna_rt import SionnaRT
+    from datamodules.sources.raytracing.twins import Twins
+    from datamodules.sources.recorded.source import Recorded
+    from datamodules.sources.tr38901.cdl import CDL
+    from datamodules.sources.tr38901.source import TR38901
+    from datamodules.sources.waird.source import WAIRD
 
 __all__ = [
     "CDL",
@@ -77,41 +77,41 @@ __all__ = [
 
 # imported on first use: a ray tracer or a reader is loaded only by who asks for it
 _HOME = {
-    "Areas": "sources.areas",
-    "Array": "arrays",
-    "CDL": "sources.cdl",
+    "Areas": "sources.raytracing.areas",
+    "Array": "channel.arrays",
+    "CDL": "sources.tr38901.cdl",
     "ChannelDataModule": "module",
-    "CommonPhase": "views",
+    "CommonPhase": "channel.impairments",
     "DatasetNotFoundError": "errors",
-    "DeepMIMO": "sources.deepmimo",
-    "DeepMIMOCatalogue": "sources.catalogue",
-    "DeepMIMOv3": "sources.deepmimo_v3",
-    "Environment": "environment",
-    "Foliage": "sources.foliage",
+    "DeepMIMO": "sources.deepmimo.v4",
+    "DeepMIMOCatalogue": "sources.deepmimo.catalogue",
+    "DeepMIMOv3": "sources.deepmimo.v3",
+    "Environment": "sites.environment",
+    "Foliage": "sources.raytracing.foliage",
     "InputError": "errors",
-    "Noise": "views",
-    "OFDM": "channel",
-    "PartialSubcarriers": "views",
-    "Paths": "paths",
-    "Recorded": "sources.recorded",
-    "Recording": "recording",
-    "Sequence": "sequences",
-    "SionnaRT": "sources.sionna_rt",
-    "Site": "site",
+    "Noise": "channel.impairments",
+    "OFDM": "channel.synthesis",
+    "PartialSubcarriers": "channel.impairments",
+    "Paths": "sites.paths",
+    "Recorded": "sources.recorded.source",
+    "Recording": "sites.recording",
+    "Sequence": "channel.motion",
+    "SionnaRT": "sources.raytracing.sionna_rt",
+    "Site": "sites.site",
     "Source": "sources.base",
-    "TR38901": "sources.tr38901",
-    "TimingOffset": "views",
-    "Twins": "sources.twins",
-    "View": "views",
-    "WAIRD": "sources.waird",
-    "WorldSymmetry": "symmetry",
-    "pair": "pairs",
-    "plot_csi": "plots",
-    "plot_site": "plots",
-    "plot_statistics": "plots",
-    "synthesize": "channel",
-    "write_deepmimo": "export",
-    "write_waird": "export_waird",
+    "TR38901": "sources.tr38901.source",
+    "TimingOffset": "channel.impairments",
+    "Twins": "sources.raytracing.twins",
+    "View": "channel.impairments",
+    "WAIRD": "sources.waird.source",
+    "WorldSymmetry": "maps.augmentation",
+    "pair": "sites.user_matching",
+    "plot_csi": "plots.figures",
+    "plot_site": "plots.figures",
+    "plot_statistics": "plots.figures",
+    "synthesize": "channel.synthesis",
+    "write_deepmimo": "export.deepmimo",
+    "write_waird": "export.waird",
 }
 
 

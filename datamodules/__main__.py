@@ -10,8 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from datamodules import listing
 from datamodules.errors import InputError
+from datamodules.sites import inventory as listing
 
 if TYPE_CHECKING:
     from datamodules.sources.base import Source
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _make(options: argparse.Namespace) -> int:
-    from datamodules.factory import build
+    from datamodules.sources.build import build
 
     failures = build(read_sources(options.config), options.workers)
     for name, problem in failures.items():
@@ -162,7 +162,7 @@ def _show(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     from datamodules.progress import Progress
-    from datamodules.site import Site
+    from datamodules.sites.site import Site
 
     damaged = []
     folders = listing.folders(options.cache)
@@ -180,7 +180,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _plot(options: argparse.Namespace) -> int:
-    plots = import_module("datamodules.plots")
+    plots = import_module("datamodules.plots.figures")
     figure = plots.plot_statistics([site for _, site in listing.matching(options.cache, options.name)])
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -194,7 +194,7 @@ def _plot(options: argparse.Namespace) -> int:
 def _import(args: list[str]) -> int:
     import jsonargparse
 
-    from datamodules.sources.recorded_import import import_recording
+    from datamodules.sources.recorded.importing import import_recording
 
     parser = jsonargparse.ArgumentParser(prog="python -m datamodules import", exit_on_error=False)
     parser.add_function_arguments(import_recording, as_positional=True)
@@ -206,16 +206,16 @@ def _import(args: list[str]) -> int:
 
 
 def _example(options: argparse.Namespace) -> int:
-    from datamodules.sources.deepmimo import data_root
-    from datamodules.sources.recorded_example import write_example
+    from datamodules.sources.deepmimo.v4 import data_root
+    from datamodules.sources.recorded.example import write_example
 
     return _tell(write_example(data_root("recorded", options.out)))
 
 
 def _tell(file: Path) -> int:
     """Print what a recording holds."""
-    from datamodules.sources.recorded_file import read_recording
-    from datamodules.sources.recorded_report import report
+    from datamodules.sources.recorded.file import read_recording
+    from datamodules.sources.recorded.report import report
 
     recording, facts = read_recording(file)
     print(file)

@@ -9,19 +9,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from datamodules.arrays import Array, rotation_matrix
-from datamodules.channel import OFDM, SPEED_OF_LIGHT, synthesize
-from datamodules.codebook import beam_power, beam_power_of_paths
+from datamodules.channel.arrays import Array, rotation_matrix
+from datamodules.channel.codebook import beam_power, beam_power_of_paths
+from datamodules.channel.impairments import View, observe
+from datamodules.channel.motion import Motion, draw_motion, split_next
+from datamodules.channel.motion import Sequence as Snapshots
+from datamodules.channel.synthesis import OFDM, SPEED_OF_LIGHT, synthesize
 from datamodules.dataset import Batch, to_paths
 from datamodules.domains import domain_labels, site_domains, speed_spans
-from datamodules.environment_images import AreaMaps
 from datamodules.errors import InputError
-from datamodules.recording import Recording
-from datamodules.sequences import Motion, draw_motion, split_next
-from datamodules.sequences import Sequence as Snapshots
-from datamodules.site import Site
-from datamodules.symmetry import World, WorldSymmetry
-from datamodules.views import View, observe
+from datamodules.maps.augmentation import World, WorldSymmetry
+from datamodules.maps.raster import AreaMaps
+from datamodules.sites.recording import Recording
+from datamodules.sites.site import Site
 
 #: what a batch may hold beyond channel and position
 Extra = Literal["map", "geometry", "domain"]

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
 from datamodules.errors import InputError
-from datamodules.paths import Paths
-from datamodules.recording import Recording
-from datamodules.site import Site, area_numbers
+from datamodules.sites.paths import Paths
+from datamodules.sites.recording import Recording
+from datamodules.sites.site import Site, area_numbers
 
 Batch = dict[str, Any]
 

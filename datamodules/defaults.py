@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from datamodules.arrays import Array
-from datamodules.channel import OFDM
+from datamodules.channel.arrays import Array
+from datamodules.channel.motion import Sequence as Snapshots
+from datamodules.channel.synthesis import OFDM
 from datamodules.errors import InputError
-from datamodules.recording import Recording, same_interval
-from datamodules.sequences import Sequence as Snapshots
-from datamodules.site import Site
+from datamodules.sites.recording import Recording, same_interval
+from datamodules.sites.site import Site
 from datamodules.splits import Rule
 
 _BS, _UE, _OFDM = Array(rows=1, cols=32), Array(), OFDM()

@@ -23,10 +23,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from datamodules.arrays import Array
-from datamodules.recording import Recording
-from datamodules.sequences import MOBILITIES
-from datamodules.site import Site
+from datamodules.channel.arrays import Array
+from datamodules.channel.motion import MOBILITIES
+from datamodules.sites.recording import Recording
+from datamodules.sites.site import Site
 
 AXES = ("scenario", "los", "mobility", "tilt", "frequency")
 #: not -1, which is an uptilt of one degree

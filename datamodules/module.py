@@ -12,20 +12,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.arrays import Array
 from datamodules.batch import BatchMaker, Extra
-from datamodules.channel import OFDM
-from datamodules.codebook import dft_codebook
+from datamodules.channel.arrays import Array
+from datamodules.channel.codebook import dft_codebook
+from datamodules.channel.impairments import View
+from datamodules.channel.motion import Sequence as Snapshots
+from datamodules.channel.synthesis import OFDM
 from datamodules.dataset import Batch, ChannelDataset, ShardedSampler, station_links
 from datamodules.defaults import grid_of, rule_of, sequence_of
 from datamodules.errors import InputError, check_not_negative, check_positive
-from datamodules.factory import build
-from datamodules.sequences import Sequence as Snapshots
-from datamodules.site import Site, area_numbers
+from datamodules.maps.augmentation import WorldSymmetry
+from datamodules.sites.site import Site, area_numbers
 from datamodules.sources.base import Source
+from datamodules.sources.build import build
 from datamodules.splits import SIDES, Fractions, Rule, split_links
-from datamodules.symmetry import WorldSymmetry
-from datamodules.views import View
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -263,7 +263,7 @@ class ChannelDataModule(LightningDataModule):
             index: Which link.
             prediction: CSI (R, T, K) to draw beside it.
         """
-        from datamodules.plots import plot_csi
+        from datamodules.plots.figures import plot_csi
 
         csi = batch["csi"][index].cpu()
         return plot_csi(csi[0] if csi.ndim == 4 else csi, self.ofdm.bandwidth, prediction)

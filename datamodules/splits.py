@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from datamodules.errors import InputError
-from datamodules.recording import Recording
-from datamodules.site import Site
+from datamodules.sites.recording import Recording
+from datamodules.sites.site import Site
 
 Rule = Literal["random", "spatial", "time", "site", "city"]
 Fractions = tuple[float, float, float]

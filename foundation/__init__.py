@@ -4,22 +4,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from foundation.adaptation.finetune import FineTune
+    from foundation.adaptation.map_positioning import MapPositioning
     from foundation.checkpoint import load_encoder
-    from foundation.csiclip import CSICLIP
     from foundation.encoder import Encoder
-    from foundation.envchannel import EnvChannel
-    from foundation.finetune import FineTune
     from foundation.models.calibration import TwinCalibration
+    from foundation.models.csiclip import CSICLIP
     from foundation.models.csifeedback import CsiFeedback
+    from foundation.models.envchannel import EnvChannel
     from foundation.nets.contwin import CNNTransformer
     from foundation.nets.csinet import CsiNet
     from foundation.nets.csinetplus import CSINetPlus
-    from foundation.nets.hand import HandFeatures
+    from foundation.nets.handcrafted import HandFeatures
     from foundation.nets.resnet import ResNet
     from foundation.nets.swincfnet import SwinCFNet
     from foundation.nets.transformer import ChannelTransformer, EnvironmentTransformer, PositionFeatures
-    from foundation.placing import MapPositioning
-    from foundation.probe import CollapseAlarm, OnlineProbe
+    from foundation.runtime.probe import CollapseAlarm, OnlineProbe
     from foundation.task import FoundationTask
 
 __all__ = [
@@ -47,21 +47,21 @@ __all__ = [
 
 # imported on first use: `lightning --help` must not wait for torch
 _HOME = {
-    "CSICLIP": "csiclip",
+    "CSICLIP": "models.csiclip",
     "CNNTransformer": "nets.contwin",
     "CSINetPlus": "nets.csinetplus",
     "ChannelTransformer": "nets.transformer",
-    "CollapseAlarm": "probe",
+    "CollapseAlarm": "runtime.probe",
     "CsiFeedback": "models.csifeedback",
     "CsiNet": "nets.csinet",
     "Encoder": "encoder",
-    "EnvChannel": "envchannel",
+    "EnvChannel": "models.envchannel",
     "EnvironmentTransformer": "nets.transformer",
-    "FineTune": "finetune",
+    "FineTune": "adaptation.finetune",
     "FoundationTask": "task",
-    "HandFeatures": "nets.hand",
-    "MapPositioning": "placing",
-    "OnlineProbe": "probe",
+    "HandFeatures": "nets.handcrafted",
+    "MapPositioning": "adaptation.map_positioning",
+    "OnlineProbe": "runtime.probe",
     "PositionFeatures": "nets.transformer",
     "ResNet": "nets.resnet",
     "SwinCFNet": "nets.swincfnet",

@@ -12,7 +12,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from foundation.commands import Commands
+    from foundation.runtime.commands import Commands
 
 _HELP = """\
 usage: lightning COMMAND --config FILE [--config FILE ...] [--KEY VALUE ...]
@@ -93,7 +93,7 @@ def main(args: list[str] | None = None) -> int:
         return 0
     if args[0] not in _COMMANDS and not args[0].startswith("-"):
         return _say(f"error: unknown command '{args[0]}': must be one of {', '.join(_COMMANDS)}", 2)
-    from foundation.stopping import INTERRUPTED, TERMINATED, Terminated, ended_by_sigterm, how_to_go_on
+    from foundation.runtime.stopping import INTERRUPTED, TERMINATED, Terminated, ended_by_sigterm, how_to_go_on
 
     try:
         with ended_by_sigterm():
@@ -141,7 +141,7 @@ def run(args: list[str]) -> Commands:
     # products too), distances and contrastive logits. Networks are given speed by --trainer.precision bf16-mixed, which
     # reaches nothing else; their convolutions use TF32 as they are.
     torch.set_float32_matmul_precision("highest")
-    from foundation.commands import Commands
+    from foundation.runtime.commands import Commands
 
     for package in ("foundation", "datamodules", "heads"):
         # Bare class names in YAML are those of imported classes.
@@ -193,7 +193,7 @@ def _user_error(error: Exception) -> str | None:
 
 
 def _say(line: str, status: int) -> int:
-    from foundation.runs import rank
+    from foundation.runtime.runs import rank
 
     if rank() == 0:
         print(line, file=sys.stderr)

@@ -17,7 +17,7 @@ from datamodules.errors import InputError
 from foundation.checkpoint import described, mismatch
 from foundation.encoder import Encoder
 from foundation.gather import mean
-from foundation.muon import Muon, hidden_matrices
+from foundation.optim.muon import Muon, hidden_matrices
 from heads import Head
 
 Schedule = Literal["constant", "cosine", "restarts", "plateau"]

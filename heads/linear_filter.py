@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from datamodules.linear_prediction import (
+from datamodules.channel.linear_prediction import (
     ahead,
     apply,
     autoregression,

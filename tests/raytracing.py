@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.paths import Paths
-from datamodules.sources import scenes
+from datamodules.sites.paths import Paths
+from datamodules.sources.raytracing import scenes
 
 _PROBE = """
 import numpy as np
-from datamodules.sources import scenes
+from datamodules.sources.raytracing import scenes
 scenes.Tracer(scenes.find("floor_wall"), 3.5e9, samples=100)(np.array([[0, 0, 1.0]]), np.array([[1, 1, 1.0]]))
 """
 

@@ -5,10 +5,10 @@ import pytest
 from datamodules.errors import InputError
 from datamodules.module import ChannelDataModule
 from datamodules.yaml_file import read_yaml
-from foundation.csiclip import CSICLIP
-from foundation.envchannel import EnvChannel
-from foundation.finetune import FineTune
-from foundation.nets.hand import HandFeatures
+from foundation.adaptation.finetune import FineTune
+from foundation.models.csiclip import CSICLIP
+from foundation.models.envchannel import EnvChannel
+from foundation.nets.handcrafted import HandFeatures
 from foundation.nets.resnet import ResNet
 from foundation.nets.transformer import ChannelTransformer, EnvironmentTransformer
 from heads import LOS, Feedback

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import yaml
 
-from datamodules.arrays import Array
-from datamodules.channel import OFDM, synthesize
+from datamodules.channel.arrays import Array
+from datamodules.channel.synthesis import OFDM, synthesize
 from datamodules.errors import DatasetNotFoundError
-from datamodules.export_waird import write_waird
-from datamodules.sources.recorded_import import import_recording
+from datamodules.export.waird import write_waird
+from datamodules.sources.recorded.importing import import_recording
 from foundation.cli import run
 from tests.data.deepmimo.data import write_scenario
+from tests.datamodules.export.test_waird import random_area
 from tests.datamodules.rays import random_site
-from tests.datamodules.test_deepmimo_v3 import write_v3
-from tests.datamodules.test_export_waird import random_area
+from tests.datamodules.sources.deepmimo.test_deepmimo_v3 import write_v3
 from tests.raytracing import skip_without_sionna
 
 ROOT = Path(__file__).parents[1]

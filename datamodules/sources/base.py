@@ -17,7 +17,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from datamodules.errors import InputError
-from datamodules.site import FORMAT, Site
+from datamodules.sites.site import FORMAT, Site
 
 
 @dataclass(frozen=True)

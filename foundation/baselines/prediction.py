@@ -11,7 +11,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from datamodules.linear_prediction import (
+from datamodules.channel.linear_prediction import (
     ahead,
     apply,
     autoregression,

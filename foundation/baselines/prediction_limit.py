@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from datamodules.arrays import Array, unit_vector
-from datamodules.channel import OFDM, link_factors
-from datamodules.paths import Paths
+from datamodules.channel.arrays import Array, unit_vector
+from datamodules.channel.synthesis import OFDM, link_factors
+from datamodules.sites.paths import Paths
 
 
 def limit(

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from foundation.runs import read_summary
+from foundation.runtime.runs import read_summary
 
 #: per metric: decimals, and factor before rounding
 _FORMAT = {"accuracy": (1, 100), "balanced_accuracy": (1, 100), "f1": (3, 1), "se_ratio": (3, 1), "gain_db": (2, 1)}

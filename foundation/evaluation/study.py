@@ -12,7 +12,7 @@ from pathlib import Path
 from datamodules.errors import InputError
 from datamodules.yaml_file import read_yaml
 from foundation.evaluation.results import collect, table
-from foundation.runs import read_summary
+from foundation.runtime.runs import read_summary
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from datamodules.channel.motion import MOBILITIES, SPEEDS
 from datamodules.domains import AXES, UNKNOWN
-from datamodules.sequences import MOBILITIES, SPEEDS
 
 #: ConTwin's Table 4, by axis: speed [m/s], downtilt [degrees] and carrier [MHz], the units of the labels
 THRESHOLDS: Mapping[str, float] = {"mobility": 30 / 3.6, "tilt": 5.0, "frequency": 25e3}

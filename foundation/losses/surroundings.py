@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from datamodules.environment_images import UNKNOWN_LOS
-from foundation.representations import log_level
-from foundation.zeroshot import SCALES, cleared, similarities
+from datamodules.channel.transforms import log_level
+from datamodules.maps.raster import UNKNOWN_LOS
+from foundation.models.zeroshot import SCALES, cleared, similarities
 from heads.feedback import target_channel
 
 #: links have other counterfactuals by turns of so many

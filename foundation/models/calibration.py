@@ -7,14 +7,14 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from datamodules.arrays import Array
-from datamodules.codebook import dft_codebook
+from datamodules.channel.arrays import Array
+from datamodules.channel.codebook import dft_codebook
+from datamodules.channel.codebook_feedback import dft_weights, hits, rebuilt, reported, shares, sounded, top_codewords
+from datamodules.channel.precoding import cosine, noise_power, precoder, rate
 from datamodules.errors import InputError
 from foundation.baselines.calibration import nearest_mean
-from foundation.codebook_feedback import dft_weights, hits, rebuilt, reported, shares, sounded, top_codewords
 from foundation.link_metrics import LinkMean, LinkQuantile
 from foundation.nets.unet1d import UNet1d
-from foundation.precoding import cosine, noise_power, precoder, rate
 from foundation.task import FoundationTask, Schedule
 
 #: users whose mean stands for a user in between

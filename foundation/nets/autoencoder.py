@@ -9,10 +9,10 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from datamodules.channel.delay_angular import PhaseReference, delay_angular
+from datamodules.channel.transforms import image
 from datamodules.errors import InputError
-from foundation.delay_angular import PhaseReference, delay_angular
 from foundation.encoder import Encoder
-from foundation.representations import image
 
 
 class Quantizer(nn.Module):

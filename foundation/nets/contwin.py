@@ -10,10 +10,10 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from datamodules.channel.transforms import image, to_angle, to_delay, unit_power
 from datamodules.errors import InputError, check_not_negative, check_positive
 from foundation.encoder import Encoder
 from foundation.nets.resnet import Domain
-from foundation.representations import image, to_angle, to_delay, unit_power
 
 
 class CNNTransformer(Encoder):

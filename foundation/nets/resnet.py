@@ -8,9 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from datamodules.errors import InputError, check_positive
-from foundation.encoder import Encoder
-from foundation.representations import (
+from datamodules.channel.transforms import (
     image,
     level_image,
     power_db,
@@ -20,6 +18,8 @@ from foundation.representations import (
     to_delay,
     unit_power,
 )
+from datamodules.errors import InputError, check_positive
+from foundation.encoder import Encoder
 
 Domain = Literal["csi", "cir", "angle_delay", "angle_delay_level"]
 

@@ -12,10 +12,10 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from datamodules.environment_images import HEIGHT_UNIT, SIDE_UNIT
+from datamodules.channel.transforms import image, log_level, tapered, to_angle, to_delay, unit_power
 from datamodules.errors import InputError, check_not_negative, check_positive
+from datamodules.maps.raster import HEIGHT_UNIT, SIDE_UNIT
 from foundation.encoder import Encoder
-from foundation.representations import image, log_level, tapered, to_angle, to_delay, unit_power
 from heads.feedback import aligned, attention_blocks
 
 Pool = Literal["class", "all"]

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import torch
 
-from datamodules.environment import Environment
-from datamodules.paths import Paths
-from datamodules.site import Site
+from datamodules.sites.environment import Environment
+from datamodules.sites.paths import Paths
+from datamodules.sites.site import Site
 
 
 def random_paths(num_users: int = 12, num_paths: int = 7, seed: int = 0, max_delay: float = 5e-6) -> Paths:

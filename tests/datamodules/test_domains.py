@@ -4,11 +4,11 @@ import zlib
 import pytest
 import torch
 
-from datamodules.arrays import Array
+from datamodules.channel.arrays import Array
 from datamodules.domains import AXES, UNKNOWN, domain_labels, site_domains, speed_spans
-from datamodules.environment import Environment
-from datamodules.recording import Recording
-from datamodules.site import Site
+from datamodules.sites.environment import Environment
+from datamodules.sites.recording import Recording
+from datamodules.sites.site import Site
 from tests.datamodules.rays import random_site
 
 

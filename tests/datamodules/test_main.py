@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import yaml
 
-from datamodules import listing
 from datamodules.__main__ import main, read_sources
 from datamodules.errors import InputError
-from datamodules.site import Site
+from datamodules.sites import inventory as listing
+from datamodules.sites.site import Site
 from tests.datamodules.rays import random_site
 
 
@@ -100,7 +100,7 @@ def test_files_that_are_no_config(tmp_path, capsys):
 
 
 def test_failures_are_a_line_each(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("datamodules.factory.build", lambda sources, workers: {"a_bs0": "no", "b_bs0": "never"})
+    monkeypatch.setattr("datamodules.sources.build.build", lambda sources, workers: {"a_bs0": "no", "b_bs0": "never"})
     file = config(tmp_path, {"class_path": "DeepMIMO", "init_args": {"scenario": "x"}})
     assert main(["make", "--config", file, "--workers", "3"]) == 2
     assert capsys.readouterr().err.splitlines() == ["error: a_bs0: no", "error: b_bs0: never"]
@@ -210,7 +210,7 @@ def test_interrupted(monkeypatch, tmp_path, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("datamodules.factory.build", interrupt)
+    monkeypatch.setattr("datamodules.sources.build.build", interrupt)
     file = config(tmp_path, {"class_path": "DeepMIMO", "init_args": {"scenario": "x"}})
     assert main(["make", "--config", file]) == 130
     assert errors(capsys) == "interrupted: the same command goes on from here"

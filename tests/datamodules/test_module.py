@@ -6,19 +6,19 @@ import pytest
 import torch
 
 import datamodules.module as module_of_data
-from datamodules.arrays import Array
-from datamodules.channel import OFDM
-from datamodules.codebook import beam_power, dft_codebook
+from datamodules.channel.arrays import Array
+from datamodules.channel.codebook import beam_power, dft_codebook
+from datamodules.channel.impairments import CommonPhase, Noise, PartialSubcarriers, TimingOffset
+from datamodules.channel.motion import Sequence
+from datamodules.channel.synthesis import OFDM
 from datamodules.dataset import ChannelDataset, ShardedSampler
-from datamodules.environment import Environment
 from datamodules.errors import InputError
 from datamodules.module import ChannelDataModule
-from datamodules.paths import Paths
-from datamodules.recording import Recording
-from datamodules.sequences import Sequence
-from datamodules.site import area_numbers
+from datamodules.sites.environment import Environment
+from datamodules.sites.paths import Paths
+from datamodules.sites.recording import Recording
+from datamodules.sites.site import area_numbers
 from datamodules.sources.base import Recipe, Source
-from datamodules.views import CommonPhase, Noise, PartialSubcarriers, TimingOffset
 from tests.datamodules.rays import random_site
 
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from datamodules.errors import InputError
-from datamodules.site import Site
-from datamodules.sources import scenes
-from datamodules.sources.deepmimo import DeepMIMO
-from datamodules.sources.deepmimo_files import naming
-from datamodules.sources.recorded import Recorded
-from datamodules.sources.recorded_arrays import load_array
-from datamodules.sources.restricted_pickle import load_npy
-from datamodules.sources.waird_area import _read_environment
+from datamodules.sites.site import Site
+from datamodules.sources.deepmimo.files import naming
+from datamodules.sources.deepmimo.v4 import DeepMIMO
+from datamodules.sources.raytracing import scenes
+from datamodules.sources.recorded.arrays import load_array
+from datamodules.sources.recorded.source import Recorded
+from datamodules.sources.waird.area import _read_environment
+from datamodules.sources.waird.restricted_pickle import load_npy
 from datamodules.yaml_file import read_yaml
 from foundation.checkpoint import read_checkpoint
 from tests.data.deepmimo.data import write_scenario

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from datamodules.errors import InputError
-from datamodules.recording import Recording
+from datamodules.sites.recording import Recording
 from datamodules.splits import split_links
 from tests.datamodules.rays import random_site
 

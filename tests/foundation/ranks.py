@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Trainer
 
+from datamodules.channel.impairments import CommonPhase, Noise
 from datamodules.dataset import ChannelDataset
-from datamodules.views import CommonPhase, Noise
 from foundation import FineTune
 from foundation.cli import main
 from heads import LOS, Joint, Positioning
 from tests.datamodules.test_module import build
-from tests.foundation.test_envchannel import small, town_site
+from tests.foundation.models.test_envchannel import small, town_site
 from tests.foundation.towers import TinyEncoder, tiny_clip
 
 WORLD = int(os.environ.get("WORLD_SIZE", 1))

@@ -5,7 +5,7 @@ import torch
 
 from datamodules.errors import DatasetNotFoundError, InputError
 from foundation.checkpoint import load_encoder
-from foundation.csiclip import CSICLIP
+from foundation.models.csiclip import CSICLIP
 from foundation.nets.resnet import ResNet
 from tests.foundation.towers import TinyEncoder, tiny_clip
 

@@ -1,7 +1,7 @@
 import torch
 
-from foundation.figures import _LINKS, Sample
 from foundation.gather import gather_rows, interleaved
+from foundation.runtime.figures import _LINKS, Sample
 
 
 def test_one_process_has_all_rows():

@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from foundation.csiclip import CSICLIP
+from datamodules.channel.transforms import image, to_delay
 from foundation.encoder import Encoder
-from foundation.representations import image, to_delay
+from foundation.models.csiclip import CSICLIP
 
 
 class TinyEncoder(Encoder):

@@ -219,7 +219,7 @@ def test_keep_labelled() -> None:
 
 
 #: modules of datamodules that are pure channel math, which everything may import
-PURE_MATH = ("datamodules.linear_prediction",)
+PURE_MATH = ("datamodules.channel.linear_prediction",)
 
 
 def imported(nodes: Iterable[ast.AST]) -> set[str]:

@@ -1,0 +1,1 @@
+"""Pure channel math: arrays, synthesis from rays, codebooks, impairments, motion and transforms."""

@@ -1,0 +1,1 @@
+"""Sites written in the formats of others."""

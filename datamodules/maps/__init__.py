@@ -1,0 +1,1 @@
+"""Buildings as images, and the world turned, mirrored and stretched."""

@@ -1,0 +1,122 @@
+"""The same world seen otherwise: turned, mirrored, or of another size, exactly, because sources keep rays.
+
+A city turned by a quarter, or mirrored, has turned and mirrored rays; one stretched has longer delays. An array that
+stays as it is then sees a channel it has never seen, with the map, positions and labels that belong to it. A data set
+of stored CSI can do none of this.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from datamodules.channel.synthesis import SPEED_OF_LIGHT
+from datamodules.errors import InputError, finite_numbers
+
+
+@dataclass(frozen=True)
+class WorldSymmetry:
+    """Which symmetries of the world training links are drawn from.
+
+    Args:
+        turn: Turn by a random quarter about the vertical.
+        mirror: Mirror east and west, for half of the links.
+        stretch: Range of the factor on all lengths. Delays, positions and the map's size follow it, and the phase of
+            every path at the carrier; its loss relative to the others holds as long as surfaces reflect alike at all
+            distances, which diffraction does only nearly.
+
+    Raises:
+        InputError: The range is not two finite numbers, not ordered or not positive.
+    """
+
+    turn: bool = True
+    mirror: bool = True
+    stretch: tuple[float, float] = (1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        low, high = finite_numbers("stretch", self.stretch, "smallest", "largest")
+        if not 0 < low <= high:
+            raise InputError(f"stretch must be (smallest, largest), both positive, got {(low, high)}")
+
+    def draw(self, count: int, generator: Generator) -> World:
+        """Draw one symmetry for each of `count` links."""
+        device = generator.device
+        quarters = torch.randint(0, 4 if self.turn else 1, (count,), generator=generator, device=device)
+        mirrored = torch.rand(count, generator=generator, device=device) < (0.5 if self.mirror else 0.0)
+        low, high = self.stretch
+        stretch = low + (high - low) * torch.rand(count, generator=generator, device=device)
+        return World(quarters, mirrored, stretch)
+
+
+@dataclass(frozen=True)
+class World:
+    """One symmetry a link: mirrored first (x to -x), then turned counter-clockwise, then stretched.
+
+    Attributes:
+        quarters: Quarter turns, shape (B,), int64.
+        mirrored: Whether east and west change places, shape (B,), bool.
+        stretch: Factor on all lengths, shape (B,).
+    """
+
+    quarters: Tensor
+    mirrored: Tensor
+    stretch: Tensor
+
+    def move(self, rows: dict[str, Any], wavelength: Tensor) -> dict[str, Any]:
+        """Return rows of rays, as `ChannelDataset` serves them, in the new world.
+
+        Args:
+            rows: The rows.
+            wavelength: Carrier wavelength of each link [m], shape (B,).
+        """
+        paths = dict(rows["paths"])
+        extra = (self.stretch.double() - 1)[:, None] * paths["delay"].double()
+        turns = (extra * (SPEED_OF_LIGHT / wavelength.double())[:, None]).frac()
+        phase = (-2 * math.pi * turns).float()
+        paths["gain"] = paths["gain"] * torch.polar(1 / self.stretch[:, None].expand_as(phase), phase)
+        paths["delay"] = paths["delay"] * self.stretch[:, None]
+        for side in ("aod", "aoa"):
+            azimuth, zenith = paths[side].unbind(-1)
+            azimuth = torch.where(self.mirrored[:, None], math.pi - azimuth, azimuth)
+            azimuth = azimuth + self.quarters[:, None] * (math.pi / 2)
+            azimuth = torch.remainder(azimuth + math.pi, 2 * math.pi) - math.pi
+            paths[side] = torch.where(paths["mask"][..., None], torch.stack((azimuth, zenith), -1), 0.0)
+        moved = {key: self._point(rows[key]) for key in ("position", "bs_position")}
+        paths["position"] = moved["position"]
+        return {**rows, **moved, "paths": paths}
+
+    def map(self, image: Tensor) -> Tensor:
+        """Return maps (B, 1, size, size) of the new world; row 0 is north."""
+        image = torch.where(self.mirrored[:, None, None, None], image.flip(-1), image)
+        for quarter in range(1, 4):
+            chosen = self.quarters == quarter
+            if chosen.any():
+                image[chosen] = torch.rot90(image[chosen], quarter, (-2, -1))
+        return image
+
+    def geometry(self, vector: Tensor) -> Tensor:
+        """Return geometry vectors (B, 8) of the new world, from those of the old one; see `geometry`."""
+        vector = vector.clone()
+        for first in (0, 3):
+            # columns run east and rows south, from the corner of the map
+            east, north = vector[:, first] - 0.5, 0.5 - vector[:, first + 1]
+            east, north = self._turn(east, north)
+            vector[:, first], vector[:, first + 1] = east + 0.5, 0.5 - north
+        vector[:, 2] *= self.stretch
+        vector[:, 5] *= self.stretch
+        vector[:, 7] /= self.stretch
+        return vector
+
+    def _point(self, position: Tensor) -> Tensor:
+        x, y = self._turn(position[:, 0], position[:, 1])
+        return torch.stack((x, y, position[:, 2]), -1) * self.stretch[:, None]
+
+    def _turn(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        x = torch.where(self.mirrored, -x, x)
+        cosine = torch.tensor([1.0, 0.0, -1.0, 0.0], device=x.device, dtype=x.dtype)[self.quarters]
+        sine = torch.tensor([0.0, 1.0, 0.0, -1.0], device=x.device, dtype=x.dtype)[self.quarters]
+        return cosine * x - sine * y, sine * x + cosine * y

@@ -1,0 +1,282 @@
+"""Buildings to images, images to buildings, positions to pixels: the environment modality of env_channel section IV-A.
+
+Every image here has row 0 at the largest y and column 0 at the smallest x, as WAIR-D's environment.png has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import shapely
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules.errors import InputError
+from datamodules.sites.environment import Environment
+from datamodules.sites.site import Site
+
+#: a height of this many metres is 1 in the geometry vector, so that WAIR-D's 6 m and 1.5 m become 0.6 and 0.15
+HEIGHT_UNIT = 10.0
+#: a map this many metres wide has scale factor 1 in the geometry vector; areas of 0.1 to 1 km give 1 to 0.1
+SIDE_UNIT = 100.0
+#: LOS status of a user whose status is withheld, or who has no path
+UNKNOWN_LOS = 0.5
+#: samples a pixel along each axis when coverage is measured
+_SUPERSAMPLE = 8
+#: a pixel is building where buildings cover at least this share of it: neither walls grow nor streets close
+_COVERAGE = 0.5
+#: farthest that a traced outline may leave the pixel edges [pixels]: enough to see a wall behind its steps
+_TOLERANCE = 1.25
+#: share of its area that smoothing may take from a building or add to it
+_AREA_CHANGE = 0.05
+
+Bounds = tuple[float, float, float, float]
+Outline = NDArray[np.float64]
+
+
+def map_image(environment: Environment, size: int = 64, edges: bool = True) -> tuple[Tensor, float]:
+    """Draw the top view of an area as env_channel section IV-A and Fig. 4 do.
+
+    The map is filled to a square, symmetrically and with open ground; scaled to `size` x `size` pixels; made binary;
+    and reduced to the pixels of the buildings' outlines, because surfaces are what waves meet. The paper names no edge
+    operator: here an outline pixel is a building pixel with open ground above, below, left or right of it.
+
+    Args:
+        environment: Buildings and bounds; what lies beyond the bounds is not drawn.
+        size: Pixels a side.
+        edges: Whether to keep the outlines only, rather than the filled buildings.
+
+    Returns:
+        The image (1, size, size), 1 on buildings and 0 elsewhere, and the scale factor [pixels per metre].
+
+    Raises:
+        InputError: `size` is not positive, or the bounds are not finite.
+    """
+    image, _, scale = _draw(environment, size, edges)
+    return torch.from_numpy(image).float()[None], scale
+
+
+def map_frame(environment: Environment, size: int = 64) -> tuple[Tensor, float]:
+    """Return where the square map lies: its corner (x_min, y_max) [m], shape (2,), and its scale [pixels per metre].
+
+    A point is in column (x - x_min) * scale and row (y_max - y) * scale.
+
+    Raises:
+        InputError: `size` is not positive, or the bounds are not finite.
+    """
+    x_min, y_min, x_max, y_max = environment.bounds
+    extent = (x_max - x_min, y_max - y_min)
+    if size < 1 or not np.isfinite(extent).all() or min(extent) < 0:
+        raise InputError(f"a map needs a positive size and finite bounds, got size {size}, bounds {environment.bounds}")
+    # a lone user in an open field has bounds of no extent
+    side = max(extent) or 1.0
+    corner = ((x_min + x_max - side) / 2, (y_min + y_max + side) / 2)
+    return torch.tensor(corner), size / side
+
+
+def geometry(
+    bs_position: Tensor,
+    position: Tensor,
+    los: Tensor,
+    offset: Tensor,
+    scale: Tensor,
+    size: int = 64,
+    with_los: bool = True,
+) -> Tensor:
+    """Make the 8-value vector of env_channel section IV-A, on the device of its arguments.
+
+    | entry | value |
+    |---|---|
+    | 0, 1 | base station: column / size, row / size; in [0, 1] on the map |
+    | 2 | base station: height / HEIGHT_UNIT |
+    | 3, 4, 5 | user: the same |
+    | 6 | LOS status: 0 line of sight, 1 none, UNKNOWN_LOS when withheld or when there is no path |
+    | 7 | scale factor: scale * SIDE_UNIT / size, that is SIDE_UNIT over the side of the map |
+
+    The planar coordinates are the paper's pixel coordinates over the size of the image, so that neither they nor the
+    scale factor depend on the resolution of the map.
+
+    Args:
+        bs_position: Base stations [m], shape (B, 3).
+        position: Users [m], shape (B, 3).
+        los: 1 line of sight, 0 none, -1 no path, shape (B,).
+        offset: Upper left corner of each map [m], shape (B, 2), from `map_frame`.
+        scale: Scale of each map [pixels per metre], shape (B,).
+        size: Pixels a side of the maps that `scale` belongs to.
+        with_los: Whether to tell the LOS status; without, entry 6 is UNKNOWN_LOS throughout.
+
+    Returns:
+        Shape (B, 8), float32.
+    """
+    per_side = (scale / size).unsqueeze(-1)
+    pixels = [
+        torch.stack((p[:, 0] - offset[:, 0], offset[:, 1] - p[:, 1]), dim=-1) * per_side
+        for p in (bs_position, position)
+    ]
+    unknown = torch.full_like(scale, UNKNOWN_LOS)
+    status = torch.where(los < 0, unknown, 1 - los.to(scale)) if with_los else unknown
+    parts = (
+        pixels[0],
+        bs_position[:, 2:] / HEIGHT_UNIT,
+        pixels[1],
+        position[:, 2:] / HEIGHT_UNIT,
+        status.unsqueeze(-1),
+        per_side * SIDE_UNIT,
+    )
+    return torch.cat(parts, dim=-1).float()
+
+
+@dataclass(frozen=True)
+class AreaMaps:
+    """The maps of many sites, one an area, ready to be indexed on the device.
+
+    Attributes:
+        images: One map an area, shape (areas, 1, size, size), uint8: 4 KB each, 41 MB for 10,000.
+        area: Row of `images` for each site, shape (sites,), int64.
+        offset: Upper left corner of each site's map [m], shape (sites, 2).
+        scale: Scale of each site's map [pixels per metre], shape (sites,).
+    """
+
+    images: Tensor
+    area: Tensor
+    offset: Tensor
+    scale: Tensor
+
+    @classmethod
+    def draw(cls, sites: Sequence[Site], size: int = 64, edges: bool = True) -> AreaMaps:
+        """Draw the map of every environment among the sites, once each; arguments as in `map_image`."""
+        rows: dict[bytes, int] = {}
+        images, corners, scales = [], [], []
+        for site in sites:
+            if site.environment.digest not in rows:
+                rows[site.environment.digest] = len(rows)
+                image, corner, scale = _draw(site.environment, size, edges)
+                images.append(torch.from_numpy(image)[None])
+                corners.append(corner)
+                scales.append(scale)
+        area = torch.tensor([rows[site.environment.digest] for site in sites])
+        return cls(torch.stack(images), area, torch.stack(corners)[area], torch.tensor(scales)[area])
+
+    def to(self, device: torch.device | str) -> AreaMaps:
+        """Move everything to a device."""
+        return AreaMaps(*(value.to(device) for value in (self.images, self.area, self.offset, self.scale)))
+
+    def map(self, site: Tensor) -> Tensor:
+        """Return the maps of a batch of site indices (B,), shape (B, 1, size, size), float32."""
+        return self.images[self.area[site]].float()
+
+    def geometry(
+        self, site: Tensor, bs_position: Tensor, position: Tensor, los: Tensor, with_los: bool = True
+    ) -> Tensor:
+        """Return the geometry vectors (B, 8) of a batch of site indices (B,); arguments as in `geometry`."""
+        size = self.images.shape[-1]
+        return geometry(bs_position, position, los, self.offset[site], self.scale[site], size, with_los)
+
+
+def _draw(environment: Environment, size: int, edges: bool) -> tuple[NDArray[np.uint8], Tensor, float]:
+    """Return the image (size, size) uint8 with the frame it lies in."""
+    corner, scale = map_frame(environment, size)
+    fine = size * _SUPERSAMPLE
+    left, top = corner.double().tolist()
+    side = size / scale
+    x_min, y_min, x_max, y_max = environment.bounds
+    covered = rasterize(environment.footprints, (left, top - side, left + side, top), (fine, fine))
+    centre = (np.arange(fine) + 0.5) * side / fine
+    covered &= ((left + centre >= x_min) & (left + centre <= x_max))[None, :]
+    covered &= ((top - centre >= y_min) & (top - centre <= y_max))[:, None]
+    share = covered.reshape(size, _SUPERSAMPLE, size, _SUPERSAMPLE).mean((1, 3))
+    image = share >= _COVERAGE
+    if edges:
+        framed = np.pad(image, 1)
+        image &= ~(framed[:-2, 1:-1] & framed[2:, 1:-1] & framed[1:-1, :-2] & framed[1:-1, 2:])
+    return image.astype(np.uint8), corner, scale
+
+
+def rasterize(footprints: Sequence[Outline], bounds: Bounds, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Sample the union of buildings at the centres of pixels.
+
+    Each outline adds +1 or -1 to a row where it crosses that row's centre line; the running sum along the row counts
+    the buildings a pixel is in. All outlines go in at once, and none is widened by the half pixel that drawing
+    libraries add.
+
+    Args:
+        footprints: Outlines (V, 2) [m], not closed.
+        bounds: What the image shows (x_min, y_min, x_max, y_max) [m].
+        shape: Rows and columns of the image.
+
+    Returns:
+        Building mask of that shape, bool, row 0 at y_max.
+    """
+    rows, cols = shape
+    x_min, y_min, x_max, y_max = bounds
+    to_pixels = np.array([cols / (x_max - x_min), rows / (y_min - y_max)])
+    outlines = [(np.asarray(outline) - (x_min, y_max)) * to_pixels for outline in footprints if len(outline) > 2]
+    turns = np.zeros((rows, cols + 1), dtype=np.int32)
+    if outlines:
+        start = np.concatenate(outlines)
+        end = np.concatenate([np.roll(outline, -1, axis=0) for outline in outlines])
+        # the same sense of rotation for all, or two overlapping buildings could cancel
+        area = np.concatenate([np.full(len(outline), _signed_area(outline)) for outline in outlines])
+        sign = np.sign(area) * np.sign(end[:, 1] - start[:, 1])
+        # centre line r + 0.5 is crossed when it lies in [low, high): a corner on it counts once
+        span = np.sort(np.stack((start[:, 1], end[:, 1])), axis=0) - 0.5
+        low, high = np.clip(np.ceil(span), 0, rows).astype(np.int64)
+        count = high - low
+        edge = np.repeat(np.arange(len(start)), count)
+        row = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + low[edge]
+        slope = (end[edge, 0] - start[edge, 0]) / (end[edge, 1] - start[edge, 1])
+        column = np.ceil(start[edge, 0] + (row + 0.5 - start[edge, 1]) * slope - 0.5)
+        np.add.at(turns, (row, np.clip(column, 0, cols).astype(np.int64)), sign[edge].astype(np.int32))
+    inside: NDArray[np.bool_] = np.cumsum(turns[:, :cols], axis=1) != 0
+    return inside
+
+
+def trace(mask: NDArray[np.bool_], bounds: Bounds) -> tuple[Outline, ...]:
+    """Turn a building mask into outlines: `rasterize` backwards.
+
+    Buildings that touch in the image become one. The steps that pixels cut into slanted walls are smoothed, by at most
+    1.25 pixels. An outline cannot hold a courtyard, so a building with one is cut there into parts that share a side.
+
+    Args:
+        mask: Building mask (rows, columns), bool, row 0 at y_max.
+        bounds: What the image shows (x_min, y_min, x_max, y_max) [m].
+
+    Returns:
+        Outlines (V, 2) [m], not closed.
+    """
+    rows, cols = mask.shape
+    x_min, y_min, x_max, y_max = bounds
+    change = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    row, left = np.nonzero(change == 1)
+    right = np.nonzero(change == -1)[1]
+    merged = shapely.union_all(shapely.box(left, row, right, row + 1))
+    whole = shapely.get_parts(shapely.simplify(merged, 0.0))
+    smooth = shapely.simplify(whole, _TOLERANCE)
+    # a building one or two pixels wide would become a triangle
+    faithful = np.abs(shapely.area(smooth) - shapely.area(whole)) <= _AREA_CHANGE * shapely.area(whole)
+    buildings = np.where(faithful, smooth, whole)
+    scale = np.array([(x_max - x_min) / cols, (y_min - y_max) / rows])
+    parts = (part for building in buildings for part in _without_holes(building))
+    return tuple(shapely.get_coordinates(part.exterior)[:-1] * scale + (x_min, y_max) for part in parts)
+
+
+def _signed_area(outline: Outline) -> float:
+    """Return the area of an outline (V, 2), negative when it runs the other way round."""
+    x, y = outline.T
+    return float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
+
+
+def _without_holes(polygon: shapely.Polygon) -> Iterator[shapely.Polygon]:
+    """Cut a polygon through its holes until none is left."""
+    if not polygon.interiors:
+        yield polygon
+        return
+    x_min, y_min, x_max, y_max = polygon.bounds
+    cut = shapely.Polygon(polygon.interiors[0]).representative_point().x
+    for half in (shapely.box(x_min, y_min, cut, y_max), shapely.box(cut, y_min, x_max, y_max)):
+        for part in shapely.get_parts(shapely.intersection(polygon, half)):
+            if isinstance(part, shapely.Polygon):
+                yield from _without_holes(part)

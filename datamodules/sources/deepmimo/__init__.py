@@ -1,0 +1,1 @@
+"""Published DeepMIMO scenarios, versions 3 and 4."""

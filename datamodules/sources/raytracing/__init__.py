@@ -1,0 +1,1 @@
+"""Ray tracing by Sionna RT: scenes, areas of cities, and digital twins."""

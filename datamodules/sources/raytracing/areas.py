@@ -1,0 +1,209 @@
+"""Windows of cities, each with its own base stations and users: the offline stand-in for WAIR-D's 10,000 areas."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import zlib
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from datamodules.errors import InputError
+from datamodules.sites.site import Site
+from datamodules.sources.base import Recipe, Source
+from datamodules.sources.raytracing import scenes
+from datamodules.sources.raytracing.ray_launching import StreetTracer
+from datamodules.sources.raytracing.scene_geometry import PLACING, Place, Window, in_text
+from datamodules.sources.raytracing.scene_geometry import place as open_place
+
+#: an area has at least this share of outdoor ground, and of ground under buildings
+_OUTDOORS, _BUILT = 0.2, 0.1
+#: what stands at least this high above the ground is a building [m]
+_LOWEST = 2.5
+#: points that measure the shares, and windows tried before a place is given up
+_POINTS, _TRIES = 1024, 64
+#: Roberts' R2 sequence: its points spread over a square as evenly as they come, and the first n stay as n grows
+_R2 = np.array([0.7548776662466927, 0.5698402909980532])
+
+
+class Areas(Source):
+    """Square windows of cities, with base stations and users outdoors, all placed by seed (env_channel section IV-A).
+
+    Each area is traced at once and makes one site a base station, `<scene>_<number>_bs<i>`. The sites of an area share
+    its users; one that no path reaches is kept, with los = -1. Antennas are isotropic and vertically polarised.
+    Windows of one place may overlap; the splits keep those that do on one side. More areas of a place leave the first
+    ones as they are.
+
+    Args:
+        places: Names of shipped scenes, or paths of Mitsuba XML files.
+        areas_per_place: How many areas of each place, or one number for each.
+        size: Shortest and longest side of an area [m]; drawn uniformly between them.
+        base_stations: Base stations of each area.
+        users: Users of each area.
+        bs_height: Height of the base stations above the ground [m].
+        user_height: Height of the users above the ground [m].
+        frequency: Carrier [Hz].
+        max_depth: Largest number of interactions of a path.
+        diffraction: Whether to trace first-order diffraction.
+        scattering: Scattering coefficient in [0, 1] of the materials that state none; 0 leaves diffuse reflection out.
+        samples: Rays shot from each base station.
+        max_paths: Paths kept per link, strongest first.
+        seed: Seed of everything that is drawn.
+        cache: Folder of finished sites.
+
+    Raises:
+        InputError: An argument is out of its range, or a scene does not exist.
+    """
+
+    def __init__(
+        self,
+        places: list[str] | None = None,
+        areas_per_place: int | list[int] = 20,
+        size: tuple[float, float] = (100.0, 250.0),
+        base_stations: int = 5,
+        users: int = 30,
+        bs_height: float = 6.0,
+        user_height: float = 1.5,
+        frequency: float = 28e9,
+        max_depth: int = 3,
+        diffraction: bool = True,
+        scattering: float = 0.0,
+        samples: int = 20_000,
+        max_paths: int = 20,
+        seed: int = 0,
+        cache: str | None = None,
+    ) -> None:
+        super().__init__(cache)
+        places = ["etoile", "munich", "florence", "san_francisco"] if places is None else places
+        counts = [areas_per_place] * len(places) if isinstance(areas_per_place, int) else list(areas_per_place)
+        if len(counts) != len(places):
+            raise InputError(f"areas_per_place has {len(counts)} numbers for {len(places)} places: give one for each")
+        for key, value, least in (
+            ("areas_per_place", min(counts, default=0), 1),
+            ("base_stations", base_stations, 1),
+            ("users", users, 1),
+            ("max_depth", max_depth, 0),
+            ("samples", samples, 1),
+            ("max_paths", max_paths, 1),
+            ("seed", seed, 0),
+        ):
+            if value < least:
+                raise InputError(f"{key} must be at least {least}, got {value}")
+        for key, metres in (("bs_height", bs_height), ("user_height", user_height), ("frequency", frequency)):
+            if not metres > 0:
+                raise InputError(f"{key} must be positive, got {metres}")
+        if not 0 < size[0] <= size[1]:
+            raise InputError(f"size must be the shortest and the longest side of an area [m], got {tuple(size)}")
+        if not 0 <= scattering <= 1:
+            raise InputError(f"scattering must lie in [0, 1], got {scattering}")
+        files = [scenes.find(place) for place in places]
+        if len({file.stem for file in files}) < len(files):
+            raise InputError(f"places {', '.join(places)} share a name: areas are named after the scene's file")
+        self.counts = dict(zip(files, counts, strict=True))
+        self.size, self.base_stations, self.users = (float(size[0]), float(size[1])), base_stations, users
+        self.bs_height, self.user_height = bs_height, user_height
+        self.seed = seed
+        self.tracers = {
+            file: StreetTracer(
+                file,
+                frequency,
+                max_depth,
+                diffraction=diffraction,
+                scattering=scattering,
+                samples=samples,
+                max_paths=max_paths,
+                seed=seed,
+            )
+            for file in files
+        }
+
+    def recipes(self) -> list[Recipe]:
+        """List one recipe an area, which makes the sites of its base stations."""
+        return [self._recipe(file, index) for file, count in self.counts.items() for index in range(count)]
+
+    def _recipe(self, file: Path, index: int) -> Recipe:
+        area = f"{file.stem}_{index:04d}"
+        parameters = {
+            "source": "areas",
+            "sionna-rt": importlib.metadata.version("sionna-rt"),
+            "placing": PLACING,
+            "scene": file.stem,
+            **dataclasses.asdict(self.tracers[file]),
+            "file": scenes.fingerprint(file),
+            "index": index,
+            "size": self.size,
+            "base_stations": self.base_stations,
+            "users": self.users,
+            "bs_height": self.bs_height,
+            "user_height": self.user_height,
+        }
+        names = tuple(f"{area}_bs{station}" for station in range(self.base_stations))
+        return Recipe(names, parameters, partial(self._make, file, index, area, parameters))
+
+    def _make(self, file: Path, index: int, area: str, parameters: dict[str, Any], work: Path) -> Iterator[Site]:
+        place, tracer = open_place(file), self.tracers[file]
+        window, stations, users = self.lay_out(place, index)
+        environment = place.buildings.clip(window)
+        for station, links in enumerate(tracer(stations, users)):
+            yield Site(
+                name=f"{area}_bs{station}",
+                links=links,
+                bs_position=torch.from_numpy(stations[station]),
+                carrier_frequency=tracer.frequency,
+                area=area,
+                place=place.name,
+                environment=environment,
+                domain={"scenario": place.name, "frequency": tracer.frequency},
+                provenance=parameters,
+            )
+
+    def lay_out(self, place: Place, index: int) -> tuple[Window, NDArray[np.float32], NDArray[np.float32]]:
+        """Place one area in a city, and its base stations and users in the area.
+
+        Args:
+            place: The city.
+            index: Number of the area among those of the city.
+
+        Returns:
+            The window (x_min, y_min, x_max, y_max), base stations (S, 3) and users (U, 3) [m].
+
+        Raises:
+            InputError: No window of the size holds both buildings and enough outdoor ground.
+        """
+        key = zlib.crc32(place.name.encode())
+        rng = np.random.default_rng([self.seed, key, index])
+        low, high = np.reshape(place.bounds, (2, 2))
+        longest = min(self.size[1], float((high - low).min()))
+        if longest < self.size[0]:
+            raise InputError(
+                f"scene {place.name} spans {in_text(place.bounds)}, too little for a window of {self.size[0]:g} m: "
+                "lower size"
+            )
+        spot = (np.random.default_rng([self.seed, key]).random(2) + index * _R2) % 1
+        for _ in range(_TRIES):
+            side = rng.uniform(self.size[0], longest)
+            corner = low + spot * (high - low - side)
+            window = (*corner.tolist(), *(corner + side).tolist())
+            if self._suits(place, window, rng):
+                xy = place.scatter(window, self.base_stations + self.users, rng)
+                if len(xy) == self.base_stations + self.users:
+                    above = np.repeat([self.bs_height, self.user_height], [self.base_stations, self.users])
+                    spots = np.column_stack([xy, place.ground(xy) + above]).astype(np.float32)
+                    return window, spots[: self.base_stations], spots[self.base_stations :]
+            spot = rng.random(2)
+        raise InputError(
+            f"no window of {self.size[0]:g} to {self.size[1]:g} m in scene {place.name} has buildings and outdoor "
+            f"ground for {self.base_stations} base stations and {self.users} users: change size"
+        )
+
+    def _suits(self, place: Place, window: Window, rng: np.random.Generator) -> bool:
+        """Say whether a window has both streets and buildings."""
+        xy = rng.uniform(window[:2], window[2:], (_POINTS, 2))
+        built = place.surface(xy) - place.ground(xy) > _LOWEST
+        return bool(built.mean() >= _BUILT and place.is_outdoors(xy).mean() >= _OUTDOORS)

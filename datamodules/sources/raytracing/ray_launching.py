@@ -1,0 +1,122 @@
+"""Where the rays of street-level base stations are shot: most of them along the street.
+
+Sionna shoots its rays evenly over the sphere. A base station below the roofs reaches its users between walls that stand
+upright, so whatever arrives has left nearly level, and three rays of four are spent on the sky and on the pavement
+below the antenna. `StreetTracer` bends Sionna's lattice towards the horizon, and orders it so that the rays that a CPU
+follows together fly side by side. In twelve areas of four cities at 28 GHz, 20,000 such rays keep more of the energy
+than 100,000 of Sionna's in a third of the time, and of the average link what 75,000 keep, 2.6 times as fast
+(`python -m foundation.evaluation.tracing_bench 3`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.sites.paths import Paths
+from datamodules.sources.raytracing import scenes
+
+#: the cosine of the zenith is u^3 for u uniform in [-1, 1]: half of the rays leave within 7 degrees of the horizon, and
+#: no direction is left out
+_BEND = 3
+#: neighbours in the order of shooting share one of so many sectors of azimuth
+_SECTORS = 256
+#: room for the candidate paths of a base station: users fill 50 to 350 each, but with diffuse reflection any number
+_CANDIDATES_PER_USER, _DIFFUSE_CANDIDATES = 4_000, 1_000_000
+#: samples x interactions x base stations x users of one call; Sionna's deterministic solver takes 50 bytes for each
+_CALL_SIZE = 20_000_000
+_GOLDEN = (5**0.5 - 1) / 2
+
+
+class StreetTracer(scenes.Tracer):
+    """A `Tracer` for base stations in the street: the same paths from fewer rays.
+
+    With scattering it shoots evenly, as Sionna weighs diffuse reflections by an even lattice.
+    """
+
+    def __call__(self, stations: NDArray[Any], users: NDArray[Any]) -> list[Paths]:
+        """Trace every base station to every user, any number; arguments and result as those of `Tracer`."""
+        chunk = max(1, _CALL_SIZE // (self.samples * max(self.max_depth, 1) * len(stations)))
+        parts = [self._trace(stations, users[start : start + chunk]) for start in range(0, len(users), chunk)]
+        return [Paths.cat([part[station] for part in parts]) for station in range(len(stations))]
+
+    def _trace(self, stations: NDArray[Any], users: NDArray[Any]) -> list[Paths]:
+        with towards_horizon() if self.scattering == 0 else nullcontext():
+            traced = solve(self, stations, users)
+        return scenes.to_paths(traced, self.frequency, users, self.max_paths)
+
+
+def solve(tracer: scenes.Tracer, stations: NDArray[Any], users: NDArray[Any]) -> Any:
+    """Trace every base station to every user.
+
+    Args:
+        tracer: The scene, and what to trace in it.
+        stations: Base-station positions [m], shape (S, 3).
+        users: User positions [m], shape (U, 3).
+
+    Returns:
+        The `sionna.rt.Paths` between single antennas.
+    """
+    scene, diffuse = scenes.load(tracer.file, tracer.frequency, tracer.scattering), tracer.scattering > 0
+    from sionna.rt import PathSolver, Receiver, Transmitter
+
+    devices = [Transmitter(f"bs{i}", position=position.tolist()) for i, position in enumerate(stations)]
+    devices += [Receiver(f"ue{i}", position=position.tolist()) for i, position in enumerate(users)]
+    try:
+        scene.add(devices)
+        return PathSolver(deterministic=True)(
+            scene,
+            max_depth=tracer.max_depth,
+            max_num_paths_per_src=_DIFFUSE_CANDIDATES if diffuse else _CANDIDATES_PER_USER * len(users),
+            samples_per_src=tracer.samples,
+            los=tracer.los,
+            specular_reflection=tracer.specular,
+            diffuse_reflection=diffuse,
+            refraction=False,  # these buildings are empty shells: a ray would pass one far too easily
+            diffraction=tracer.diffraction,
+            seed=tracer.seed,
+        )
+    finally:
+        scene.remove([device.name for device in devices])
+
+
+@contextmanager
+def towards_horizon() -> Iterator[None]:
+    """Make Sionna's deterministic solver shoot along `horizon_lattice`; it takes no lattice as an argument."""
+    from sionna.rt.path_solvers import sb_deterministic
+
+    even = sb_deterministic.fibonacci_lattice
+    sb_deterministic.fibonacci_lattice = _lattice
+    try:
+        yield
+    finally:
+        sb_deterministic.fibonacci_lattice = even
+
+
+@lru_cache(maxsize=4)
+def horizon_lattice(number: int) -> NDArray[np.float32]:
+    """Return points of the unit square, (azimuth / 2 pi, (1 - cos zenith) / 2), dense about the horizon.
+
+    Args:
+        number: How many.
+
+    Returns:
+        Shape (number, 2): a golden-ratio lattice, sector by sector in azimuth and from low to high in each.
+    """
+    step = np.arange(number)
+    azimuth = step * _GOLDEN % 1
+    upwards = ((2 * step + 1) / number - 1) ** _BEND
+    order = np.lexsort((upwards, np.floor(azimuth * _SECTORS)))
+    points: NDArray[np.float32] = np.column_stack([azimuth, (1 - upwards) / 2])[order].astype(np.float32)
+    return points
+
+
+def _lattice(number: int) -> Any:
+    import mitsuba as mi
+
+    return mi.Point2f(*horizon_lattice(number).T)

@@ -1,0 +1,310 @@
+"""Scenes for ray tracing: finding them, loading them, tracing in them.
+
+Sionna RT, Mitsuba and Dr.Jit are imported inside functions only: they take a second, and look for LLVM when they are.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from datamodules.errors import DatasetNotFoundError, InputError, refuse_pointer
+from datamodules.sites.paths import Paths
+from datamodules.sites.site import sha256
+from datamodules.sources.raytracing.materials import with_materials
+
+#: slots of Sionna's table of known specular chains, per base station. A chain that falls on another's slot is lost: at
+#: 50 users a call Sionna's own 1e6 slots lose 0.7 % of the energy that these 8e6 (64 MB) keep
+_CHAIN_SLOTS = 8_000_000
+
+
+def find(scene: str) -> Path:
+    """Return the Mitsuba XML file of a scene, given as the name of a shipped one or as a path.
+
+    Raises:
+        InputError: There is no such scene, or Sionna RT is not installed.
+    """
+    if scene.endswith(".xml") or len(Path(scene).parts) > 1:
+        file = Path(scene).expanduser()
+        if not file.is_file():
+            raise DatasetNotFoundError(f"scene file {file} does not exist: give the path of a Mitsuba .xml file")
+        return file.resolve()
+    shipped = {file.stem: file for file in _shipped_folder().glob("*/*.xml")}
+    if scene not in shipped:
+        names = ", ".join(sorted(shipped))
+        raise InputError(f"unknown scene {scene!r}: choose one of {names}, or give the path of a Mitsuba .xml file")
+    return shipped[scene]
+
+
+def fingerprint(file: Path) -> dict[str, str]:
+    """Return the SHA-256 of a scene's XML and meshes; nothing for a shipped scene, which Sionna's version fixes.
+
+    Raises:
+        InputError: The XML cannot be parsed, or a mesh is missing.
+    """
+    return {part.name: sha256(part) for part in _own_files(file)}
+
+
+def _own_files(file: Path) -> list[Path]:
+    if file.is_relative_to(_shipped_folder()):
+        return []
+    refuse_pointer(file)
+    try:
+        root = ElementTree.parse(file).getroot()
+    except ElementTree.ParseError as error:
+        raise InputError(f"scene file {file} is not valid XML: {error}") from error
+    names = {item.get("value", "") for item in root.iter("string") if item.get("name") == "filename"}
+    # $ starts a variable, which only Mitsuba can fill in
+    meshes = [file.parent / name for name in sorted(names) if "$" not in name]
+    for mesh in meshes:
+        if not mesh.is_file():
+            raise DatasetNotFoundError(f"scene file {file} names the mesh {mesh}, which does not exist")
+        refuse_pointer(mesh)
+    return [file, *meshes]
+
+
+def stamp(file: Path) -> int:
+    """Return a number that grows when a file of the user's scene is changed; what is kept of a scene goes with it."""
+    return max((part.stat().st_mtime_ns for part in _own_files(file)), default=0)
+
+
+def _shipped_folder() -> Path:
+    # found without importing the package, so that a cached site is listed and opened without it
+    spec = importlib.util.find_spec("sionna")
+    folder = Path((spec.origin if spec else None) or "-").parent / "rt" / "scenes"
+    if not folder.is_dir():
+        raise InputError("Sionna RT is not installed: pip install sionna-rt")
+    return folder
+
+
+def use_llvm() -> None:
+    """Point Dr.Jit at the LLVM library of `karellen-llvm-core`, before its first import.
+
+    Dr.Jit would else take the system's, and an LLVM 15 or 16 aborts the process as soon as a scene is loaded. Nothing
+    is done where the user has set `DRJIT_LIBLLVM_PATH`, where a CUDA GPU makes LLVM needless, and outside Linux.
+
+    Raises:
+        InputError: There is no library to be found.
+    """
+    if "DRJIT_LIBLLVM_PATH" in os.environ or platform.system() != "Linux" or torch.cuda.is_available():
+        return
+    try:
+        listed = importlib.metadata.files("karellen-llvm-core") or []
+    except importlib.metadata.PackageNotFoundError:
+        listed = []
+    libraries = {Path(str(file.locate())).resolve() for file in listed if file.name.startswith("libLLVM.so")}
+    found = sorted(library for library in libraries if library.is_file())
+    if not found:
+        raise InputError("ray tracing on a CPU needs LLVM: pip install karellen-llvm-core, or set DRJIT_LIBLLVM_PATH")
+    os.environ["DRJIT_LIBLLVM_PATH"] = str(found[-1])
+
+
+def read(file: Path, merge_shapes: bool) -> Any:
+    """Read a scene into a `sionna.rt.Scene`.
+
+    Raises:
+        InputError: Sionna RT cannot be imported, or not read the file; a material is not known to it.
+    """
+    use_llvm()
+    try:
+        import mitsuba as mi
+        from sionna.rt.scene import load_scene_from_string
+    except ImportError as error:
+        raise InputError(f"Sionna RT cannot be imported ({_in_one_line(error)}): pip install sionna-rt") from error
+    text, before = with_materials(file), mi.file_resolver()
+    resolver = mi.FileResolver(before)
+    resolver.append(str(file.parent))
+    try:
+        mi.set_file_resolver(resolver)
+        return load_scene_from_string(text, merge_shapes=merge_shapes)
+    except (ElementTree.ParseError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"cannot read scene {file}: {_in_one_line(error)}") from error
+    finally:
+        mi.set_file_resolver(before)
+
+
+def triangles(file: Path) -> dict[str, NDArray[Any]]:
+    """Return the triangles of every object of a scene by its name, each of shape (N, 3 corners, 3) [m], float64.
+
+    Nothing of the scene is kept: Dr.Jit compiles every call for every mesh that is alive in the process, so a city's
+    two thousand objects beside the merged scene make each trace ten times as long.
+    """
+    scene = read(file, merge_shapes=False)
+    found = {}
+    for name, item in scene.objects.items():
+        mesh = item.mi_mesh
+        vertices = np.asarray(mesh.vertex_position(np.arange(mesh.vertex_count())), dtype=np.float64).T
+        found[name] = vertices[np.asarray(mesh.face_indices(np.arange(mesh.face_count()))).T]
+    del scene, item, mesh
+    gc.collect()
+    return found
+
+
+def load(file: Path, frequency: float, scattering: float = 0.0) -> Any:
+    """Load a scene ready to trace between single isotropic, vertically polarised antennas, and keep it until the next.
+
+    Shapes of one material are merged, see `triangles` for why, and why no more than one scene is kept.
+
+    Args:
+        file: Mitsuba XML file.
+        frequency: Carrier [Hz].
+        scattering: Scattering coefficient S in [0, 1] of the materials that state none.
+
+    Returns:
+        A `sionna.rt.Scene` without transmitters or receivers; leave it so.
+
+    Raises:
+        InputError: The scene cannot be read, or a material is not defined at the frequency.
+    """
+    return _load(file, stamp(file), frequency, scattering)
+
+
+@lru_cache(maxsize=1)
+def _load(file: Path, _: int, frequency: float, scattering: float) -> Any:
+    # let go of the last scene first, lest it slow this one down
+    _load.cache_clear()
+    gc.collect()
+    scene = read(file, merge_shapes=True)
+    from sionna.rt import PlanarArray
+    from sionna.rt.path_solvers.sb_candidate_generator import SBCandidateGenerator
+    from sionna.rt.radio_materials.itu import ITU_MATERIALS_PROPERTIES
+
+    SBCandidateGenerator.MIN_SPEC_COUNT_SIZE = _CHAIN_SLOTS
+    try:
+        scene.frequency = frequency
+    except ValueError as error:
+        # worked out anew: Sionna names whichever it meets first, in an order that changes from run to run
+        for kind in sorted({getattr(material, "itu_type", "vacuum") for material in scene.radio_materials.values()}):
+            ranges = ITU_MATERIALS_PROPERTIES[kind]
+            if not any(low < frequency / 1e9 < high for low, high in ranges):
+                valid = ", ".join(f"{low:g}-{high:g} GHz" for low, high in ranges)
+                why = f"holds {kind}, which ITU-R P.2040 defines for {valid}, not {frequency / 1e9:g} GHz"
+                raise InputError(f"scene {file.stem} {why}: change frequency, or the material in a copy") from error
+        raise InputError(f"scene {file.stem} cannot be set to {frequency / 1e9:g} GHz: {error}") from error
+    for material in scene.radio_materials.values() if scattering > 0 else ():
+        if float(material.scattering_coefficient[0]) == 0:
+            material.scattering_coefficient = scattering
+    scene.tx_array = scene.rx_array = PlanarArray(
+        num_rows=1, num_cols=1, vertical_spacing=0.5, horizontal_spacing=0.5, pattern="iso", polarization="V"
+    )
+    return scene
+
+
+def _in_one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) < 600 else f"{text[:200]} ... {text[-400:]}"  # the cause comes last
+
+
+@dataclass(frozen=True)
+class Tracer:
+    """Traces links in one scene, which stays loaded between the calls of a process. Equal calls give equal bytes.
+
+    Attributes:
+        file: Mitsuba XML file of the scene.
+        frequency: Carrier [Hz].
+        max_depth: Largest number of interactions of a path.
+        los: Whether to trace the direct path.
+        specular: Whether to trace specular reflections.
+        diffraction: Whether to trace first-order diffraction at wedges.
+        scattering: Scattering coefficient of the materials that state none; 0 traces no diffuse reflection.
+        samples: Rays shot from each base station.
+        max_paths: Paths kept per link, strongest first.
+        seed: Seed of the choices that rays make at random (diffraction, scattering).
+    """
+
+    file: Path
+    frequency: float
+    max_depth: int = 4
+    los: bool = True
+    specular: bool = True
+    diffraction: bool = False
+    scattering: float = 0.0
+    samples: int = 50_000
+    max_paths: int = 20
+    seed: int = 0
+
+    def __call__(self, stations: NDArray[Any], users: NDArray[Any]) -> list[Paths]:
+        """Trace every base station to every user.
+
+        Args:
+            stations: Base-station positions [m], shape (S, 3).
+            users: User positions [m], shape (U, 3).
+
+        Returns:
+            The `U` links of each base station.
+        """
+        scene = load(self.file, self.frequency, self.scattering)
+        from sionna.rt import PathSolver, Receiver, Transmitter
+
+        devices = [Transmitter(f"bs{i}", position=position.tolist()) for i, position in enumerate(stations)]
+        devices += [Receiver(f"ue{i}", position=position.tolist()) for i, position in enumerate(users)]
+        try:
+            scene.add(devices)
+            traced = PathSolver(deterministic=True)(
+                scene,
+                max_depth=self.max_depth,
+                samples_per_src=self.samples,
+                los=self.los,
+                specular_reflection=self.specular,
+                diffuse_reflection=self.scattering > 0,
+                refraction=False,  # these buildings are empty shells: a ray would pass one far too easily
+                diffraction=self.diffraction,
+                seed=self.seed,
+            )
+        finally:
+            scene.remove([device.name for device in devices])
+        return to_paths(traced, self.frequency, users, self.max_paths)
+
+    def sees(self, origins: NDArray[Any], targets: NDArray[Any]) -> NDArray[Any]:
+        """Say between which points (S, 3) and (V, 3) [m] there is line of sight, shape (S, V), bool."""
+        scene = load(self.file, self.frequency, self.scattering)
+        import mitsuba as mi
+
+        start = np.repeat(origins, len(targets), axis=0).astype(np.float32)
+        step = np.tile(targets, (len(origins), 1)).astype(np.float32) - start
+        ray = mi.Ray3f(o=mi.Point3f(*start.T), d=mi.Vector3f(*step.T))
+        # counted in steps, and a step is the whole link
+        ray.maxt = type(ray.maxt)(1.0)
+        return ~np.asarray(scene.mi_scene.ray_test(ray)).reshape(len(origins), len(targets))
+
+
+def to_paths(traced: Any, frequency: float, users: NDArray[Any], max_paths: int) -> list[Paths]:
+    """Turn what Sionna traced between single antennas into `Paths`, one for each of its transmitters.
+
+    Sionna's coefficient a leaves out the propagation phase, so gain = a e^{-j 2 pi f_c tau}. The product f_c tau, some
+    10^3 to 10^5 turns, is reduced to less than one in float64; float32 would be wrong by 10^-4 to 10^-2 turns.
+
+    Args:
+        traced: A `sionna.rt.Paths`, traced with single-element arrays and `synthetic_array=True`.
+        frequency: Carrier [Hz].
+        users: Receiver positions [m], shape (U, 3).
+        max_paths: Paths kept per link, strongest first.
+    """
+    valid, delay = np.asarray(traced.valid), np.asarray(traced.tau)
+    a = (np.asarray(traced.a[0], dtype=np.float64) + 1j * np.asarray(traced.a[1], dtype=np.float64))[:, 0, :, 0]
+    turns = np.modf(frequency * delay.astype(np.float64))[0]
+    fields = {
+        "gain": np.where(valid, a * np.exp(-2j * np.pi * turns), 0),
+        "delay": delay,
+        "aod": np.stack([np.asarray(traced.phi_t), np.asarray(traced.theta_t)], axis=-1),
+        "aoa": np.stack([np.asarray(traced.phi_r), np.asarray(traced.theta_r)], axis=-1),
+        "bounces": np.count_nonzero(np.asarray(traced.interactions), axis=0),
+    }
+    position = torch.tensor(users, dtype=torch.float32)
+    links = []
+    for s in range(valid.shape[1]):
+        own = {name: torch.from_numpy(np.ascontiguousarray(value[:, s])) for name, value in fields.items()}
+        links.append(Paths.build(**own, position=position.clone(), max_paths=max_paths).pad(1))
+    return links

@@ -1,0 +1,162 @@
+"""From .npy, .npz and .mat to the layout of `Recorded`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from datamodules.errors import InputError
+from datamodules.sources.recorded.arrays import load_array, locate
+from datamodules.sources.recorded.axes import PairOrder, Polarization, arrange
+from datamodules.sources.recorded.file import read_recording
+
+
+def import_recording(
+    source: str,
+    out: str,
+    *,
+    axes: str,
+    carrier_frequency: float,
+    bandwidth: float,
+    carrier_at: Literal["middle", "lowest"] = "middle",
+    csi: str = "csi",
+    pairs: PairOrder = "IQ",
+    polarization: Polarization | None = None,
+    narrowband: bool = False,
+    fft_order: bool = False,
+    drop_null: bool = False,
+    position: str | None = None,
+    los: str | None = None,
+    timestamps: str | None = None,
+    time_unit: Literal["s", "ms", "us", "ns", "day"] | None = None,
+    interval: float | None = None,
+    bs_rows: int | None = None,
+    bs_cols: int | None = None,
+    ue_rows: int | None = None,
+    ue_cols: int | None = None,
+    bs_position: list[float] | None = None,
+    area: str | None = None,
+    place: str | None = None,
+) -> Path:
+    """Write a recording that `Recorded` reads, whole or not at all.
+
+    Args:
+        source: File with the CSI: .npy, .npz, or .mat of any version.
+        out: The .safetensors file to write.
+        axes: Order of the axes of the CSI, a letter each: U links, N snapshots, R user antennas, T base-station
+            antennas, K subcarriers, P polarisations, C a pair of real numbers. U may be missing for a single device
+            recorded for long, R and T for a single antenna. Rows and columns of an array may be axes of their own: R1
+            and R2, T1 and T2. Axes that were merged stand in parentheses, the slower first: `U (R T) K`; numbers in
+            turns, real and imaginary, are `U (K C)`.
+        carrier_frequency: Carrier [Hz].
+        bandwidth: Bandwidth [Hz] that all K subcarriers fill: K times their distance.
+        carrier_at: Subcarrier that the carrier is of: `middle`, number K / 2 rounded down, or `lowest`, number 0.
+        csi: Name of the CSI in a .npz or .mat with several arrays; `Struct.field` for a field of a MATLAB struct.
+        pairs: Order of pairs: `IQ` (real, imaginary) or `QI` (imaginary, real).
+        polarization: What becomes of an axis P: further rows of the array `T` or `R`, or the one of a number is taken.
+        narrowband: Adds an axis K of a single subcarrier, which the CSI lacks.
+        fft_order: Subcarriers begin in the middle of the band, as an FFT leaves them, and are put in rising order.
+        drop_null: Leaves out subcarriers that are zero in all links, such as guards; `bandwidth` shrinks with them.
+        position: User positions (U, 3) or (U, 2) [m], (N, 3) or (N, 2) of a single device: a name in `source`, or the
+            path of another such file.
+        los: Line of sight (U,) or (N,), likewise.
+        timestamps: Times (U,), (U, N) or (N,), likewise.
+        time_unit: Unit of the timestamps; seconds where it is not given and they can be.
+        interval: Time between snapshots [s].
+        bs_rows: Rows of the base-station array, of one polarisation.
+        bs_cols: Columns of the base-station array.
+        ue_rows: Rows of the user array, of one polarisation.
+        ue_cols: Columns of the user array.
+        bs_position: Base station [x, y, z] [m].
+        area: Name that files with the same users share.
+        place: Name of the place or campaign.
+
+    Returns:
+        The file written.
+
+    Raises:
+        DatasetNotFoundError: There is no such file.
+        InputError: A file or an argument cannot be used; nothing is written.
+    """
+    said = {"bs": (bs_rows, bs_cols), "ue": (ue_rows, ue_cols)}
+    for side, shape in said.items():
+        if (shape[0] is None) != (shape[1] is None):
+            raise InputError(f"{side}_rows and {side}_cols must be given both, or neither")
+    known = {side: (rows, cols) for side, (rows, cols) in said.items() if rows is not None and cols is not None}
+    made = arrange(load_array(source, csi, alone=True), axes, known, pairs, polarization, narrowband)
+    channel = np.fft.fftshift(made.csi, axes=-1) if fft_order else made.csi
+    tones = channel.shape[-1]
+    kept: np.ndarray[Any, Any] = np.arange(tones)
+    if drop_null:
+        kept = np.flatnonzero(channel.reshape(-1, tones).any(0))
+        if not len(kept):
+            raise InputError(f"all {tones} subcarriers of {source} are zero in all links")
+        channel = channel[..., kept]
+    tensors: dict[str, np.ndarray[Any, Any]] = {"csi": channel}
+    if position is not None:
+        value = _along(load_array(*locate(source, position)), channel, 2)
+        # on the ground where there is no height
+        flat = value.shape[-1:] == (2,)
+        tensors["position"] = np.concatenate([value, np.zeros_like(value[..., :1])], -1) if flat else value
+    if los is not None:
+        tensors["los"] = _along(_whole(load_array(*locate(source, los)), los), channel, 1)
+    if timestamps is not None:
+        tensors["timestamps"] = _placed(load_array(*locate(source, timestamps)).astype(np.float64), channel)
+    spacing = bandwidth / tones
+    lowest = carrier_frequency - (spacing * (tones // 2) if carrier_at == "middle" else 0.0)
+    facts = {
+        "carrier_frequency": lowest + spacing * float(kept[0]), "bandwidth": spacing * len(kept), "interval": interval,
+        "bs_position": bs_position,
+        "dropped_subcarriers": sorted(set(range(tones)) - set(kept.tolist())) or None,
+    }  # fmt: skip
+    for side, (rows, cols) in made.shapes.items():
+        facts |= {f"{side}_rows": rows, f"{side}_cols": cols}
+    metadata = {key: json.dumps(value) for key, value in facts.items() if value is not None}
+    words = (("area", area), ("place", place), ("time_unit", time_unit))
+    metadata |= {key: value for key, value in words if value is not None}
+
+    target = Path(out)
+    if target.suffix != ".safetensors":
+        raise InputError(f"out must end in .safetensors, got {out}")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        contents = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in tensors.items()}
+        save_file(contents, temporary, metadata=metadata)
+        temporary.chmod(target.parent.stat().st_mode & 0o666)  # safetensors writes for its owner alone
+        read_recording(temporary, source)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def _placed(stamps: np.ndarray[Any, Any], csi: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return times as (U,) or (U, N): MATLAB knows no vectors, and (N,) is enough for a single device."""
+    links = csi.shape[:2] if csi.ndim == 5 else csi.shape[:1]
+    flat = tuple(size for size in stamps.shape if size > 1)
+    if flat == tuple(size for size in links if size > 1):
+        return stamps.reshape(links)
+    return stamps.reshape(-1) if stamps.ndim == 2 and 1 in stamps.shape else stamps
+
+
+def _along(value: np.ndarray[Any, Any], csi: np.ndarray[Any, Any], ndim: int) -> np.ndarray[Any, Any]:
+    """Return what is known of each snapshot of a single device, (N, ...), as (1, N, ...)."""
+    snapshots = csi.shape[1] if csi.ndim == 5 and len(csi) == 1 else 1
+    return value[None] if value.ndim == ndim and snapshots > 1 and len(value) == snapshots else value
+
+
+def _whole(value: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
+    """Return flags (U,) as integers; MATLAB keeps them as floating-point columns."""
+    flat = value.reshape(-1)
+    if flat.dtype.kind == "c" or not np.isin(flat, (-1, 0, 1)).all():
+        raise InputError(f"los ({name}) must be -1, 0 or 1 for each link")
+    return flat.astype(np.int8)

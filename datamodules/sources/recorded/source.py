@@ -1,0 +1,126 @@
+"""Recorded CSI: measured, or made by somebody else's software, in a tensor file without rays."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datamodules.errors import DatasetNotFoundError, InputError
+from datamodules.sites.environment import Environment
+from datamodules.sites.site import Site
+from datamodules.sources.base import Recipe, Source
+from datamodules.sources.deepmimo.v4 import data_root, file_stamps
+from datamodules.sources.recorded.file import read_recording
+
+#: grows when the reader changes what it makes, so that sites in the cache are made anew
+_VERSION = 2
+
+
+class Recorded(Source):
+    """Recorded CSI, one file and one site for each base station.
+
+    A file is in safetensors format and holds
+
+    | tensor | shape | meaning |
+    |---|---|---|
+    | `csi` | (U, R, T, K) or (U, N, R, T, K) | channel, complex64 or real pairs (..., 2); subcarriers rising |
+    | `position` | (U, 3) or none | user [m] from an origin nearby; NaN, as all are without it, where unknown |
+    | `los` | (U,) integer, or none | 1 line of sight, 0 none, -1, as all are without it, unknown |
+    | `timestamps` | (U,) or (U, N) float64, or none | when a link, or each of its snapshots, was recorded; rising |
+
+    and as metadata, which safetensors keeps as text,
+
+    | key | meaning |
+    |---|---|
+    | `carrier_frequency`, `bandwidth` | [Hz], the carrier of subcarrier 0; K subcarriers fill the bandwidth |
+    | `interval` | between snapshots [s]; needed with an axis N and no timestamps (U, N) |
+    | `time_unit` | of the timestamps: `s`, `ms`, `us`, `ns` or `day`; seconds, if they can be, when it is not given |
+    | `num_subcarriers` | K, if given |
+    | `bs_rows`, `bs_cols`, `ue_rows`, `ue_cols` | arrays, if given; their elements are in the order of `Array` |
+    | `bs_position` | base station `[x, y, z]` [m]; the origin if not given |
+    | `area` | files that share users share it, so that no split comes between them; the file's name if not given |
+    | `place` | place or campaign; the area if not given |
+
+    One device recorded for long is a single link of many snapshots, (1, N, R, T, K), with positions (1, N, 3) and `los`
+    (1, N). Each snapshot becomes a link of the site, and a datamodule with `sequence` cuts the whole into windows;
+    there may be gaps in time.
+
+    `import_recording` (`recorded_import.py`) writes such files from .npy, .npz and .mat. A datamodule takes its arrays,
+    subcarriers and interval from the recording; without positions there is no positioning and no `spatial` split.
+
+    Args:
+        files: Files, or patterns like `campaign/*.safetensors`, in `root`.
+        root: Folder of the files; by default `$CSI_DATA/recorded`, or `data/recorded`.
+        place: Place of all files, instead of what they say.
+        cache: Folder of finished sites, see `Source`.
+    """
+
+    def __init__(
+        self,
+        files: list[str] | str = "*.safetensors",
+        root: str | None = None,
+        place: str | None = None,
+        cache: str | None = None,
+    ) -> None:
+        super().__init__(cache)
+        self.root = data_root("recorded", root)
+        self.files = [files] if isinstance(files, str) else list(files)
+        self.place = place
+
+    def recipes(self) -> list[Recipe]:
+        """List one recipe a file.
+
+        Raises:
+            DatasetNotFoundError: There is no such file.
+            InputError: Two files have the same name.
+        """
+        found: dict[str, Path] = {}
+        for file in self._find():
+            if found.setdefault(file.stem, file) != file:
+                raise InputError(f"{found[file.stem]} and {file} would be one site: give one of them another name")
+        recipes = []
+        for name, file in found.items():
+            parameters = {
+                "source": "recorded", "version": _VERSION, "place": self.place, "file": file_stamps([file])
+            }  # fmt: skip
+            recipes.append(Recipe((name,), parameters, partial(_make, name, file, parameters)))
+        return recipes
+
+    def _find(self) -> list[Path]:
+        files: list[Path] = []
+        for pattern in self.files:
+            # a path that is there is no pattern, whatever characters it holds
+            plain = self.root / pattern
+            within = pattern if Path(pattern).is_absolute() else os.path.join(glob.escape(str(self.root)), pattern)
+            matches = [plain] if plain.is_file() else [Path(match) for match in sorted(glob.glob(within))]
+            if not matches:
+                raise DatasetNotFoundError(
+                    f"no recording {pattern!r} in {self.root.resolve()}: write one with import_recording, or set files "
+                    "or root"
+                )
+            files += matches
+        return list(dict.fromkeys(files))
+
+
+def _make(name: str, file: Path, parameters: dict[str, Any], work: Path) -> Iterator[Site]:
+    links, facts = read_recording(file)
+    known = links.position[~links.position.isnan().any(1)]
+    area = facts.get("area", name)
+    place = parameters["place"] or facts.get("place", area)
+    yield Site(
+        name=name,
+        links=links,
+        bs_position=torch.tensor(facts.get("bs_position", (0.0, 0.0, 0.0))),
+        carrier_frequency=facts["carrier_frequency"],
+        area=area,
+        place=place,
+        environment=Environment.empty(known.numpy()),
+        domain={"scenario": place, "frequency": facts["carrier_frequency"]},
+        provenance={**parameters, "facts": facts},
+    )

@@ -1,0 +1,1 @@
+"""3GPP TR 38.901 channels by Sionna PHY."""

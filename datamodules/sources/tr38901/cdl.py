@@ -1,0 +1,138 @@
+"""The clustered delay lines of 3GPP TR 38.901: link-level channels over a grid of conditions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import itertools
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datamodules.channel.motion import MOBILITIES, mobility_class
+from datamodules.errors import InputError, check_positive
+from datamodules.sites.environment import Environment
+from datamodules.sites.site import Site
+from datamodules.sources.base import Recipe, Source
+from datamodules.sources.tr38901.cdl_rays import ANGLES, MODELS, Model, drop_cdl
+from datamodules.sources.tr38901.rays import Release
+
+#: grows when the source changes what it makes, so that sites in the cache are made anew
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One cell of the grid of conditions."""
+
+    model: Model
+    delay_spread: float
+    speed: float
+
+    @property
+    def name(self) -> str:
+        return f"cdl_{self.model.lower()}_{self.delay_spread * 1e9:g}ns_{self.speed:g}mps".replace(".", "p")
+
+
+class CDL(Source):
+    """Links of the clustered delay lines CDL-A to E of TR 38.901 (clause 7.7.1), with Sionna PHY's tables.
+
+    There is one site for every combination of `models`, `delay_spreads` and `speeds`, its own area, with `links` links
+    that differ in the phases of their rays and in which rays of departure and arrival belong together. A, B and C have
+    no line of sight, D and E do. The mean power of a channel is one; there is no distance, no map, and all users stand
+    at the base station: neither positions nor splits of the map make sense.
+
+    Sites hold rays, vertically polarised: arrays, subcarriers, snapshots and their interval are the datamodule's.
+
+    Args:
+        models: Some of A, B, C, D and E; by default all.
+        delay_spreads: Root mean square delay spreads [s]: 30 ns short, 100 ns nominal, 300 ns long (Table 7.7.3-1).
+        speeds: User speeds [m/s]; directions are uniform and horizontal.
+        frequency: Carrier [Hz].
+        links: Number of links of each site.
+        angle_spreads: Root mean square angle spread [rad] to scale the clusters of a table to, by name (`aod`, `aoa`,
+            `zod`, `zoa`; clause 7.7.5.1); by default, and for names left out, the table's own.
+        release: Version of the tables, 16.1 or 19.2.
+        seed: Draws everything; a site depends on it and on the site's own conditions.
+        cache: Folder of finished sites, see `Source`.
+
+    Raises:
+        InputError: An argument cannot be used.
+    """
+
+    def __init__(
+        self,
+        models: list[Model] | None = None,
+        delay_spreads: list[float] | None = None,
+        speeds: list[float] | None = None,
+        frequency: float = 3.5e9,
+        links: int = 500,
+        angle_spreads: dict[str, float] | None = None,
+        release: Release = "16.1",
+        seed: int = 0,
+        cache: str | None = None,
+    ) -> None:
+        super().__init__(cache)
+        check_positive("CDL", links=links, frequency=frequency)
+        unknown = sorted(set(models or ()) - set(MODELS))
+        if unknown or models == []:
+            raise InputError(f"models must be some of {', '.join(MODELS)}, got {', '.join(unknown) or 'none'}")
+        if release not in ("16.1", "19.2"):
+            raise InputError(f"release must be 16.1 or 19.2, got {release}")
+        spreads = dict(angle_spreads or {})
+        if not (set(spreads) <= set(ANGLES) and all(0 < value < math.pi for value in spreads.values())):
+            raise InputError(f"angle_spreads must be of {', '.join(ANGLES)} and in (0, pi) [rad], got {spreads}")
+        grid = itertools.product(
+            dict.fromkeys(models or MODELS),
+            _numbers("delay_spreads", delay_spreads or [100e-9], 1e-5, "s"),
+            _numbers("speeds", speeds or [0.0], 1e3, "m/s"),
+        )
+        self.lines = [_Line(*conditions) for conditions in grid]
+        if len({line.name for line in self.lines}) < len(self.lines):
+            raise InputError("two delay_spreads or speeds agree in six digits: leave one of them out")
+        self.frequency, self.links, self.angle_spreads = float(frequency), links, spreads
+        self.release, self.seed = release, seed
+
+    def recipes(self) -> list[Recipe]:
+        """List one recipe a site."""
+        recipes = []
+        for line in self.lines:
+            made = {key: getattr(self, key) for key in ("frequency", "links", "angle_spreads", "release", "seed")}
+            versions = {"version": _VERSION, "sionna-no-rt": importlib.metadata.version("sionna-no-rt")}
+            conditions = {"model": line.model, "delay_spread": line.delay_spread, "speed": line.speed}
+            parameters = {"source": "cdl", **versions, **conditions, **made}
+            recipes.append(Recipe((line.name,), parameters, partial(self._make, line, parameters)))
+        return recipes
+
+    def _make(self, line: _Line, parameters: dict[str, Any], work: Path) -> Iterator[Site]:
+        key = zlib.crc32(f"{self.seed} {line.name}".encode())
+        paths = drop_cdl(line.model, line.delay_spread, self.links, key, self.release, self.angle_spreads)
+        yield Site(
+            name=line.name,
+            links=paths,
+            bs_position=torch.zeros(3),
+            carrier_frequency=self.frequency,
+            area=line.name,
+            place=f"cdl_{line.model.lower()}",
+            environment=Environment.empty(paths.position.numpy()),
+            domain={
+                "scenario": f"cdl_{line.model.lower()}",
+                "los": "los" if int(paths.los[0]) else "nlos",
+                "mobility": MOBILITIES[int(mobility_class(torch.tensor(line.speed)))],
+                "speed": [line.speed, line.speed],
+                "frequency": self.frequency,
+            },
+            provenance=parameters,
+        )
+
+
+def _numbers(key: str, values: Sequence[float], most: float, unit: str) -> list[float]:
+    """Return the numbers, each once."""
+    if not all(0 <= value <= most for value in values):
+        raise InputError(f"{key} must lie in [0, {most:g}] [{unit}], got {list(values)}")
+    return list(dict.fromkeys(map(float, values)))

@@ -1,0 +1,281 @@
+"""3GPP TR 38.901: random channels of urban, rural and indoor cells over a grid of conditions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import itertools
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from datamodules.channel.arrays import Array
+from datamodules.channel.motion import MOBILITIES, SPEEDS, Mobility, draw_motion, mobility_class
+from datamodules.channel.motion import Sequence as Snapshots
+from datamodules.channel.synthesis import OFDM, SPEED_OF_LIGHT, synthesize
+from datamodules.errors import InputError, needs
+from datamodules.progress import Progress
+from datamodules.sites.environment import Environment
+from datamodules.sites.paths import Paths
+from datamodules.sites.recording import Recording
+from datamodules.sites.site import Site
+from datamodules.sources.base import Recipe, Source, restore_chunk, store_chunk
+from datamodules.sources.tr38901.rays import CELLS, NEEDS_SIONNA, Release, Scenario, Sight, drop
+
+Keep = Literal["csi", "rays"]
+#: grows when the source changes what it makes, so that sites in the cache are made anew
+_VERSION = 1
+#: links that are drawn, and kept over a kill, together
+_CHUNK = 256
+#: complex values of the largest factor of one synthesis call: 128 MB
+_CALL_SIZE = 2**24
+#: bytes of one ray, and most rays of a link: 20 in each cluster of Table 7.5-6, and line of sight
+_RAY_BYTES, _RAYS = 30, {"umi": 380, "uma": 400, "rma": 221, "inh": 380}
+
+
+@dataclass(frozen=True)
+class _Domain:
+    """One cell of the grid of conditions."""
+
+    scenario: Scenario
+    sight: Sight
+    speed: Mobility | float
+    downtilt: float
+    frequency: float
+
+    @property
+    def name(self) -> str:
+        speed = self.speed if isinstance(self.speed, str) else f"{self.speed:g}mps"
+        tilt, carrier = math.degrees(self.downtilt), self.frequency / 1e9
+        return f"tr38901_{self.scenario}_{self.sight}_{speed}_{tilt:g}deg_{carrier:g}ghz".replace(".", "p")
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Lowest and highest speed [m/s]."""
+        return SPEEDS[self.speed] if isinstance(self.speed, str) else (float(self.speed), float(self.speed))
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """What `Site.domain` says of it."""
+        mobility = MOBILITIES[int(mobility_class(torch.tensor(self.span[0])))]
+        motion = {"mobility": mobility, "speed": list(self.span)}
+        return {
+            "scenario": self.scenario,
+            "los": self.sight,
+            **motion,
+            "tilt": self.downtilt,
+            "frequency": self.frequency,
+        }
+
+
+class TR38901(Source):
+    """Links of the 3GPP TR 38.901 system-level model (clause 7.5), by Sionna PHY.
+
+    There is one site for every combination of `scenarios`, `los`, `speeds`, `downtilts` and `frequencies`, with
+    `sequences` links of its own. It is its own area, on ground of its own, so that a split by `site` holds out
+    conditions; its place is the scenario. Path loss and shadow fading are part of the channel. There is no map, and no
+    two links share an obstacle: positions bear on angles, distances and the probability of line of sight alone.
+
+    Users are outdoors (`inh`: in the office), never behind the walls of a building or a car. They stand uniformly in
+    the 120 degree sector that the base station looks at, in the cells of Tables 7.2-1 to 7.2-3 (`tr38901_rays.CELLS`).
+
+    Sites hold CSI: 4 bytes a value, 82 kB for ten snapshots of a 4 x 4 array on 64 subcarriers. With its 20 rays a
+    cluster a link has up to 400 rays of 30 bytes, twenty times those of a traced one, and as many products for every
+    synthesis: CSI is quicker to train on. `keep: rays` stores the rays instead, 12 kB a link for any number of
+    snapshots, and leaves arrays, subcarriers and snapshots to the datamodule.
+
+    Args:
+        scenarios: `umi`, `uma`, `rma` (up to 30 GHz) and `inh` (open office); by default all.
+        los: `los` and `nlos` force the state of all links, `mixed` draws it by Table 7.4.2-1; by default `los` and
+            `nlos`.
+        speeds: User speeds, each a number [m/s], or `static`, `pedestrian` (3-6 km/h) or `vehicular` (30-120 km/h)
+            for a speed drawn for each link; by default all three. Directions are uniform and horizontal.
+        downtilts: Downtilts of the base-station array [rad].
+        frequencies: Carriers [Hz].
+        sequences: Number of links of each site.
+        snapshots: Snapshots N of a link; 1 leaves out the axis N.
+        interval: Time between snapshots [s].
+        bs: Base-station array; its downtilt is that of `downtilts`.
+        ue: User array.
+        ofdm: Subcarrier grid.
+        keep: What a site holds, `csi` or `rays`; `rays` takes no notice of `snapshots`, `interval`, `bs`, `ue` and
+            `ofdm`.
+        release: Version of TR 38.901: 16.1, that of ConTwin and most others, or 19.2, which has other spreads in Table
+            7.5-6, fitted anew for 7-24 GHz.
+        max_gib: Refuses to make more than that [GiB] on disk.
+        seed: Draws everything; a site depends on it and on the site's own conditions.
+        cache: Folder of finished sites, see `Source`.
+
+    Raises:
+        InputError: An argument cannot be used, or the sites would not fit `max_gib`.
+    """
+
+    def __init__(
+        self,
+        scenarios: list[Scenario] | None = None,
+        los: list[Sight] | None = None,
+        speeds: list[Mobility | float] | None = None,
+        downtilts: list[float] | None = None,
+        frequencies: list[float] | None = None,
+        sequences: int = 500,
+        snapshots: int = 1,
+        interval: float = 5e-3,
+        bs: Array = Array(rows=4, cols=4),  # noqa: B008 (frozen)
+        ue: Array = Array(),  # noqa: B008 (frozen)
+        ofdm: OFDM = OFDM(),  # noqa: B008 (frozen)
+        keep: Keep = "csi",
+        release: Release = "16.1",
+        max_gib: float = 4.0,
+        seed: int = 0,
+        cache: str | None = None,
+    ) -> None:
+        super().__init__(cache)
+        for key, value, least in (("sequences", sequences, 1), ("snapshots", snapshots, 1), ("seed", seed, 0)):
+            if value < least:
+                raise InputError(f"{key} must be at least {least}, got {value}")
+        if not 0 < interval < math.inf:
+            raise InputError(f"interval must be positive [s], got {interval}")
+        if any(bs.orientation):
+            raise InputError(f"bs.orientation must be left out, got {bs.orientation}: give downtilts")
+        _among("keep", [keep], get_args(Keep))
+        _among("release", [release], get_args(Release))
+        grid = itertools.product(
+            _among("scenarios", scenarios, get_args(Scenario)),
+            _among("los", ["los", "nlos"] if los is None else los, get_args(Sight)),
+            _speeds(MOBILITIES if speeds is None else speeds),
+            _within("downtilts", [0.0] if downtilts is None else downtilts, -math.pi / 2, math.pi / 2, "rad"),
+            _within("frequencies", [3.5e9] if frequencies is None else frequencies, 0.5e9, 100e9, "Hz"),
+        )
+        self.domains = [_Domain(*conditions) for conditions in grid]
+        if len({domain.name for domain in self.domains}) < len(self.domains):
+            raise InputError("two speeds, downtilts or frequencies agree in six digits: leave one of them out")
+        for domain in self.domains:
+            highest = CELLS[domain.scenario].highest
+            if domain.frequency > highest:
+                raise InputError(
+                    f"{domain.scenario} is defined up to {highest / 1e9:g} GHz, not {domain.frequency / 1e9:g} GHz: "
+                    "change scenarios or frequencies"
+                )
+        self.sequences, self.snapshots, self.interval = sequences, snapshots, float(interval)
+        self.bs, self.ue, self.ofdm = bs, ue, ofdm
+        self.keep, self.release, self.seed = keep, release, seed
+        if self.size > max_gib * 2**30:
+            raise InputError(
+                f"{len(self.domains)} sites of {sequences} links would take {self.size / 2**30:.2f} GiB, more than "
+                f"max_gib {max_gib:g}: ask for fewer, or raise max_gib"
+            )
+
+    @property
+    def size(self) -> int:
+        """What all sites take on disk [bytes]; with `keep: rays` at most."""
+        if self.keep == "rays":
+            return sum(self.sequences * _RAYS[domain.scenario] * _RAY_BYTES for domain in self.domains)
+        values = self.snapshots * self.ue.num_elements * self.bs.num_elements * self.ofdm.num_subcarriers
+        # two halves a value; scale, position and line of sight a link
+        return len(self.domains) * self.sequences * (4 * values + 17)
+
+    def recipes(self) -> list[Recipe]:
+        """List one recipe a site."""
+        recipes = []
+        for place, domains in itertools.groupby(self.domains, lambda domain: domain.scenario):
+            for number, domain in enumerate(domains):
+                origin = 1.5 * number * CELLS[place].reach
+                parameters = self._parameters(domain, origin)
+                recipes.append(Recipe((domain.name,), parameters, partial(self._make, domain, origin, parameters)))
+        return recipes
+
+    def _parameters(self, domain: _Domain, origin: float) -> dict[str, Any]:
+        made: dict[str, Any] = {key: getattr(self, key) for key in ("sequences", "keep", "release", "seed")}
+        if self.keep == "csi":
+            made |= {"snapshots": self.snapshots, "interval": self.interval}
+            made |= {key: asdict(getattr(self, key)) for key in ("bs", "ue", "ofdm")}
+        with needs("tr38901", NEEDS_SIONNA):
+            versions = {"version": _VERSION, "sionna-no-rt": importlib.metadata.version("sionna-no-rt")}
+        return {"source": "tr38901", **versions, **asdict(domain), "x": origin, **made}
+
+    def _make(self, domain: _Domain, origin: float, parameters: dict[str, Any], work: Path) -> Iterator[Site]:
+        shift = torch.tensor([origin, 0.0, 0.0])
+        links = self._draw(domain, shift, work)
+        yield Site(
+            name=domain.name,
+            links=links,
+            bs_position=shift + torch.tensor([0.0, 0.0, CELLS[domain.scenario].bs_height]),
+            carrier_frequency=domain.frequency,
+            area=domain.name,
+            place=domain.scenario,
+            bs_orientation=torch.tensor([0.0, domain.downtilt, 0.0]),
+            environment=Environment.empty(links.position.numpy()),
+            domain=domain.labels,
+            provenance=parameters,
+        )
+
+    def _draw(self, domain: _Domain, shift: Tensor, work: Path) -> Paths | Recording:
+        """Draw the links chunk by chunk, each kept in `work` once done."""
+        parts: list[dict[str, Tensor]] = []
+        with Progress(self.sequences, domain.name, "link", leave=False) as progress:
+            for first in range(0, self.sequences, _CHUNK):
+                part = restore_chunk(work, first)
+                if part is None:
+                    part = self._chunk(domain, first, min(_CHUNK, self.sequences - first)).as_dict()
+                    store_chunk(work, first, part, "drawn")
+                parts.append({**part, "position": part["position"] + shift})
+                progress.update(len(part["los"]))
+        if self.keep == "rays":
+            return Paths.cat([Paths.from_dict(part) for part in parts])
+        fields = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return Recording(
+            **fields,
+            interval=self.interval if self.snapshots > 1 else 0.0,
+            bs_shape=(self.bs.rows, self.bs.cols),
+            ue_shape=(self.ue.rows, self.ue.cols),
+            bandwidth=self.ofdm.bandwidth,
+        )
+
+    def _chunk(self, domain: _Domain, first: int, count: int) -> Paths | Recording:
+        key = zlib.crc32(f"{self.seed} {domain.name} {first}".encode())
+        paths = drop(domain.scenario, domain.sight, domain.frequency, count, key, self.release)
+        if self.keep == "rays":
+            return paths
+        sequence = Snapshots(self.snapshots, self.interval, speed=domain.span, next_snapshot=False)
+        user = torch.arange(first, first + count)
+        motion = draw_motion(sequence, torch.full_like(user, zlib.crc32(domain.name.encode())), user, self.seed)
+        bs = replace(self.bs, orientation=(0.0, domain.downtilt, 0.0))
+        wide = max(self.snapshots * self.ue.num_elements * bs.num_elements, self.ofdm.num_subcarriers)
+        step = max(1, _CALL_SIZE // (wide * paths.num_paths))
+        make = partial(synthesize, bs=bs, ue=self.ue, ofdm=self.ofdm, times=motion.times)
+        length = SPEED_OF_LIGHT / domain.frequency
+        rows = [slice(start, start + step) for start in range(0, count, step)]
+        csi = torch.cat([make(paths[part], velocity=motion.velocity[part], wavelength=length) for part in rows])
+        if self.snapshots == 1:
+            return Recording.build(csi[:, 0], paths.position, paths.los)
+        return Recording.build(csi, paths.position, paths.los, self.interval)
+
+
+def _among(key: str, values: Sequence[Any] | None, known: tuple[Any, ...]) -> list[Any]:
+    """Return the values, each once, or all that are known."""
+    values = known if values is None else values
+    unknown = [str(value) for value in values if value not in known]
+    if unknown or not values:
+        raise InputError(f"{key} must be some of {', '.join(known)}, got {', '.join(unknown) or 'none'}")
+    return list(dict.fromkeys(values))
+
+
+def _within(key: str, values: Sequence[float], low: float, high: float, unit: str) -> list[float]:
+    """Return the numbers, each once."""
+    if not values or not all(low <= value <= high for value in values):
+        raise InputError(f"{key} must lie in [{low:g}, {high:g}] [{unit}], got {list(values)}")
+    return list(dict.fromkeys(map(float, values)))
+
+
+def _speeds(values: Sequence[Mobility | float]) -> list[Mobility | float]:
+    """Return the classes, then the numbers, each once."""
+    classes = [value for value in values if isinstance(value, str)]
+    numbers = [value for value in values if not isinstance(value, str)]
+    chosen = _among("speeds", classes, MOBILITIES) if classes or not numbers else []
+    return chosen + (_within("speeds", numbers, 0.0, 1e3, "m/s") if numbers else [])

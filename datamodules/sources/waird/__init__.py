@@ -1,0 +1,1 @@
+"""The WAIR-D data set."""

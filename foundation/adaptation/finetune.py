@@ -1,0 +1,291 @@
+"""Adaptation: an encoder and a head, from scratch, frozen, or fine-tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from datamodules.errors import InputError, check_not_negative, check_positive
+from foundation.checkpoint import described, load_encoder, read_checkpoint, rebuild
+from foundation.encoder import Encoder
+from foundation.gather import total
+from foundation.runtime.figures import Sample, caption, log_figures
+from foundation.task import FoundationTask, OptimizerName, Schedule
+from heads import Head
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Mode = Literal["scratch", "probe", "finetune", "control"]
+
+
+class FineTune(FoundationTask):
+    """Trains a head on the features of an encoder.
+
+    Args:
+        head: Makes the head from the width of the features; in YAML a head's class with its arguments.
+        encoder: The encoder; by default as the checkpoint describes it.
+        checkpoint: Pre-trained weights for the modes `probe` and `finetune`.
+        mode: `scratch` trains everything from new weights; `probe` trains the head alone, the encoder frozen and in
+            eval mode; `finetune` trains both; `control` is a probe of an encoder that was never trained, or has nothing
+            to train: what the pre-training must beat.
+        tower: Which encoders of a checkpoint with several the head reads, such as [environment]; by default the first.
+            With more than one the head learns on the features of each, one head for all (environment-channel section
+            III-B2), and its metrics carry their names.
+        tokens: Reads the tokens of the encoder in place of its features, each brought to so many numbers by one linear
+            layer, behind a dropout, that learns with the head: they tell more than the embedding that is made of them.
+        base_stations: Base stations S whose features are concatenated (environment-channel Fig. 11); the data must
+            serve as many (`data.base_stations`).
+        lr: Learning rate of the head, and of everything in mode `scratch`.
+        encoder_lr: Learning rate of the encoder in mode `finetune`.
+        weight_decay: Weight decay.
+        schedule: Learning-rate schedule, see `FoundationTask.optimizers_with`.
+        optimizer: `adamw` or `muon`, see there.
+
+    Raises:
+        InputError: The mode needs a checkpoint or an encoder and has none, or the checkpoint does not fit, or the
+            encoder reads more than the CSI of several base stations, or `tokens` are asked of one that has none or of
+            several.
+    """
+
+    def __init__(
+        self,
+        head: Callable[[int], Head],
+        encoder: Encoder | None = None,
+        checkpoint: str | None = None,
+        mode: Mode = "finetune",
+        tower: list[str] | None = None,
+        tokens: int | None = None,
+        base_stations: int = 1,
+        lr: float = 1e-3,
+        encoder_lr: float = 3e-4,
+        weight_decay: float = 0.01,
+        schedule: Schedule = "cosine",
+        optimizer: OptimizerName = "adamw",
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        check_positive(type(self).__name__, base_stations=base_stations, lr=lr, encoder_lr=encoder_lr)
+        check_not_negative(type(self).__name__, weight_decay=weight_decay, tokens=tokens)
+        names: list[str | None] = [*tower] if tower else [None]
+        encoders = [_find(mode, encoder, checkpoint, name) for name in names]
+        self.encoder = encoders[0]
+        self.further = nn.ModuleDict({str(name): other for name, other in zip(names[1:], encoders[1:], strict=True)})
+        if base_stations > 1 and self.encoder.input_keys != ("csi",):
+            raise InputError(f"model.base_stations joins encoders of CSI, not of {', '.join(self.encoder.input_keys)}")
+        self.base_stations = base_stations
+        self.model_name = "none" if checkpoint is None else _model_name(checkpoint)
+        self.reduce: nn.Sequential | None = None
+        unread: list[nn.Parameter] = []
+        num_features = self.encoder.num_features
+        if tokens:
+            if self.encoder.token_shape is None or len(encoders) > 1:
+                raise InputError("model.tokens is for one encoder that has tokens, such as a transformer tower")
+            count, token_width = self.encoder.token_shape
+            unread = [*self.encoder.beyond_tokens()]
+            # dropped tokens' entries: a place is then known by many of them, and known again a street further
+            self.reduce, num_features = nn.Sequential(nn.Dropout(), nn.Linear(token_width, tokens)), count * tokens
+        self.head = head(num_features * base_stations)
+        self.mode, self.lr, self.encoder_lr = mode, lr, encoder_lr
+        self.weight_decay, self.schedule, self.optimizer = weight_decay, schedule, optimizer
+        self.name = type(self.head).__name__.lower()
+        self.monitor_mode = self.head.monitor_mode
+        prefixes = [f"{name}_" for name in names] if len(names) > 1 else [""]
+        self.monitor = f"val/{self.name}/{prefixes[0]}{self.head.monitor}"
+        self.val_metrics, self.test_metrics = (
+            nn.ModuleList(self.head.metrics().clone(prefix=f"{side}/{self.name}/{prefix}") for prefix in prefixes)
+            for side in ("val", "test")
+        )
+        for part in (self.encoder, self.further):
+            part.requires_grad_(not self.frozen)
+        for parameter in unread:
+            parameter.requires_grad_(False)  # several processes wait for every gradient
+        self._terms: list[Tensor] = []
+        self._tested = Sample()
+
+    @property
+    def encoders(self) -> list[Encoder]:
+        """The encoders that the head reads, the first one first."""
+        return [self.encoder, *(other for other in self.further.values() if isinstance(other, Encoder))]
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the encoder stays as it is."""
+        return self.mode in ("probe", "control")
+
+    def describe(self) -> dict[str, Any]:
+        """Return the names of the encoder's model, the head and the mode."""
+        model = type(self.encoder).__name__ if self.mode in ("scratch", "control") else self.model_name
+        return {"model": model, "head": self.name, "mode": self.mode}
+
+    def setup(self, stage: str) -> None:
+        """Check that the data hold what the encoders read and the head's labels, then take statistics."""
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        missing = [key for key in self.head.requires if datamodule is not None and key not in datamodule.batch_keys]
+        for encoder in self.encoders:
+            lacking = [key for key in encoder.input_keys if datamodule is not None and key not in datamodule.batch_keys]
+            if lacking:
+                hint = ": add to data.extras" if {"map", "geometry"} & set(lacking) else ""
+                name = type(encoder).__name__
+                raise InputError(f"encoder {name} reads {', '.join(lacking)}, which the data lack{hint}")
+        if missing and stage != "predict":
+            hint = ": set data.num_beams" if "beam" in missing else ""
+            raise InputError(f"head {type(self.head).__name__} needs {', '.join(missing)}, which the data lack{hint}")
+        if stage != "predict":
+            self.check_head(self.head)
+        super().setup(stage)
+
+    def prepare_from(self, datamodule: Any) -> None:
+        """Take label statistics, and those of the input unless pre-training brought them."""
+        if self.mode in ("scratch", "control"):
+            sample = self._links(datamodule.sample())
+            for encoder in self.encoders:
+                encoder.prepare(sample)
+        self.head.prepare(datamodule.statistics())
+
+    def train(self, mode: bool = True) -> FineTune:
+        """Switch to training; a frozen encoder stays in eval mode, or its norms would drift."""
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+            self.further.eval()
+        return self
+
+    def on_fit_start(self) -> None:
+        """Take the modes of `train`, which Lightning never calls: it keeps, and restores, those that it finds."""
+        self.train()
+
+    def features(self, batch: dict[str, Any], encoder: Encoder) -> Tensor:
+        """Return the features (B, D) of a batch, or (B, S * D) of several base stations."""
+        batch = self._links(batch)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            values = encoder.encode(batch) if self.reduce is None else encoder.tokens(batch)
+        if self.reduce is not None:
+            values = self.reduce(values)
+        values = values.flatten(1)
+        return values.reshape(len(values) // self.base_stations, self.base_stations * values.shape[1])
+
+    def _links(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Return a batch with a row for each link: several base stations make several of a user."""
+        if self.base_stations == 1:
+            return batch
+        csi = batch["csi"]
+        if csi.ndim != 5 or csi.shape[1] != self.base_stations:
+            raise InputError(f"model.base_stations is {self.base_stations}: set data.base_stations alike")
+        return {"csi": csi.flatten(0, 1)}
+
+    def forward(self, batch: dict[str, Any]) -> Tensor:
+        """Return the head's raw predictions for a batch, from the features of the first encoder."""
+        return self._predictions(batch)[0]
+
+    def _predictions(self, batch: dict[str, Any]) -> list[Tensor]:
+        return [self.answer(self.features(batch, encoder), batch) for encoder in self.encoders]
+
+    def answer(self, features: Tensor, batch: dict[str, Any]) -> Tensor:
+        """Return the head's raw predictions (B, ...) from the features (B, D) of a batch."""
+        prediction: Tensor = self.head(features)
+        return prediction
+
+    def _loss(self, predictions: list[Tensor], batch: dict[str, Any]) -> Tensor:
+        return torch.stack([self.head.loss(prediction, batch) for prediction in predictions]).mean()
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Return the head's loss."""
+        loss = self._loss(self._predictions(batch), batch)
+        self.log_training(loss=loss)
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Score the validation side."""
+        predictions = self._predictions(batch)
+        for prediction in predictions:
+            losses, counts = zip(*self.head.terms(prediction, batch), strict=True)
+            count = torch.tensor(counts, dtype=torch.float32, device=self.device)
+            # the mean over no sample may be NaN
+            weighed = torch.where(count > 0, torch.stack(losses).float() * count, 0.0)
+            self._terms.append(torch.stack([weighed, count], dim=1))
+        self._score(self.val_metrics, predictions, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the loss over all labelled links of all processes."""
+        sums, counts = total(torch.stack(self._terms).sum(0)).unbind(1)
+        self._terms.clear()
+        self.log_whole({"val/loss": (sums / counts.clamp_min(1)).sum()})
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Score the test side, and keep what the pictures need."""
+        predictions = self._predictions(batch)
+        self._score(self.test_metrics, predictions, batch)
+        keys = {*self.head.requires, "site", "los", "position", "bs_position"} | ({"clean_csi"} & set(batch))
+        self._tested.add({"prediction": predictions[0], **{key: batch[key] for key in keys}})
+
+    def _score(self, collections: nn.ModuleList, predictions: list[Tensor], batch: dict[str, Any]) -> None:
+        for metrics, prediction in zip(collections, predictions, strict=True):
+            assert isinstance(metrics, MetricCollection)
+            metrics.update(prediction, batch)
+            for name, metric in metrics.items(keep_base=False):
+                self.log(str(name), metric, batch_size=len(prediction), prog_bar=name == self.monitor)
+
+    def on_test_epoch_end(self) -> None:
+        """Draw a sample of the test side, see `Sample`."""
+        tested = self._tested.gathered()
+        self._tested = Sample()
+        prediction = tested.pop("prediction")
+
+        def draw() -> dict[str, Figure]:
+            return self.head.figures(prediction, tested | self._surroundings(tested["site"]))
+
+        log_figures(self.trainer, draw, caption(self, len(prediction)))
+
+    def _surroundings(self, site: Tensor) -> dict[str, Tensor]:
+        """Return what a map of the test side shows beside its links (B,), see `Head.figures`; of one area alone."""
+        sides = getattr(self.trainer.datamodule, "sides", None)  # type: ignore[attr-defined]
+        numbers = sorted(set(site.tolist()))
+        if not sides or len({sides["test"].sites[number].area for number in numbers}) != 1:
+            return {}
+        outlines = [torch.as_tensor(o) for o in sides["test"].sites[numbers[0]].environment.footprints]
+        walls = [torch.stack([outline, outline.roll(-1, 0)], dim=1) for outline in outlines]
+        return {
+            "walls": torch.cat(walls) if walls else torch.empty(0, 2, 2),
+            "train_position": torch.cat([sides["train"].positions(number) for number in numbers]),
+        }
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Return features and predictions, with where they belong."""
+        features = self.features(batch, self.encoder)
+        prediction = self.head.predict(self.answer(features, batch))
+        where = {key: batch[key] for key in ("position", "site", "user", "los")}
+        return {"features": features, "prediction": prediction, **where}
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimizer with a learning rate each for encoder and head."""
+        encoder_lr = self.lr if self.mode == "scratch" else self.encoder_lr
+        learned = [self.head] if self.reduce is None else [self.reduce, self.head]
+        return self.optimizers_with(
+            [(self.encoder, encoder_lr), (self.further, encoder_lr), *((part, self.lr) for part in learned)],
+            self.weight_decay,
+            self.schedule,
+            optimizer=self.optimizer,
+        )
+
+
+def _find(mode: Mode, encoder: Encoder | None, checkpoint: str | None, tower: str | None) -> Encoder:
+    """Return an encoder as the mode wants it: with the weights of a checkpoint, or new."""
+    if mode in ("probe", "finetune"):
+        if checkpoint is None:
+            raise InputError(f"mode `{mode}` needs model.checkpoint, the path of a pre-trained .ckpt file")
+        return load_encoder(checkpoint, encoder, tower)
+    if encoder is not None:
+        return encoder
+    if checkpoint is None:
+        raise InputError(f"mode `{mode}` needs model.encoder, or model.checkpoint to build the same encoder anew")
+    return rebuild(read_checkpoint(checkpoint), checkpoint, tower)
+
+
+def _model_name(checkpoint: str) -> str:
+    """Return the name of the model that wrote a checkpoint."""
+    return str(described(read_checkpoint(checkpoint)).get("model", "unknown"))

@@ -1,0 +1,183 @@
+"""Positioning by CSI and map together: the head says about where, the frozen two-tower which place there fits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules.errors import InputError
+from datamodules.maps.raster import AreaMaps
+from datamodules.progress import Progress
+from foundation.adaptation.finetune import FineTune, Mode
+from foundation.checkpoint import load_encoder
+from foundation.encoder import Encoder
+from foundation.task import OptimizerName, Schedule
+from heads import Positioning
+
+#: environments embedded at once
+_CHUNK = 256
+#: how far from any training user a place may be [m]: the gaps between users must not be empty of places
+_REACH = 10.0
+
+
+class MapPositioning(FineTune):
+    """Positioning where the map is known: among candidate places the frozen towers say which one fits the CSI.
+
+    Pre-training brings a channel and its environment together (environment-channel eq 6-10), so the towers tell without
+    any label how well a place on the map fits a CSI. Alone that finds the user or somewhere alike; a head on the CSI
+    tells these apart. With p the head's answer, h the embedding of the channel and e(c) that of the environment of a
+    place c, its LOS status withheld, the answer is the mean of all places, weighted by
+    exp(-|p - c|^2 / 2 r^2 + k cos(h, e(c))). Nothing is learned but the head. The paper has none of it.
+
+    The places are the points of a grid within 10 m of the training users of the same base station; where there are
+    none, the head has the last word.
+
+    Args:
+        head: Makes the head, a `Positioning`, from the width of the features.
+        checkpoint: A pre-trained environment-channel model.
+        encoder: Its channel tower, by default as the checkpoint describes it.
+        mode: `probe`; there for the command line that all adaptations share.
+        tokens: Reads the tokens of the channel tower, see `FineTune`.
+        step: Step of the grid [m].
+        radius: How far off the head is, r [m].
+        sharpness: How much the match counts, k; at 20, the scale of the cosine at which pre-training ends.
+        lr: Learning rate of the head.
+        weight_decay: Weight decay.
+        schedule: Learning-rate schedule, see `FoundationTask.optimizers_with`.
+        optimizer: `adamw` or `muon`, see there.
+
+    Raises:
+        InputError: The mode is another one, the head finds no positions, the checkpoint has no environment tower, or
+            `step` or `radius` is not positive.
+    """
+
+    def __init__(
+        self,
+        head: Callable[[int], Positioning],
+        checkpoint: str,
+        encoder: Encoder | None = None,
+        mode: Mode = "probe",
+        tokens: int | None = None,
+        step: float = 3.0,
+        radius: float = 5.0,
+        sharpness: float = 20.0,
+        lr: float = 1e-3,
+        weight_decay: float = 0.01,
+        schedule: Schedule = "cosine",
+        optimizer: OptimizerName = "adamw",
+    ) -> None:
+        if mode != "probe":
+            raise InputError(f"MapPositioning reads a map by frozen towers: set model.mode to probe, not {mode}")
+        super().__init__(
+            head,
+            encoder,
+            checkpoint,
+            mode,
+            tokens=tokens,
+            lr=lr,
+            weight_decay=weight_decay,
+            schedule=schedule,
+            optimizer=optimizer,
+        )
+        if not isinstance(self.head, Positioning):
+            raise InputError(f"MapPositioning needs the head Positioning, not {type(self.head).__name__}")
+        self.environment = load_encoder(checkpoint, tower="environment").requires_grad_(False)
+        if not (step > 0 and radius > 0):
+            raise InputError(f"model.step and model.radius must be positive, got {step} and {radius}")
+        self.step, self.radius, self.sharpness = step, radius, sharpness
+        self._places: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def setup(self, stage: str) -> None:
+        """Check that there are training users to take places from, and forget those of earlier data."""
+        if self.trainer.datamodule is None:  # type: ignore[attr-defined]
+            raise InputError("MapPositioning takes places and maps from a datamodule: give one, not loaders")
+        super().setup(stage)
+        self._places.clear()
+
+    def train(self, mode: bool = True) -> MapPositioning:
+        """Switch to training; both towers stay in eval mode."""
+        super().train(mode)
+        self.environment.eval()
+        return self
+
+    def answer(self, features: Tensor, batch: dict[str, Any]) -> Tensor:
+        """Return the head's predictions of features (B, D), outside training moved to the places that fit the CSI."""
+        prediction = super().answer(features, batch)
+        if self.training:
+            return prediction
+        embedding = features if self.reduce is None else self.encoder.encode(batch)  # tokens are not the embedding
+        channel = F.normalize(embedding.float(), dim=-1)
+        prediction = prediction.clone()
+        for number in batch["site"].unique().tolist():
+            places, environments = self._of(number, prediction.device)
+            rows = (batch["site"] == number).nonzero().squeeze(1)
+            if len(places):
+                prediction[rows, :2] = self._placed(prediction[rows, :2], channel[rows], places, environments)
+        return prediction
+
+    def _placed(self, position: Tensor, channel: Tensor, places: Tensor, environments: Tensor) -> Tensor:
+        # no autocast: bfloat16 would round a position to 1/256 of its distance
+        with torch.autocast(position.device.type, enabled=False):
+            far = torch.cdist(position.float(), places).square()
+            weight = (self.sharpness * channel @ environments.T - far / (2 * self.radius**2)).softmax(1)
+            return (weight @ places).to(position)
+
+    def _of(self, number: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the places of a site as seen from its base station (M, 2) [m], and their embeddings (M, D)."""
+        if number not in self._places:
+            train = self.trainer.datamodule.sides["train"]  # type: ignore[attr-defined]
+            site = train.sites[number]
+            places = candidates(train.positions(number).numpy(), self.step)
+            maps = AreaMaps.draw([site]).to(device)
+            self._places[number] = (
+                (places - site.bs_position)[:, :2].to(device),
+                embed_places(self.environment, maps, site.bs_position.to(device), places.to(device)),
+            )
+        return self._places[number]
+
+
+def candidates(users: NDArray[np.float32], step: float) -> Tensor:
+    """Return the points of a grid with a user no more than 10 m away along either axis, at that user's height.
+
+    Args:
+        users: Where users were (n, 3) [m]; those with NaN count for nothing.
+        step: Step of the grid [m].
+
+    Returns:
+        Places (M, 3) [m].
+    """
+    users = users[np.isfinite(users).all(1)]
+    around = np.arange(-math.ceil(_REACH / step), math.ceil(_REACH / step) + 1)
+    offsets = np.stack(np.meshgrid(around, around), axis=-1).reshape(-1, 2)
+    cells = np.round(users[:, None, :2] / step) + offsets
+    near = (np.abs(cells * step - users[:, None, :2]) <= _REACH).all(-1)
+    heights = np.broadcast_to(users[:, None, 2], near.shape)[near]
+    places, first = np.unique(cells[near], axis=0, return_index=True)
+    return torch.from_numpy(np.column_stack([places * step, heights[first]])).float()
+
+
+@torch.no_grad()
+def embed_places(encoder: Encoder, maps: AreaMaps, station: Tensor, places: Tensor) -> Tensor:
+    """Return the embeddings of places, LOS status withheld, of unit length, (M, D).
+
+    Args:
+        encoder: Environment tower.
+        maps: The map of one site.
+        station: Base station (3,) [m].
+        places: Places (M, 3) [m].
+    """
+    site = torch.zeros(len(places), dtype=torch.long, device=places.device)
+    vector = maps.geometry(site, station.expand(len(places), 3), places, site, with_los=False)
+    found = []
+    with Progress(len(places), "embedding places", "place", leave=False) as progress:
+        for part in torch.split(vector, _CHUNK):
+            found.append(encoder(maps.map(site[: len(part)]), part))
+            progress.update(len(part))
+    return F.normalize(torch.cat(found).float(), dim=-1)

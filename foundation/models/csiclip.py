@@ -1,0 +1,128 @@
+"""CSI-CLIP: a contrastive pair of towers over the channel and its impulse response."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor, nn
+
+from datamodules.errors import check_not_negative, check_positive
+from foundation.encoder import Encoder
+from foundation.gather import concatenate, gather_rows
+from foundation.losses.clip import CLIPLoss, mixed, retrieval, spread
+from foundation.runtime.probe import CollapseAlarm, OnlineProbe
+from foundation.task import FoundationTask, Schedule
+
+_RETRIEVAL_BATCH = 128
+
+
+class CSICLIP(FoundationTask):
+    """CSI and CIR of one link are two views of it: pull their embeddings together, push those of other links apart.
+
+    Section III-A of the paper. When the batch has `views`, the towers see two independent observations of the channel;
+    without, both see the same clean numbers, as in the paper. The projections belong to pre-training; downstream heads
+    read the features of the CSI tower.
+
+    Args:
+        csi_encoder: Tower over the CSI; the one used downstream.
+        cir_encoder: Tower over the impulse response.
+        embed_dim: Width of the shared embedding space.
+        temperature: Where the learnable temperature starts.
+        lr: Learning rate of AdamW.
+        weight_decay: Weight decay of AdamW.
+        schedule: Learning-rate schedule, see `FoundationTask.optimizers_with`.
+    """
+
+    towers: ClassVar[dict[str, str]] = {"csi": "csi_encoder", "cir": "cir_encoder"}
+
+    def __init__(
+        self,
+        csi_encoder: Encoder,
+        cir_encoder: Encoder,
+        embed_dim: int = 128,
+        temperature: float = 0.07,
+        lr: float = 8e-4,
+        weight_decay: float = 0.01,
+        schedule: Schedule = "plateau",
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        check_positive("CSICLIP", embed_dim=embed_dim, temperature=temperature, lr=lr)
+        check_not_negative("CSICLIP", weight_decay=weight_decay)
+        self.csi_encoder, self.cir_encoder = csi_encoder, cir_encoder
+        self.csi_projection = nn.Linear(csi_encoder.num_features, embed_dim, bias=False)
+        self.cir_projection = nn.Linear(cir_encoder.num_features, embed_dim, bias=False)
+        self.loss = CLIPLoss(temperature)
+        self.lr, self.weight_decay, self.schedule = lr, weight_decay, schedule
+        self._validated: list[dict[str, Tensor]] = []
+
+    def prepare_from(self, datamodule: Any) -> None:
+        """Take the input statistics of both towers from the train side."""
+        sample = datamodule.sample()
+        self.csi_encoder.prepare(sample)
+        self.cir_encoder.prepare(sample)
+
+    def forward(self, csi: Tensor, cir: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the features of the CSI tower and both embeddings.
+
+        Args:
+            csi: What the CSI tower observes, (B, R, T, K) complex.
+            cir: What the CIR tower observes, as CSI; by default the same.
+
+        Returns:
+            Features (B, D), CSI embeddings (B, E) and CIR embeddings (B, E), not normalised.
+        """
+        features = self.csi_encoder(csi)
+        other = self.cir_encoder(csi if cir is None else cir)
+        return features, self.csi_projection(features), self.cir_projection(other)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Return the contrastive loss (eq 2 of the paper), and the features for the online probe."""
+        features, a, b = self(*batch.get("views", (batch["csi"],)))
+        loss = self.loss(a, b)
+        self.log_training(loss=loss, scale=self.loss.scale)
+        return {"loss": loss, "features": features.detach()}
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Clamp the temperature after the optimizer's step."""
+        self.loss.clamp()
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Keep the embeddings; return clean-channel features for the probe."""
+        features, a, b = self(*batch.get("views", (batch["csi"],)))
+        self._validated.append({"a": a, "b": b})
+        return {"features": features}
+
+    def on_validation_epoch_end(self) -> None:
+        """Log loss, retrieval both ways in batches of 128, and the spread of the embeddings of all processes."""
+        rows = gather_rows(concatenate(self._validated))
+        self._validated.clear()
+        a, b = mixed(rows["a"], rows["b"])
+        count = len(a)
+        chunks = [(a[i : i + _RETRIEVAL_BATCH], b[i : i + _RETRIEVAL_BATCH]) for i in range(0, count, _RETRIEVAL_BATCH)]
+        whole = [pair for pair in chunks if len(pair[0]) == _RETRIEVAL_BATCH] or chunks
+        values = {"val/loss": torch.stack([self.loss.local(x, y) for x, y in whole]).mean()}
+        for name, one, other in (("csi_to_cir", a, b), ("cir_to_csi", b, a)):
+            for top in (1, 5):
+                values[f"val/{name}/retrieval_top{top}"] = retrieval(one, other, top, _RETRIEVAL_BATCH)
+        values["val/embedding_spread"] = spread(a)
+        self.log_whole(values, "val/loss", "val/csi_to_cir/retrieval_top1")
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Return features and embeddings of the clean channels, with where they belong."""
+        features, a, b = self(batch["csi"])
+        embeddings = {
+            "csi_embedding": nn.functional.normalize(a, dim=-1),
+            "cir_embedding": nn.functional.normalize(b, dim=-1),
+        }
+        return {"features": features, **embeddings, **{key: batch[key] for key in ("position", "site", "user", "los")}}
+
+    def configure_optimizers(self) -> Any:
+        """Return AdamW and the schedule (section IV-B)."""
+        return self.optimizers_with([(self, self.lr)], self.weight_decay, self.schedule)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Watch every pre-training with a probe and an alarm."""
+        return [OnlineProbe(self.csi_encoder.num_features), CollapseAlarm("val/embedding_spread")]

@@ -1,0 +1,297 @@
+"""The environment-channel two-tower: a place and its channel, described twice and embedded once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from itertools import product
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor, nn
+
+from datamodules.errors import InputError, check_not_negative, check_positive
+from datamodules.maps.raster import UNKNOWN_LOS
+from foundation.encoder import Encoder
+from foundation.gather import concatenate, gather_rows, rank, world_size
+from foundation.losses.clip import CLIPLoss, mixed, retrieval, spread
+from foundation.losses.surroundings import KINDS, counterfactual, profile_moments, unexplained
+from foundation.models.zeroshot import ZeroShot, compare, los_credit, los_options, scale_credit, scale_options
+from foundation.nets.transformer import Tower
+from foundation.runtime.figures import caption, log_figures
+from foundation.runtime.probe import CollapseAlarm, OnlineProbe
+from foundation.task import FoundationTask, OptimizerName, Schedule
+from heads import Feedback
+from heads.feedback import relative_error
+
+_RETRIEVAL_BATCH = 128
+
+
+class EnvChannel(FoundationTask):
+    """Map and positions on one side, CSI on the other: pull what belongs together close, and keep the CSI rebuildable.
+
+    Environment-channel section III-A, L = L_C + L_R (eq 12): the symmetric contrastive loss of both towers' embeddings
+    (eq 6-10), and the error of a decoder, the CRNN, that rebuilds the CSI from the channel tower's (eq 11). The last
+    blocks of both towers are one module, the MSNN. `lightning test` runs the zero-shot tasks of section IV-B on data
+    never seen.
+
+    Args:
+        channel_encoder: CFENN, the tower over the CSI; the one used downstream.
+        environment_encoder: EPNN, the tower over map and geometry; without it the decoder alone trains the channel
+            tower, which is the paper's area-general ViT.
+        decoder: Makes the CRNN from the width of the embedding; None leaves L_R out.
+        share: Whether both towers share their last blocks (MSNN); else each has its own.
+        reconstruction: Weight of L_R. The paper gives none, nor the power its channels are normalised to, on which its
+            eq 11 depends; here L_R is the NMSE, 1 for a decoder that knows nothing.
+        profile: Weight of a term that is not in the paper: one linear layer must read the logarithm of the channel's
+            magnitude, angle by delay, off either tower's embedding. There weak paths count, which tell places apart and
+            LOS from NLOS; L_R asks for the strong ones alone.
+        counterfactuals: Weight of another, not in the paper: the CSI must also tell its own environment from the same
+            with the scale a fifth less and a fifth more (for NLOS links, which tell it least, and a quarter of the
+            others), and from one with the LOS status flipped (an eighth of the links) or another map under unchanged
+            positions (an eighth): without what stands in the line of an NLOS link, else turned about.
+        rebuild_first: Share of the training in which L_R alone trains the channel tower, at a third of the cost of a
+            step: else the two losses hold each other up, and neither gets far in a short training. Not in the paper.
+        withheld: Share of the training links whose LOS status is withheld, so that it must be seen on the map.
+        temperature: Where the learnable temperature starts.
+        lr: Largest learning rate.
+        weight_decay: Weight decay.
+        schedule: Learning-rate schedule, see `FoundationTask.optimizers_with`.
+        optimizer: `adamw` or `muon`, see there.
+
+    Raises:
+        InputError: There is neither environment tower nor decoder, or no decoder for `rebuild_first` or `profile`, or
+            the towers' embeddings or shared blocks differ.
+    """
+
+    towers: ClassVar[dict[str, str]] = {"channel": "channel_encoder", "environment": "environment_encoder"}
+
+    def __init__(
+        self,
+        channel_encoder: Encoder,
+        environment_encoder: Encoder | None = None,
+        decoder: Callable[[int], Feedback] | None = None,
+        share: bool = True,
+        reconstruction: float = 1.0,
+        profile: float = 0.0,
+        counterfactuals: float = 0.0,
+        rebuild_first: float = 0.0,
+        withheld: float = 0.0,
+        temperature: float = 0.07,
+        lr: float = 5e-4,
+        weight_decay: float = 0.01,
+        schedule: Schedule = "restarts",
+        optimizer: OptimizerName = "adamw",
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        check_positive("EnvChannel", temperature=temperature, lr=lr)
+        check_not_negative(
+            "EnvChannel",
+            weight_decay=weight_decay,
+            reconstruction=reconstruction,
+            profile=profile,
+            counterfactuals=counterfactuals,
+        )
+        width = channel_encoder.num_features
+        if environment_encoder is None and decoder is None:
+            raise InputError("EnvChannel needs model.environment_encoder, model.decoder, or both")
+        if (rebuild_first or profile) and decoder is None:
+            raise InputError("model.rebuild_first and model.profile need model.decoder, and there is none")
+        if environment_encoder is not None and environment_encoder.num_features != width:
+            raise InputError(
+                f"both towers need one embed_dim, got {width} and {environment_encoder.num_features} features"
+            )
+        self.channel_encoder, self.environment_encoder = channel_encoder, environment_encoder
+        if share and environment_encoder is not None:
+            _share(channel_encoder, environment_encoder)
+        self.decoder = None if decoder is None else decoder(width)
+        self.profile, self.profile_layer = profile, None
+        if profile and self.decoder is not None:
+            self.profile_layer = nn.Linear(width, self.decoder.num_antennas * self.decoder.num_subcarriers)
+        self.rebuild_first, self.withheld = rebuild_first, withheld
+        self.loss = CLIPLoss(temperature)
+        self.reconstruction, self.counterfactuals = reconstruction, counterfactuals
+        self.lr, self.weight_decay, self.schedule, self.optimizer = lr, weight_decay, schedule, optimizer
+        self._kept: list[dict[str, Tensor]] = []
+        self._seen = 0
+        self._zero_shot: ZeroShot | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Return the model's name and what is done with it."""
+        testing = self._trainer is not None and self.trainer.testing
+        return {**super().describe(), "mode": "zeroshot" if testing else "pretrain"}
+
+    def setup(self, stage: str) -> None:
+        """Check that the data hold both descriptions."""
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        if datamodule is not None and self.environment_encoder is not None:
+            missing = [key for key in self.environment_encoder.input_keys if key not in datamodule.batch_keys]
+            if missing:
+                raise InputError(f"the environment tower needs {', '.join(missing)}: add to data.extras")
+        if self.decoder is not None:
+            self.check_head(self.decoder)
+        super().setup(stage)
+
+    def forward(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+        """Return the embeddings of the channel and of the environment, (B, D) each, not normalised."""
+        environment = None if self.environment_encoder is None else self.environment_encoder.encode(batch)
+        return self.channel_encoder.encode(batch), environment
+
+    def _losses(self, batch: dict[str, Any], channel: Tensor, environment: Tensor | None) -> dict[str, Tensor]:
+        """Return the terms of the loss (eq 12) of the embeddings of a training batch."""
+        losses = {} if environment is None else {"contrast": self.loss(channel, environment)}
+        kind = torch.arange(len(channel), device=channel.device) % KINDS  # rows come in random order
+        return losses | self._of_rows(self._rows(batch, channel, environment, kind))
+
+    def _rows(
+        self, batch: dict[str, Any], channel: Tensor, environment: Tensor | None, kind: Tensor
+    ) -> dict[str, Tensor]:
+        """Return what each link adds to the terms of the loss other than the contrast, (B,) or (B, n)."""
+        rows = {}
+        if environment is not None and self.environment_encoder is not None and self.counterfactuals:
+            rows["counterfactual"] = counterfactual(
+                self.environment_encoder, batch, channel, environment, self.loss.scale, kind
+            )
+        if self.decoder is not None:
+            rows["rebuild"] = relative_error(self.decoder(channel), batch)
+        if self.profile_layer is not None:
+            readings = [self.profile_layer(each) for each in (channel, environment) if each is not None]
+            rows["profile"] = profile_moments(readings, batch)
+        return rows
+
+    def _of_rows(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the terms of the loss, weighed, from what each link adds to them."""
+        weights = {"counterfactual": self.counterfactuals, "rebuild": self.reconstruction}
+        losses = {name: weight * rows[name].mean() for name, weight in weights.items() if name in rows}
+        if "profile" in rows:
+            losses["profile"] = self.profile * unexplained(rows["profile"])
+        return losses
+
+    def _withhold(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Return a batch that does not tell the LOS status of its first links; rows come in random order."""
+        geometry = batch["geometry"].clone()
+        geometry[: round(self.withheld * len(geometry)), 6] = UNKNOWN_LOS
+        return {**batch, "geometry": geometry}
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Return the loss (eq 12), and the features for the online probe."""
+        if self.environment_encoder is not None and self.withheld:
+            batch = self._withhold(batch)
+        if self.global_step < self.rebuild_first * self.trainer.estimated_stepping_batches:
+            channel, environment = self.channel_encoder.encode(batch), None
+        else:
+            channel, environment = self(batch)
+        losses = self._losses(batch, channel, environment)
+        total = torch.stack(list(losses.values())).sum()
+        self.log_training(loss=total, **losses)
+        if environment is None:
+            total = total + 0 * sum(p.sum() for p in self._idle())  # several processes wait for every gradient
+        return {"loss": total, "features": channel.detach()}
+
+    def _idle(self) -> list[nn.Parameter]:
+        """Return what the reconstruction alone does not train."""
+        tower = [] if self.environment_encoder is None else self.environment_encoder.parameters()
+        return [*tower, *self.loss.parameters()]
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Clamp the temperature after the optimizer's step."""
+        self.loss.clamp()
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Keep the embeddings, what each link adds to the losses, and the zero-shot tasks that need one batch alone."""
+        channel, environment = self(batch)
+        # the number of a link within the side, on one process and on many: its counterfactuals go by it
+        number = (self._seen + torch.arange(len(channel), device=channel.device)) * world_size() + rank()
+        self._seen += len(channel)
+        kept = {"channel": channel, **self._rows(batch, channel, environment, number % KINDS)}
+        if environment is not None and self.environment_encoder is not None:
+            los, scale = (
+                compare(self.environment_encoder, batch, options(batch["geometry"]), channel, environment)
+                for options in (los_options, scale_options)
+            )
+            kept["environment"] = environment
+            kept["los_accuracy"] = torch.where(batch["los"] >= 0, los_credit(los, batch["los"].clamp_min(0)), torch.nan)
+            kept["scale_accuracy"] = scale_credit(scale)
+        self._kept.append(kept)
+        return {"features": channel}
+
+    def on_validation_epoch_end(self) -> None:
+        """Log losses and accuracies, retrieval both ways in batches of 128, and the spread, of all processes' links."""
+        kept = gather_rows(concatenate(self._kept))
+        self._kept.clear()
+        self._seen = 0
+        values = {f"val/{name}": value for name, value in self._terms(kept).items()}
+        channel = kept["channel"]
+        if "environment" in kept:
+            values |= {f"val/{name}": kept[name].nanmean() for name in ("los_accuracy", "scale_accuracy")}
+            channel, environment = mixed(kept["channel"], kept["environment"])
+            pairs = {"channel_to_environment": (channel, environment), "environment_to_channel": (environment, channel)}
+            for (name, pair), top in product(pairs.items(), (1, 5)):
+                values[f"val/{name}/retrieval_top{top}"] = retrieval(*pair, top, _RETRIEVAL_BATCH)
+        values["val/embedding_spread"] = spread(channel)
+        self.log_whole(values, "val/loss", "val/los_accuracy")
+
+    def _terms(self, kept: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the loss and its terms: means over batches as one process has them, contrasted within each."""
+        count = len(kept["channel"])
+        size = getattr(self.trainer.datamodule, "batch_size", _RETRIEVAL_BATCH)  # type: ignore[attr-defined]
+        terms: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
+        for start in range(0, count, size):
+            rows = {name: values[start : start + size] for name, values in kept.items()}
+            losses = self._of_rows(rows)
+            if "environment" in rows:
+                losses["contrast"] = self.loss.local(rows["channel"], rows["environment"])
+            for name, value in losses.items():
+                terms[name] = terms[name] + value * (len(rows["channel"]) / count)
+        return {"loss": torch.stack(list(terms.values())).sum(), **terms}
+
+    # --- zero-shot, on a test side that was never seen
+
+    def on_test_start(self) -> None:
+        """Make ready for the zero-shot tasks."""
+        self._zero_shot = ZeroShot(self.trainer.datamodule.sides["test"].sites)  # type: ignore[attr-defined]
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Embed the batch, and every alternative that its tasks offer."""
+        assert self._zero_shot is not None
+        channel, environment = self(batch)
+        rebuilt = None if self.decoder is None else self.decoder(channel)
+        self._zero_shot.add(batch, channel, environment, rebuilt, self.environment_encoder)
+
+    def on_test_epoch_end(self) -> None:
+        """Log every task beside its chance level, and draw."""
+        assert self._zero_shot is not None
+        zero_shot = self._zero_shot.gathered()
+        self.log_whole({f"test/{name}": value for name, value in zero_shot.scores().items()})
+        shown = sum(len(part["site"]) for part in zero_shot.parts)
+        log_figures(self.trainer, zero_shot.figures, caption(self, shown))
+        self._zero_shot = None
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Return the embeddings, of unit length, with where they belong."""
+        channel, environment = self(batch)
+        result = {"features": channel, "channel_embedding": nn.functional.normalize(channel, dim=-1)}
+        if environment is not None:
+            result["environment_embedding"] = nn.functional.normalize(environment, dim=-1)
+        return result | {key: batch[key] for key in ("position", "site", "user", "los")}
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimizer and its schedule (section IV-B)."""
+        groups = [(self, self.lr)]
+        return self.optimizers_with(groups, self.weight_decay, self.schedule, self.rebuild_first, self.optimizer)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Watch every pre-training with a probe and an alarm."""
+        return [OnlineProbe(self.channel_encoder.num_features), CollapseAlarm("val/embedding_spread")]
+
+
+def _share(one: Encoder, other: Encoder) -> None:
+    """Give the second tower the shared blocks of the first."""
+    if not (isinstance(one, Tower) and isinstance(other, Tower)):
+        raise InputError("only transformer towers have blocks to share: set model.share to false")
+    shapes = [[tuple(p.shape) for p in tower.shared.parameters()] for tower in (one, other)]
+    if shapes[0] != shapes[1]:
+        raise InputError("the towers differ in width or shared_layers: make them equal, or set model.share to false")
+    other.shared = one.shared

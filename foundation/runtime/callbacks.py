@@ -1,0 +1,274 @@
+"""What the command line adds to every run: its config, its summary, its predictions on disk."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from foundation.gather import interleaved
+from foundation.runtime.resume import BestCheckpoint
+from foundation.runtime.runs import Run, read_summary
+
+#: what fitting tells of itself, which a later test leaves in the summary
+_FITTED = ("epochs", "steps", "validations", "best", "validation")
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the composed config to the run folder and to the loggers.
+
+    `fit` writes `config.yaml`; the other commands write `<command>.yaml` beside it, and `config.yaml` only where the
+    run starts with them. What is written can be given back to `--config`.
+
+    Args:
+        parser: Parser of the command.
+        config: Its parsed config.
+        run: The run.
+        command: `fit`, `validate`, `test` or `predict`.
+        **kwargs: For Lightning.
+    """
+
+    def __init__(self, parser: Any, config: Any, run: Run, command: str, **kwargs: Any) -> None:
+        super().__init__(parser, config, save_to_log_dir=False, **kwargs)
+        self._run = run
+        self._command = command
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the file; Lightning calls this on the first process only."""
+        config = self.config.clone()
+        if self._command == "fit":
+            # Where a run lay and what it went on from are no settings: given back to --config, it starts afresh.
+            config["run_id"] = None
+            config["ckpt_path"] = None
+        text = self.parser.dump(config, skip_unset=False)
+        own = self._run.folder / "config.yaml"
+        path = own if self._command == "fit" or not own.exists() else own.with_name(f"{self._command}.yaml")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        if self._command == "fit":
+            self._run.checkpoint("last").parent.mkdir(exist_ok=True)  # by which a run is known, see `Run.of`
+        for logger in trainer.loggers:
+            logger.log_hyperparams(yaml.safe_load(text))
+        print(f"run: {self._run.folder}", flush=True)
+
+
+class RunSummary(Callback):
+    """Writes `summary.json` at the end of fit and test, the file that every table of results is built from.
+
+    The model's `describe()` gives model, head and mode, the datamodule's gives split rule and sizes; both are optional.
+    Test after fit adds its metrics to the file; fitting anew drops the metrics of an earlier test.
+
+    Args:
+        run: The run.
+        seed: Seed of the run, None where it set none.
+    """
+
+    def __init__(self, run: Run, seed: int | None) -> None:
+        self._run = run
+        self._seed = seed
+        self._fitted = 0.0
+        self._started = 0.0
+        self._wrote = False
+        self._validations = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the seconds of fitting and the validations so far, which a resumed run adds to."""
+        return {"wall_s": self._fitted + time.monotonic() - self._started, "validations": self._validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the seconds and the validations of the earlier part of the run."""
+        self._fitted = state_dict["wall_s"]
+        self._validations = state_dict.get("validations", 0)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._started = time.monotonic()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count the checkpoints among which the best is chosen."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._validations += 1
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what fitting tells."""
+        best = next((c for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint) and c.monitor), None)
+        validation = {k: _plain(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        self._write(
+            trainer,
+            pl_module,
+            wall_s=round(self._fitted + time.monotonic() - self._started, 3),
+            epochs=trainer.current_epoch,
+            steps=trainer.global_step,
+            validations=self._validations,
+            best={best.monitor: _plain(best.best_model_score)} if best else {},
+            metrics={},
+            **(
+                {"validation": validation} if validation else {}
+            ),  # a run that had only its test to do keeps what it had
+        )
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock of the test."""
+        self._started = time.monotonic()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what the test tells."""
+        self._write(
+            trainer,
+            pl_module,
+            test_wall_s=round(time.monotonic() - self._started, 3),
+            metrics={k: _plain(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")},
+        )
+
+    def _write(self, trainer: Trainer, module: LightningModule, **results: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        path = self._run.folder / "summary.json"
+        earlier = read_summary(path)
+        summary = {
+            "experiment": self._run.experiment,
+            "run_id": self._run.name,
+            "model": type(module).__name__,
+            "head": None,
+            "mode": None,
+            "seed": self._seed,
+            **_describe(trainer.datamodule),  # type: ignore[attr-defined]
+            **_describe(module),
+            "wall_s": earlier.get("wall_s"),
+            **{key: earlier[key] for key in _FITTED if key in earlier},
+            **results,
+            **_parameters(module),
+            "hardware": _hardware(trainer),
+            "versions": {name: _version(name) for name in ("csi-foundation", "torch", "lightning")},
+            **_commit(),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".json.tmp")
+        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+        os.replace(temporary, path)
+        self._wrote = True
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Say where the results lie, after all else that a command prints."""
+        if not self._wrote:
+            return
+        self._wrote = False
+        plots = self._run.folder / "plots"
+        print(f"summary: {self._run.folder / 'summary.json'}{f', pictures: {plots}' * plots.is_dir()}", flush=True)
+
+
+class PredictionFile(Callback):
+    """Writes what `predict_step` returns to `predictions.safetensors` in the run folder.
+
+    `predict_step` returns a dict of tensors whose first axis is the batch, say features, prediction, position, site and
+    user; they are joined over batches and processes, in the order of the side. Load the file with one line:
+
+        predictions = safetensors.torch.load_file("predictions.safetensors")  # or safetensors.numpy
+
+    Args:
+        run: The run.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._parts: dict[str, list[Tensor]] = defaultdict(list)
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep a batch."""
+        for key, value in outputs.items():
+            self._parts[key].append(value.detach().cpu())
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the file."""
+        joined = {key: torch.cat(parts).contiguous() for key, parts in self._parts.items()}
+        self._parts.clear()
+        # Through files rather than a gather: rows of the processes may differ in number, and need not fit a GPU.
+        folder = Path(trainer.strategy.broadcast(str(self._run.folder)))
+        folder.mkdir(parents=True, exist_ok=True)
+        parts = [folder / f"predictions.{rank}.tmp" for rank in range(trainer.world_size)]
+        save_file(joined, parts[trainer.global_rank])
+        trainer.strategy.barrier("predictions")
+        if not trainer.is_global_zero:
+            return
+        path = folder / "predictions.safetensors"
+        if len(parts) == 1:
+            os.replace(parts[0], path)
+        else:
+            save_file(interleaved([load_file(part) for part in parts]), path)
+            for part in parts:
+                part.unlink()
+        print(f"predictions: {path} ({', '.join(joined)})", flush=True)
+
+
+def _plain(value: Any) -> float | None:
+    number = float(value) if value is not None else math.nan
+    return number if math.isfinite(number) else None  # JSON knows no NaN
+
+
+def _describe(part: Any) -> dict[str, Any]:
+    describe = getattr(part, "describe", None)
+    return dict(describe()) if callable(describe) else {}
+
+
+def _parameters(module: LightningModule) -> dict[str, int]:
+    everything = sum(p.numel() for p in module.parameters())
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    return {"params_total": everything, "params_trained": trained}
+
+
+def _hardware(trainer: Trainer) -> dict[str, Any]:
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        cpu = names[0] if names else cpu
+    device = trainer.strategy.root_device
+    return {
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "processes": trainer.world_size,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # run from a source tree that is not installed
+        return None
+
+
+def _commit() -> dict[str, Any]:
+    here = Path(__file__)
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # an installed copy may lie inside someone else's repository
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}

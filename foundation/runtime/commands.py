@@ -1,0 +1,298 @@
+"""The commands behind `lightning`: Lightning's command line, with a folder of its own for every run."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+import torch
+import yaml
+from filelock import FileLock
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import CheckpointIO
+
+from datamodules.errors import InputError
+from datamodules.yaml_file import read_yaml
+from foundation.checkpoint import read_checkpoint
+from foundation.runtime.callbacks import PredictionFile, RunSummary, SaveConfig
+from foundation.runtime.cli_errors import condense
+from foundation.runtime.config_files import config_files, replacing_sources
+from foundation.runtime.loggers import Csv, Wandb
+from foundation.runtime.progress import RunProgress
+from foundation.runtime.resume import (
+    AtomicCheckpointIO,
+    BestCheckpoint,
+    ExactResume,
+    LastCheckpoint,
+    first_step_after,
+)
+from foundation.runtime.run_choice import choose
+from foundation.runtime.runs import Run, first_process
+from foundation.runtime.stopping import terminate
+
+
+class Parser(LightningArgumentParser):
+    """Raises `InputError` with one line where jsonargparse prints many and exits; takes no abbreviated option.
+
+    A misspelt one must not pass for another, neither here nor in the parsers of nested classes, which are of this class
+    too. And takes numbers such as -1e-3 for values, where argparse knows -0.001 alone.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+        self._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)")
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Refuse the input."""
+        if not self.exit_on_error:
+            # The parser of one nested class: the outer ones add their keys to the message. Which keys it knows is
+            # only known here.
+            if "is not accepted" in message or "does not accept option" in message:
+                message += f" (known: {', '.join(action.dest for action in self._actions)})"
+            super().error(message, ex)
+        raise _ParserComplaint(message, getattr(ex, "subcommand_parser", None) or self)
+
+
+class _ParserComplaint(Exception):
+    def __init__(self, message: str, parser: Parser) -> None:
+        super().__init__(message)
+        self.parser = parser
+
+
+class Commands(LightningCLI):
+    """`lightning fit|validate|test|predict`.
+
+    Beyond Lightning's: a run folder with config, checkpoints, metrics and summary; `--ckpt_path best` and `last` across
+    processes; checkpoints that are read without running code from them. A model may have `monitor` and `monitor_mode`,
+    which pick the best checkpoint, and `describe()`; a datamodule may have `describe()` (see `RunSummary`).
+
+    Args:
+        args: The command line.
+
+    Attributes:
+        run: The run, None under `fast_dev_run`, which leaves nothing on disk.
+    """
+
+    run: Run | None = None
+    _claim: FileLock | None = None
+
+    def __init__(self, args: list[str]) -> None:
+        self._args = args
+        args = replacing_sources(args)
+        try:
+            super().__init__(
+                LightningModule,
+                LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_callback=None,
+                # Shards are made by the datamodule: Lightning's sampler pads the last batch of a rank with copies.
+                trainer_defaults={"use_distributed_sampler": False},
+                seed_everything_default=0,
+                parser_class=Parser,
+                # Optimizers belong to the model, whose checkpoint must be able to rebuild them.
+                auto_configure_optimizers=False,
+                args=args,
+            )
+        except BaseException as error:
+            self._stop_helpers()
+            if note := self._how_to_go_on():
+                error.add_note(note)
+            raise
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        trainer = getattr(self, "trainer", None)
+        for logger in trainer.loggers if trainer is not None else []:
+            if isinstance(logger, Wandb):
+                logger.close()
+        if self.run is not None and first_process():
+            self.run.release(self._claim)
+
+    def _how_to_go_on(self) -> str:
+        """Say how a run that is stopped can go on; empty where nothing was begun."""
+        if self.run is None or self.subcommand != "fit" or not (self.run.folder / "config.yaml").exists():
+            return ""
+        if self.run.latest is None:
+            return f"no epoch was finished; the same command with `--run_id {self.run.id}` starts the run over"
+        command = f"`--run_id {self.run.id} --ckpt_path last`"
+        return f"the same command with {command} goes on after the last finished epoch"
+
+    def _stop_helpers(self) -> None:
+        """End the processes that Lightning's launcher started: they would wait for this one, then say it is gone."""
+        trainer = getattr(self, "trainer", None)
+        kill = getattr(trainer.strategy.launcher, "kill", None) if trainer is not None else None
+        if callable(kill):
+            kill(signal.SIGKILL)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the keys of a run."""
+        parser.add_argument("--experiment", type=str | None, help="Name of the experiment [--config's].")
+        parser.add_argument("--run_id", type=str | None, help="Name of the run [date, time and seed].")
+        parser.add_argument("--runs", type=str, default="runs", help="Folder of all experiments.")
+        parser.add_argument("--then_test", type=bool, default=False, help="After fit, test the best checkpoint.")
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """List the commands and the arguments of `Trainer` that are no keys: the four share all their keys."""
+        commands = LightningCLI.subcommands()
+        return {name: skip | {"weights_only", "verbose", "return_predictions"} for name, skip in commands.items()}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and complain in one line."""
+        for file in config_files(self._args):
+            if file.is_file():
+                read_yaml(file)  # names the line of what is no YAML, and a key that stands twice
+        try:
+            super().parse_arguments(parser, args)
+        except _ParserComplaint as complaint:
+            keys = [action.dest for action in complaint.parser._actions]
+            line = condense(str(complaint), config_files(self._args), self._args, keys, _class_names())
+            raise InputError(line) from complaint
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning would let the checkpoint's hyperparameters overrule the configuration, silently, up to the class of
+        # the model.
+        pass
+
+    def before_instantiate_classes(self) -> None:
+        """Find or name the run, and check the checkpoint."""
+        config = self.config[self.subcommand]
+        if not isinstance(config.trainer, Namespace):
+            raise InputError(f"'trainer' must be a mapping or a file, got '{config.trainer}'")
+        self._first_step: int | None = None
+        if config.trainer.fast_dev_run:
+            return
+        command = str(self.subcommand)
+        chosen = choose(config, command, config_files(self._args), self._composed)
+        self.run, config.ckpt_path = chosen.run, chosen.checkpoint
+        config.experiment = self.run.experiment
+        if first_process() and (command == "fit" or not self.run.has_result):
+            self._claim = self.run.claim()
+        if command == "fit":
+            self._first_step = 0  # of a run that starts over, the rows go
+        if config.ckpt_path is None or "://" in str(config.ckpt_path):
+            return
+        checkpoint = read_checkpoint(config.ckpt_path)
+        _check_class(checkpoint, config)
+        if chosen.goes_on:
+            self._first_step = first_step_after(checkpoint)
+
+    def _composed(self) -> dict[str, Any]:
+        """Return the settings of the command as plain data."""
+        text = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_unset=False)
+        return dict(yaml.safe_load(text))
+
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer; a value that a constructor refuses is bad input."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            cause: BaseException = error
+            # jsonargparse wraps what a constructor says; behind an error of our own lies what it has translated
+            while cause.__cause__ is not None and not isinstance(cause, InputError):
+                cause = cause.__cause__
+            if isinstance(cause, (ValueError, FileNotFoundError)):
+                raise InputError(str(cause)) from error
+            raise
+        untrained = self.subcommand != "fit" and self.config[self.subcommand].ckpt_path is None
+        if self.run is not None and untrained and any(p.requires_grad for p in self.model.parameters()):
+            raise InputError(
+                f"`{self.subcommand}` without a checkpoint would use random weights: give --ckpt_path best, for the "
+                f"newest run of {self.run.experiment}, or a .ckpt file"
+            )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer, with what every run has."""
+        given = self.config_init[self.subcommand].trainer
+        callbacks = _listed(given.callbacks)
+        plugins = _listed(given.plugins)
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(AtomicCheckpointIO())
+        if given.sync_batchnorm and not (given.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()):
+            given.sync_batchnorm = False  # PyTorch has no synchronised batch normalisation on the CPU
+        if given.devices == "auto" and "LOCAL_WORLD_SIZE" in os.environ and not torch.cuda.is_available():
+            # torchrun has said how many processes there are; on a CPU `auto` would say one
+            given.devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        if given.enable_progress_bar is not False and not any(isinstance(bar, ProgressBar) for bar in callbacks):
+            callbacks.append(RunProgress())
+        # The composed config is logged instead of the model's share of it.
+        self.model._log_hyperparams = False
+        if self.run is None:
+            return self._ended_at_once(super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **kwargs))
+        if given.default_root_dir is None:
+            # where Lightning looks for what it has saved on SLURM's signal: not among those of other runs
+            kwargs["default_root_dir"] = str(self.run.folder)
+        loggers = [logger for logger in _listed(given.logger) if isinstance(logger, Logger)]
+        for logger in loggers:
+            if isinstance(logger, Wandb):
+                logger.attach(self.run)
+        seed = self._get(self.config, "seed_everything")
+        callbacks += [*self._run_callbacks(self.run, seed, given.enable_checkpointing is not False)]
+        loggers.insert(0, Csv(self.run, self._first_step))
+        trainer = super().instantiate_trainer(logger=loggers, callbacks=callbacks, plugins=plugins, **kwargs)
+        return self._ended_at_once(trainer)
+
+    @staticmethod
+    def _ended_at_once(trainer: Trainer) -> Trainer:
+        """Let SIGTERM end a command at once, and with its status.
+
+        Lightning would note it for the end of the batch, which validation and data in the making do not come to, call a
+        collective in the middle of another, and leave with status 0. Its handler of SLURM's requeue signal stays.
+        """
+        trainer._signal_connector._sigterm_notifier_fn = terminate  # type: ignore[method-assign, assignment]
+        return trainer
+
+    def _run_callbacks(self, run: Run, seed: int | bool, checkpoints: bool) -> Iterable[Callback]:
+        config = self.config[self.subcommand]
+        yield SaveConfig(self._parser(self.subcommand), config, run, str(self.subcommand))
+        yield ExactResume(seed)
+        yield RunSummary(run, None if seed is False else seed)
+        if self.subcommand == "predict":
+            yield PredictionFile(run)
+        if checkpoints:
+            monitor, mode = getattr(self.model, "monitor", None), getattr(self.model, "monitor_mode", "min")
+            yield BestCheckpoint(run, monitor, mode)
+            yield LastCheckpoint(run)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand) | {"weights_only": True}
+        return kwargs | {"return_predictions": False} if subcommand == "predict" else kwargs
+
+    def after_fit(self) -> None:
+        """Test the best checkpoint, if asked to."""
+        if not self._get(self.config, "then_test"):
+            return
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "") or None
+        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True)
+
+
+def _check_class(checkpoint: dict[str, Any], config: Any) -> None:
+    written = str(checkpoint.get("hyper_parameters", {}).get("_class_path", "")).rsplit(".", 1)[-1]
+    asked = str(config.model.class_path).rsplit(".", 1)[-1]
+    if written and written != asked:
+        raise InputError(f"checkpoint {config.ckpt_path} is of a {written}, but the configured model is a {asked}")
+
+
+def _class_names() -> set[str]:
+    packages = [sys.modules.get(name) for name in ("foundation", "datamodules", "heads")]
+    public = {name for package in packages for name in getattr(package, "__all__", ())}
+    waiting: list[type] = [LightningModule, LightningDataModule, Callback, Logger]
+    while waiting:
+        subclasses: list[type] = waiting.pop().__subclasses__()
+        waiting += subclasses
+        public |= {subclass.__name__ for subclass in subclasses}
+    return {name for name in public if not name.startswith("_")}
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]

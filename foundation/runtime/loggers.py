@@ -1,0 +1,238 @@
+"""Loggers of a run: `metrics.csv` always, Weights & Biases on request."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import os
+import queue
+import threading
+import urllib.error
+import urllib.request
+import warnings
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning_utilities.core.rank_zero import rank_zero_only
+from torch import Tensor
+
+from datamodules.errors import InputError
+from foundation.runtime.runs import Run, rank
+
+#: how long a server may take to answer [s]
+_PATIENCE = 5.0
+
+
+class MetricsFile:
+    """A CSV file that grows by a row at a time and is whole at any moment.
+
+    Args:
+        path: The file; rows that it already holds are kept.
+        before_step: Drop the rows from this step on: a resumed run writes them again. None keeps all.
+    """
+
+    def __init__(self, path: Path, before_step: int | None = None) -> None:
+        self._path = path
+        self._keys: list[str] = []
+        if not path.exists():
+            return
+        rows = self._read()
+        self._keys = list(rows[0]) if rows else []
+        self._rewrite([row for row in rows if before_step is None or int(row["step"]) < before_step])
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write one row, with an empty cell for each column that it lacks."""
+        new = [key for key in row if key not in self._keys]
+        if new:
+            rows = self._read() if self._path.exists() else []
+            self._keys += new
+            self._rewrite([*rows, row])
+            return
+        # Written through, not buffered: a killed run loses no row that its last checkpoint already counts.
+        with self._path.open("a", newline="") as file:
+            csv.DictWriter(file, self._keys).writerow(row)
+
+    def _read(self) -> list[dict[str, Any]]:
+        """Return the rows that are whole: a kill, a full disk or a copy may have cut one short."""
+        lines = self._path.read_bytes().decode(errors="replace").replace("\0", "\ufffd").splitlines()
+        reader = csv.DictReader(line for line in lines if "\ufffd" not in line)
+        if reader.fieldnames is not None and "step" not in reader.fieldnames:
+            aside = self._path.with_name(f"{self._path.name}.damaged")
+            warnings.warn(f"{self._path} is damaged: set aside as {aside.name}", stacklevel=2)
+            os.replace(self._path, aside)
+            return []
+        return [row for row in reader if None not in row and None not in row.values() and row["step"].isdigit()]
+
+    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._path.with_suffix(".csv.tmp")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self._keys)
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(temporary, self._path)
+
+
+class Csv(CSVLogger):
+    """Writes `metrics.csv` in the run folder, and keeps what an earlier part of the run wrote.
+
+    Lightning's own logger deletes the file of a run that goes on.
+
+    Args:
+        run: The run.
+        before_step: First step that the run will write again when it resumes.
+    """
+
+    def __init__(self, run: Run, before_step: int | None = None) -> None:
+        super().__init__(run.root, name=run.experiment, version=run.name)
+        self._before_step = before_step
+        self._file: MetricsFile | None = None
+
+    @property
+    def experiment(self) -> None:
+        """Nothing: the file is opened by its first row."""
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace | None = None) -> None:
+        """Do nothing: config.yaml beside the file holds every setting."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Tensor | float], step: int | None = None) -> None:
+        """Write one row."""
+        if self._file is None:
+            self._file = MetricsFile(Path(self.log_dir) / "metrics.csv", self._before_step)
+        row = {key: value.item() if isinstance(value, Tensor) else value for key, value in metrics.items()}
+        self._file.append({"step": step or 0, **row})
+
+    def save(self) -> None:
+        """Do nothing: rows are on disk as soon as they are logged."""
+
+    def finalize(self, status: str) -> None:
+        """Do nothing: rows are on disk as soon as they are logged."""
+
+
+def wandb_key_configured() -> bool:
+    """Whether Weights & Biases finds an API key without asking for one; it is asked itself."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    import wandb
+
+    try:
+        auth = importlib.import_module("wandb.sdk.lib.wbauth")
+    except ImportError:  # before 0.23
+        return bool(importlib.import_module("wandb.sdk.lib.apikey").api_key())
+    try:
+        found = auth.authenticate_session(host=_host(), source="key", prompt=False, update_session=False)
+    except wandb.errors.AuthenticationError as error:
+        warnings.warn(f"wandb: the key at hand is none ({error})", stacklevel=2)
+        return False
+    return found is not None
+
+
+def _host() -> str:
+    """Return the address of the server that Weights & Biases is set to."""
+    from wandb.sdk import wandb_setup
+
+    return os.environ.get("WANDB_BASE_URL") or str(wandb_setup.singleton().settings.base_url)
+
+
+def _answers(address: str) -> bool:
+    """Whether a server says anything within seconds; a name server that is silent counts, too."""
+    said: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(address, timeout=_PATIENCE).close()
+        except urllib.error.HTTPError:
+            said.put(True)
+        except (OSError, ValueError):
+            said.put(False)
+        else:
+            said.put(True)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return said.get(timeout=_PATIENCE)
+    except queue.Empty:
+        return False
+
+
+class Wandb(WandbLogger):
+    """Weights & Biases, offline unless an API key is configured; never asks for one.
+
+    A server that does not answer, or refuses, costs no training: the run goes on offline and says so. Its files lie in
+    the run folder. An offline run is uploaded later by `wandb sync <run folder>/wandb/offline-*`.
+
+    Args:
+        project: Project on the server.
+        entity: User or team; the key's own by default.
+        tags: Words to find the run by.
+        offline: True or False decide; by default offline where wandb finds no key.
+        log_model: Upload checkpoints: at the end (True), as they come (`all`), or not.
+
+    Raises:
+        InputError: `offline` is False, `WANDB_MODE` is `online`, or `log_model` is set, and no key is configured.
+    """
+
+    def __init__(
+        self,
+        project: str = "csi-foundation",
+        entity: str | None = None,
+        tags: list[str] | None = None,
+        offline: bool | None = None,
+        log_model: Literal["all"] | bool = False,
+    ) -> None:
+        known, wanted = wandb_key_configured(), os.environ.get("WANDB_MODE")
+        if not known and (offline is False or wanted in ("online", "run", "shared")):
+            asked = "offline is false" if offline is False else f"WANDB_MODE is {wanted}"
+            raise InputError(f"wandb: {asked} but no key is configured: set WANDB_API_KEY or run `wandb login`")
+        if offline is None:
+            offline = not known
+        if offline and log_model:
+            raise InputError("wandb: log_model uploads and so needs a key: set WANDB_API_KEY, or log_model: false")
+        # Not Lightning's `offline=True`: it writes WANDB_MODE into the environment of the whole process. A mode that
+        # the user has put there (say `disabled`) wins.
+        mode = wanted or ("offline" if offline else "online")
+        super().__init__(project=project, log_model=log_model, entity=entity, tags=tags, mode=mode)
+        self._wandb_init.pop("anonymous", None)  # wandb warns about the word, Lightning says it all the same
+
+    def attach(self, run: Run) -> None:
+        """Put the files into a run's folder and name the run after it; called by the command line.
+
+        Args:
+            run: The run; one that resumes continues the same record on the server.
+        """
+        self._save_dir = str(run.folder)
+        self._name = run.name
+        self._id = f"{run.experiment}-{run.name}".replace("/", "-")
+        self._wandb_init.update(dir=self._save_dir, name=run.name, id=self._id, group=run.experiment)
+        if rank() == 0 and self._wandb_init["mode"] == "online" and not _answers(_host()):
+            self._go_offline(f"{_host()} does not answer")
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The record; one that cannot be opened on the server is kept on disk."""
+        import wandb
+
+        try:
+            return super().experiment
+        except wandb.errors.Error as error:
+            if self._wandb_init["mode"] == "offline":
+                raise
+            self._go_offline(" ".join(str(error).split()))
+            return super().experiment
+
+    def _go_offline(self, reason: str) -> None:
+        self._wandb_init["mode"], self._log_model = "offline", False
+        warnings.warn(
+            f"wandb: {reason}: offline; upload later with `wandb sync {self._save_dir}/wandb/offline-*`", stacklevel=2
+        )
+
+    def close(self) -> None:
+        """End the record, so that a second run in the same process gets one of its own."""
+        if self._experiment is not None:
+            self._experiment.finish()

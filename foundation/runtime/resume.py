@@ -1,0 +1,148 @@
+"""Checkpoints that survive a kill and resume as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from foundation.runtime.runs import Run
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Replaces a checkpoint in one step, so that a killed run leaves the old one or the new one, whole.
+
+    Lightning writes to the system's temporary folder and moves the file, which is a copy when that folder lies on
+    another disk.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write beside the file, then rename."""
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.tmp")
+        with temporary.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())  # after a power cut, too, the name must not point to a file without its bytes
+        os.replace(temporary, path)
+
+
+class _RunCheckpoint(ModelCheckpoint):
+    """Keeps one checkpoint of a run under a fixed name."""
+
+    def __init__(self, path: Path, **settings: Any) -> None:
+        super().__init__(path.parent, path.stem, enable_version_counter=False, **settings)
+        self._path = path
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over which is best, also of a run that was moved or copied; a new run begins without."""
+        if not self._path.exists():
+            return
+        best = state_dict["best_model_path"] and str(Path(str(self.dirpath)) / self._path.name)
+        scores = dict.fromkeys([best] * bool(state_dict.get("best_k_models")), state_dict["best_model_score"])
+        paths = {"dirpath": self.dirpath, "best_model_path": best, "kth_best_model_path": best if scores else ""}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": scores, "last_model_path": ""})
+
+
+class BestCheckpoint(_RunCheckpoint):
+    """Keeps `checkpoints/best.ckpt`.
+
+    Args:
+        run: The run.
+        monitor: Metric that picks it; None keeps the latest.
+        mode: Whether a small (`min`) or a large (`max`) value is good.
+    """
+
+    def __init__(self, run: Run, monitor: str | None, mode: str) -> None:
+        super().__init__(run.checkpoint("best"), monitor=monitor, mode=mode)
+
+
+class LastCheckpoint(_RunCheckpoint):
+    """Keeps `checkpoints/last.ckpt`, written at the end of every epoch.
+
+    Not `save_last=True`: since Lightning 2.6 that writes only when the best checkpoint changes.
+
+    Args:
+        run: The run.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run.checkpoint("last"), save_on_train_epoch_end=True)
+
+
+class ExactResume(Callback):
+    """Makes a resumed run take the same steps as one that was never stopped.
+
+    Two things stand in the way, and this mends both. Random numbers: every epoch draws from a stream of its own, fixed
+    by seed, epoch and rank. `ReduceLROnPlateau`: Lightning steps it after the last hook of an epoch, so that a
+    checkpoint of that epoch lacks the step; the metric it needs travels in the checkpoint and the step is made up for.
+
+    The data must hold their side: a loader with a `generator` of its own (else it draws from the global stream) and an
+    order that is a function of seed and epoch.
+
+    Args:
+        seed: Seed of the run; False leaves the random numbers alone.
+    """
+
+    def __init__(self, seed: int | bool) -> None:
+        self._seed = seed
+        self._missed: dict[str, float] = {}
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the epoch's stream of random numbers."""
+        if self._seed is False:
+            return
+        sequence = np.random.SeedSequence([int(self._seed), trainer.current_epoch, trainer.global_rank])
+        for_torch, for_numpy, for_python = (int(word) for word in sequence.generate_state(3))
+        torch.manual_seed(for_torch)
+        np.random.seed(for_numpy)  # noqa: NPY002 - third-party augmentations draw from the global stream
+        random.seed(for_python)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note the metrics that the plateau schedulers are about to be stepped with."""
+        progress = trainer.fit_loop.epoch_progress.current.state_dict()
+        if progress["processed"] > progress["completed"]:
+            checkpoint["plateau_metrics"] = {
+                key: float(trainer.callback_metrics[key])
+                for key in _plateau_monitors(trainer)
+                if key in trainer.callback_metrics
+            }
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Remember what the checkpoint noted."""
+        self._missed = checkpoint.get("plateau_metrics", {})
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make up for the step."""
+        for config in trainer.lr_scheduler_configs:
+            if config.reduce_on_plateau and config.monitor in self._missed:
+                pl_module.lr_scheduler_step(config.scheduler, self._missed[config.monitor])
+        self._missed = {}
+
+
+def _plateau_monitors(trainer: Trainer) -> list[str]:
+    return [
+        config.monitor
+        for config in trainer.lr_scheduler_configs
+        if config.reduce_on_plateau
+        and config.monitor is not None
+        and config.interval == "epoch"
+        and (trainer.current_epoch + 1) % config.frequency == 0
+    ]
+
+
+def first_step_after(checkpoint: dict[str, Any]) -> int | None:
+    """Return the first step that a run resumed from a checkpoint logs, None if the checkpoint does not say."""
+    step = checkpoint.get("global_step")
+    return step if isinstance(step, int) else None

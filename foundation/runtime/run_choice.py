@@ -1,0 +1,155 @@
+"""Which run a command works on, from where it goes on, and whether it may."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datamodules.errors import InputError
+from datamodules.yaml_file import read_yaml
+from foundation.runtime.config_files import Difference, differences, first_with
+from foundation.runtime.runs import CHECKPOINTS, Run, check_name, first_process, plain_name
+
+#: settings that a run may change when it goes on, for they take effect then; all others are those of its checkpoint
+_MAY_CHANGE = re.compile(r"(trainer|experiment|runs|run_id|ckpt_path|then_test)(\.|$)|data\.(batch_size|predict_on)$")
+#: settings that change nothing of what is served
+_IDLE = re.compile(r"data\.num_workers$|data\..*\b(cache|root|download)$|model\..*\bcheckpoint$")
+
+
+class Choice(NamedTuple):
+    """What a command works on.
+
+    Attributes:
+        run: The run.
+        checkpoint: Path of the checkpoint to load, or None.
+        goes_on: Whether training goes on in the run from there.
+    """
+
+    run: Run
+    checkpoint: str | None
+    goes_on: bool
+
+
+def choose(config: Any, command: str, files: list[Path], composed: Callable[[], dict[str, Any]]) -> Choice:
+    """Find the run that a command goes on with, or name a new one.
+
+    Args:
+        config: Parsed settings of the command.
+        command: `fit`, `validate`, `test` or `predict`.
+        files: The --config files.
+        composed: Returns the settings as plain data.
+
+    Raises:
+        InputError: A name is none, the run or checkpoint does not exist, or the run cannot go on with these settings.
+    """
+    check_name("experiment", config.experiment)
+    check_name("run_id", config.run_id)
+    root, wanted, run_id = Path(config.runs), config.ckpt_path, config.run_id
+    file = first_with("model", files)
+    config_of = Run.of(file) if file and run_id is None else None
+    experiment = config.experiment
+    if experiment is None:
+        experiment = plain_name(file.stem if file else str(config.model.class_path).rsplit(".", 1)[-1].lower())
+    if config_of is not None and command != "fit" and wanted is None:
+        wanted = "best"  # the configuration of a run asks about that run, not about new weights
+    owner: Run | None = None
+    if command == "fit" and (wanted == "last" or (wanted is None and run_id and _restarted())):
+        # The config of a run names that run, not the newest.
+        named = config_of or (Run(root, experiment, run_id) if run_id else None)
+        owner = named if named and (named.latest or named.folder.is_dir()) else None
+        if owner is None and wanted is not None:
+            owner = Run.newest(root, experiment, wanted, run_id)
+        wanted = owner and owner.latest
+        if owner is not None and wanted is None:
+            if first_process():
+                print(f"{owner.folder} was stopped before its first checkpoint: it starts over", flush=True)
+            return Choice(owner, None, False)
+    elif wanted in CHECKPOINTS:
+        named = config_of or Run(root, experiment, run_id or "")
+        owner = Run.newest(named.root, named.experiment, wanted, named.id or None)
+        wanted = owner.checkpoint(wanted)
+    elif wanted is not None:
+        owner = Run.of(wanted)
+    if (
+        owner
+        and (config.experiment not in (None, owner.experiment) or run_id not in (None, owner.id))
+        and not config_of
+    ):
+        _refuse_other_model(owner, command, composed)
+        owner = None
+    checkpoint = None if wanted is None else str(wanted)
+    if owner is not None and command != "fit":
+        return Choice(replace(owner, part=_part(owner, command, files, composed())), checkpoint, False)
+    # Training goes on in place only from where it stopped; any other checkpoint starts a new run.
+    if owner is not None and Path(str(checkpoint)) in (owner.checkpoint("last"), owner.latest):
+        _check_settings(owner, composed())
+        return Choice(owner, checkpoint, True)
+    if owner is not None:
+        _refuse_other_model(owner, command, composed)
+    return Choice(Run.new(root, experiment, config.seed_everything, run_id), checkpoint, False)
+
+
+def _restarted() -> bool:
+    """Whether SLURM or torchrun has started this very command before."""
+    return any(os.environ.get(f"{name}_RESTART_COUNT", "0") != "0" for name in ("SLURM", "TORCHELASTIC"))
+
+
+def _changes(run: Run, composed: dict[str, Any]) -> list[Difference]:
+    """List what differs from the settings a run was started with; nothing where it has no config any more."""
+    file = run.folder / "config.yaml"
+    old = read_yaml(file) if file.is_file() else {}
+    return sorted(differences(old, composed), key=lambda change: change.key)
+
+
+def _check_settings(run: Run, composed: dict[str, Any]) -> None:
+    """Say which settings a run goes on with that it did not have, and refuse those that its checkpoint overrules."""
+    changes = [change for change in _changes(run, composed) if not _IDLE.match(change.key)]
+    fixed = [change for change in changes if not _MAY_CHANGE.match(change.key)]
+    if fixed:
+        raise InputError(
+            f"run {run.folder} cannot go on with {_list(fixed)}: its checkpoint belongs to the settings in its "
+            "config.yaml; give those, or start a new run"
+        )
+    told = [change for change in changes if change.key not in ("experiment", "runs", "run_id", "ckpt_path")]
+    if told and first_process():
+        print(f"{run.folder} goes on with {_list(told)}", flush=True)
+
+
+def _refuse_other_model(run: Run, command: str, composed: Callable[[], dict[str, Any]]) -> None:
+    """Refuse to train on from a checkpoint of another run with settings that it overrules without a word."""
+    if command == "fit" and (changes := _of("model", run, composed())):
+        raise InputError(
+            f"a checkpoint of {run.folder} cannot be trained on with {_list(changes)}: it holds an optimizer of its "
+            "own settings; leave them as they are"
+        )
+
+
+def _part(run: Run, command: str, files: list[Path], composed: dict[str, Any]) -> str:
+    """Return a folder for what a run says of other data than its own, so that its own results stay; else nothing."""
+    idle = {"data.batch_size"} | ({"data.predict_on"} if command != "predict" else set())
+    changes = [change for change in _of("data", run, composed) if change.key not in idle]
+    if not changes:
+        return ""
+    if [change.key for change in changes] == ["data.predict_on"]:
+        return f"on-{changes[0].new}"
+    digest = hashlib.sha256(json.dumps(composed.get("data"), sort_keys=True).encode()).hexdigest()[:8]
+    file = first_with("data", [file for file in reversed(files) if Run.of(file) is None])
+    if file is None:
+        return f"on-{digest}"
+    part = f"on-{plain_name(file.stem)}"
+    return f"{part}-{digest}" if _of("data", replace(run, part=part), composed) else part
+
+
+def _of(section: str, run: Run, composed: dict[str, Any]) -> list[Difference]:
+    return [c for c in _changes(run, composed) if c.key.split(".")[0] == section and not _IDLE.match(c.key)]
+
+
+def _list(changes: list[Difference]) -> str:
+    more = f" and {len(changes) - 4} more" if len(changes) > 4 else ""
+    return ", ".join(map(str, changes[:4])) + more

@@ -1,0 +1,54 @@
+import math
+
+import pytest
+import torch
+
+from datamodules.channel.arrays import Array
+from datamodules.channel.codebook import beam_power, beam_power_of_paths, dft_codebook
+from datamodules.channel.synthesis import OFDM, synthesize
+from datamodules.sites.paths import Paths
+from tests.datamodules.rays import random_paths
+
+CASES = [(Array(1, 32), 64), (Array(8, 8), 64), (Array(4, 8), 128), (Array(16, 1), 16), (Array(1, 7), 21)]
+
+
+@pytest.mark.parametrize(("array", "beams"), CASES)
+def test_beams_have_unit_norm_and_no_two_are_alike(array, beams):
+    codebook = dft_codebook(array, beams)
+    assert codebook.shape == (beams, array.num_elements)
+    gram = (codebook @ codebook.mH).abs()
+    assert torch.allclose(gram.diagonal(), torch.ones(beams), atol=1e-5)
+    assert (gram - torch.eye(beams)).max() < 0.999
+
+
+def test_square_codebook_is_unitary():
+    codebook = dft_codebook(Array(8, 8))
+    assert torch.allclose(codebook @ codebook.mH, torch.eye(64, dtype=torch.complex64), atol=1e-6)
+
+
+@pytest.mark.parametrize("index", [0, 1, 8, 13, 15])
+def test_a_path_along_a_beam_is_best_served_by_it(index):
+    # beam q of 16 points at the direction cosine (q - 8) / 8 of a half-wavelength array
+    azimuth = math.asin((index - 8) / 8)
+    one = random_paths(1, 1)
+    angles = torch.tensor([[[azimuth, math.pi / 2]]])
+    paths = Paths(**{**one.as_dict(), "gain": torch.ones(1, 1, dtype=torch.complex64), "aod": angles})
+    codebook = dft_codebook(Array(1, 16))
+    power = beam_power(synthesize(paths, Array(1, 16), Array(), OFDM(4)), codebook)
+    assert power.argmax() == index
+    assert power.max() == pytest.approx(16 * 4, rel=1e-5)
+
+
+@pytest.mark.parametrize("ue", [Array(), Array(2, 2)])
+@pytest.mark.parametrize("bs", [Array(1, 32), Array(4, 4, pattern="tr38901", orientation=(0.3, 0.1, 0.0))])
+def test_power_from_rays_equals_power_from_csi(bs, ue):
+    paths, ofdm = random_paths(40), OFDM(32)
+    codebook = dft_codebook(bs)
+    from_csi = beam_power(synthesize(paths, bs, ue, ofdm), codebook)
+    from_rays = beam_power_of_paths(paths, bs, ue, ofdm, codebook)
+    assert torch.allclose(from_rays, from_csi, atol=2e-6 * from_csi.max())
+
+
+def test_impossible_codebook_is_refused():
+    with pytest.raises(ValueError, match="no DFT codebook of 65 beams"):
+        dft_codebook(Array(8, 8), 65)

@@ -1,0 +1,111 @@
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel
+
+from foundation.models.csiclip import CSICLIP
+from foundation.models.envchannel import EnvChannel
+from foundation.nets.resnet import ResNet
+from foundation.nets.transformer import ChannelTransformer, EnvironmentTransformer
+from heads import Feedback
+
+# float64 shows that the two are one and the same computation, float32 that its rounding does not grow
+BOUNDS = {torch.float64: 1e-10, torch.float32: 1e-5}
+SETTINGS = {"backbone": "resnet18", "normalize": "link", "width": 0.25, "norm": "group"}
+
+
+class Loss(torch.nn.Module):
+    """What a training step computes, as a module that DDP can wrap."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.model = CSICLIP(ResNet(**SETTINGS), ResNet(**SETTINGS, domain="cir"), embed_dim=16).to(dtype)
+        # as every training does: or the power in dB swamps the image, all embeddings are nearly one, and their
+        # differences, hence the gradients, lose one to two digits in float32
+        for tower in (self.model.csi_encoder, self.model.cir_encoder):
+            tower.prepare({"csi": batch(dtype)})
+
+    def forward(self, csi: torch.Tensor) -> torch.Tensor:
+        _, a, b = self.model(csi)
+        return self.model.loss(a, b)
+
+
+class TwoTowers(torch.nn.Module):
+    """The environment-channel loss, all its terms."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        sizes = {"width": 32, "layers": 1, "shared_layers": 1, "heads": 2, "embed_dim": 16}
+        self.model = EnvChannel(
+            ChannelTransformer(num_antennas=8, num_subcarriers=16, patch=(4, 4), **sizes),
+            EnvironmentTransformer(frequencies=2, corridor=2, echoes=2, **sizes),
+            lambda width: Feedback(width, 8, 16, (4, 4), 0, 32, 1, 2),
+            counterfactuals=1.0,
+        ).to(dtype)
+        for block in self.model.decoder.modules():  # its output starts at zero, and so would most gradients
+            if isinstance(block, torch.nn.Linear) and not block.weight.any():
+                torch.nn.init.normal_(block.weight, std=0.1)
+
+    def forward(self, csi: torch.Tensor) -> torch.Tensor:
+        rows = (csi[:, 0, 0, 0].real.abs() * 1e9).long() % 1000  # each link its own map and vector, on any rank
+        draw = [torch.Generator().manual_seed(int(row)) for row in rows]
+        real = csi.real.dtype
+        surroundings = {
+            "map": torch.stack([torch.rand(1, 64, 64, generator=g) for g in draw]).to(real),
+            "geometry": torch.stack([torch.rand(8, generator=g) for g in draw]).to(real),
+            "los": rows % 2,
+        }
+        batch = {"csi": csi, **surroundings}
+        losses = self.model._losses(batch, *self.model(batch))
+        return torch.stack(list(losses.values())).sum()
+
+
+def batch(dtype: torch.dtype) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    # a rank's half holds every kind of counterfactual as often as the whole: they go by eight rows
+    return torch.randn(32, 1, 8, 16, dtype=torch.complex64, generator=generator).to(dtype.to_complex()) * 1e-5
+
+
+def gradients(loss: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in loss.named_parameters() if p.grad is not None}
+
+
+def rank_main(rank: int, port: int, out: str, kind: type) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    results = []
+    for dtype in BOUNDS:
+        wrapped = DistributedDataParallel(kind(dtype), find_unused_parameters=True)
+        value = wrapped(batch(dtype).chunk(2)[rank])
+        value.backward()
+        mean = value.detach().clone()
+        dist.all_reduce(mean)
+        results.append({"loss": mean / 2, "gradients": gradients(wrapped.module)})
+    if rank == 0:
+        torch.save(results, out)
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("kind", [Loss, TwoTowers])
+def test_two_ranks_equal_one_process(kind, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    out = str(tmp_path / "rank0.pt")
+    mp.spawn(rank_main, (port, out, kind), nprocs=2)
+    for (dtype, bound), two in zip(BOUNDS.items(), torch.load(out, weights_only=True), strict=True):
+        one = kind(dtype)
+        value = one(batch(dtype))
+        value.backward()
+        assert two["loss"].dtype == dtype
+        assert torch.allclose(two["loss"], value, rtol=bound, atol=0)
+        ours = gradients(one)
+        assert ours.keys() == two["gradients"].keys()
+        flat, other = (torch.cat([g[name].flatten() for name in ours]) for g in (ours, two["gradients"]))
+        error = (other - flat).norm() / flat.norm()
+        assert error <= bound, f"gradients of two ranks are off by {error:.1e} in {dtype}"
