@@ -14,6 +14,7 @@ from datamodules.channel.precoding import cosine, noise_power, precoder, rate
 from datamodules.errors import InputError
 from foundation.baselines.calibration import nearest_mean
 from foundation.link_metrics import LinkMean, LinkQuantile
+from foundation.models.csifeedback import sum_of
 from foundation.nets.unet1d import UNet1d
 from foundation.task import FoundationTask, Schedule
 
@@ -83,7 +84,7 @@ class TwinCalibration(FoundationTask):
         self.register_buffer("codebook", dft_codebook(Array(1, antennas)), persistent=False)
         self.register_buffer("position_mean", torch.zeros(3))
         self.register_buffer("position_std", torch.ones(3))
-        self.val_metrics = nn.ModuleDict({"cosine": LinkMean(), "loss": LinkMean()})
+        self.val_metrics = nn.ModuleDict({"loss": LinkMean(), "cosine": LinkMean()})
         self.test_metrics = _test_metrics()
         self._known: tuple[Tensor, Tensor] | None = None
 
@@ -147,23 +148,24 @@ class TwinCalibration(FoundationTask):
         """Return the squared error of the weights (eq 8)."""
         links = self.links(batch)
         if len(links["high"]) < 2:  # too few for batch norm: zero, with a graph
-            nothing = 0.0 * torch.stack([p.sum() for p in self.parameters()]).sum()
-            self.log_training(loss=nothing)  # which several processes average: each must come by
-            return nothing
+            loss = 0.0 * sum_of(self.net)
+            self.log_training(loss=loss)
+            return loss
         refined = self(links["low"], links["position"])
         # eq 8 compares a softmax, which sums to 1, with weights of any scale (1e-6 of a real link); no output could fit
         # them, and the choice of codewords (eq 9) needs none: so labels and inputs are shares of a link's total weight
-        loss: Tensor = (self.target(links["high"]) - refined).square().sum(-1).mean()
+        loss = self._error(links, refined).mean()
         self.log_training(loss=loss)
         return loss
+
+    def _error(self, links: dict[str, Tensor], refined: Tensor) -> Tensor:
+        return (self.target(links["high"]) - refined).square().sum(-1)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Score the case study on the validation side."""
         links = self.links(batch)
-        if not len(links["high"]):
-            return
         refined = self(links["low"], links["position"])
-        self._log("val", "loss", (self.target(links["high"]) - refined).square().sum(-1))
+        self._log("val", "loss", self._error(links, refined))
         known = self.feedback(links["high"], refined, self.codewords, batch_idx)
         self._log("val", "cosine", cosine(links["high"], known))
 
@@ -200,8 +202,6 @@ class TwinCalibration(FoundationTask):
         """Score the calibrator and all it is compared with."""
         links = self.links(batch)
         high, low = links["high"], links["low"]
-        if not len(high):
-            return
         choosers = {
             "": self(low, links["position"]),
             "uncalibrated_": dft_weights(low, self.codebook),

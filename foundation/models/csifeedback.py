@@ -73,16 +73,14 @@ class CsiFeedback(FoundationTask):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the NMSE (eq 7), linear."""
         error = self.compare(batch)["error"]
-        nothing = 0.0 * torch.stack([p.sum() for p in self.autoencoder.parameters()]).sum()  # with a graph
-        loss = error.mean() if len(error) else nothing
+        # of no link zero, with a graph
+        loss = error.mean() if len(error) else 0.0 * sum_of(self.autoencoder)
         self.log_training(loss=loss)
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Score the validation side."""
-        compared = self.compare(batch)
-        if len(compared["error"]):
-            self._score("val", self.val_metrics, compared)
+        self._score("val", self.val_metrics, self.compare(batch))
 
     def on_test_start(self) -> None:
         """Learn the principal components, of a sample of the train side."""
@@ -96,9 +94,12 @@ class CsiFeedback(FoundationTask):
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Score the test side, and the controls on it."""
         compared = self.compare(batch)
-        if len(compared["error"]):
-            self._score("test", self.test_metrics, compared)
-            self._control(compared)
+        self._score("test", self.test_metrics, compared)
+        self._control(compared)
+
+    def on_test_epoch_end(self) -> None:
+        """Say what a network reaches that has learned nothing."""
+        self.log_whole({"test/chance_nmse_db": CHANCE_DB})
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return code and NMSE (linear, NaN for a link without power) of each link, with where it belongs."""
@@ -113,6 +114,8 @@ class CsiFeedback(FoundationTask):
 
     def _score(self, stage: str, metrics: nn.ModuleDict, compared: dict[str, Tensor]) -> None:
         csi, rebuilt, target, error = (compared[key] for key in ("csi", "rebuilt", "target", "error"))
+        if not len(csi):  # logged all the same: other processes wait for it
+            return self._log_links(stage, metrics, dict.fromkeys(metrics, error))
         kept = kept_energy(csi, self.autoencoder.rows)
         noise = noise_power(csi, _SNR_DB)
         channel = to_csi(rebuilt, csi.shape[-1], csi.shape[1])
@@ -127,15 +130,14 @@ class CsiFeedback(FoundationTask):
         self._log_links(stage, metrics, values)
 
     def _control(self, compared: dict[str, Tensor]) -> None:
-        csi, target = compared["csi"], compared["target"]
-        values = {}
+        csi, target, values = compared["csi"], compared["target"], {}
         if self._components is not None:
             values["pca_nmse_db"] = nmse(self._components.rebuild(target), target)
-        if csi.shape[1] == 1:
-            paths = self.autoencoder.num_features // NUMBERS_A_PATH
-            values["pursuit_nmse_db"] = nmse(matching_pursuit(target, paths, csi.shape[-1]), target)
+        paths = self.autoencoder.num_features // NUMBERS_A_PATH
+        if csi.shape[1] == 1 and paths:
+            rebuilt = matching_pursuit(target, paths, csi.shape[-1]) if len(target) else target
+            values["pursuit_nmse_db"] = nmse(rebuilt, target)
         self._log_links("test", self.controls, values)
-        self.log_whole({"test/chance_nmse_db": CHANCE_DB})
 
     def _log_links(self, stage: str, metrics: nn.ModuleDict, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
@@ -148,6 +150,11 @@ class CsiFeedback(FoundationTask):
 def _metrics() -> nn.ModuleDict:
     means = {"cosine": LinkMean(), "kept_energy": LinkMean(), "se_ratio": LinkMean()}
     return nn.ModuleDict({"nmse_db": LinkMeanDb(), "csi_nmse_db": LinkMeanDb(), **means})
+
+
+def sum_of(module: nn.Module) -> Tensor:
+    """Return the sum of all parameters, a scalar: times zero, a loss of nothing that has every gradient."""
+    return torch.stack([parameter.sum() for parameter in module.parameters()]).sum()
 
 
 def powered(csi: Tensor) -> Tensor:

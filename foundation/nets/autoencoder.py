@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from datamodules.channel.delay_angular import PhaseReference, delay_angular
 from datamodules.channel.transforms import image
-from datamodules.errors import InputError
+from datamodules.errors import InputError, check_whole
 from foundation.encoder import Encoder
 
 
@@ -62,6 +62,9 @@ class Autoencoder(Encoder):
         antennas: Antenna pairs R*T of the data.
         reference: Whose phase is taken out of a channel, see `delay_angular`.
         bits: Bits for each number of the code; by default it is not quantised.
+
+    Raises:
+        InputError: A size is no whole number of 1 or more, or `bits` out of its range.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Autoencoder(Encoder):
         reference: PhaseReference = "strongest",
         bits: int | None = None,
     ) -> None:
+        check_whole(type(self).__name__, code_size=code_size, rows=rows, antennas=antennas)
         super().__init__()
         self.save_hyperparameters()
         self.num_features, self.rows, self.antennas, self.reference = code_size, rows, antennas, reference

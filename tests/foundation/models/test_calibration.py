@@ -140,8 +140,9 @@ def test_an_input_left_out_is_not_read(reads, moved):
     assert moved == [reads != "position", reads != "twin"]
 
 
-def test_links_without_power_count_in_nothing_unless_only_the_coarse_twin_lost_them():
-    net, batch = model(), street(6)
+def test_links_without_power_count_in_nothing_unless_only_the_coarse_twin_lost_them(monkeypatch):
+    net, batch, logged = model(), street(6), []
+    monkeypatch.setattr(net, "log", lambda name, *_, **__: logged.append(name))
     batch["csi"] = batch["csi"].clone()
     batch["csi"][1] = 0
     batch["csi"][2, 0] = 0
@@ -152,6 +153,14 @@ def test_links_without_power_count_in_nothing_unless_only_the_coarse_twin_lost_t
     loss = net.training_step(batch, 0)
     loss.backward()
     assert loss == 0
+    net.eval()
+    net._known = torch.zeros(5, 6), torch.ones(5, T)
+    net.validation_step(batch, 0)
+    net.test_step(batch, 0)
+    # several processes wait for what each of them logs
+    names = {f"test/{name}" for name in net.test_metrics} | {f"val/{name}" for name in net.val_metrics}
+    assert set(logged) == {"train/loss", *names}
+    assert all(float(metric.compute().isnan()) for metric in net.test_metrics.values())
 
 
 def test_what_does_not_fit_is_named():

@@ -66,13 +66,19 @@ def test_target_is_the_clean_channel_whatever_phase_is_observed():
     assert not torch.allclose(compared["error"], same["error"], atol=1e-3), "the network sees the observation"
 
 
-def test_a_batch_without_power_trains_nothing():
-    model = CsiFeedback(small())
+def test_a_batch_without_power_trains_nothing(monkeypatch):
+    model, logged = CsiFeedback(small()), []
+    monkeypatch.setattr(model, "log", lambda name, *_, **__: logged.append(name))
     loss = model.training_step({"csi": torch.zeros_like(channels(3))}, 0)
     assert loss == 0
     loss.backward()
     model.validation_step({"csi": torch.zeros_like(channels(3))}, 0)
+    model.test_step({"csi": torch.zeros_like(channels(3))}, 0)
     assert model.val_metrics["nmse_db"].denominator == 0
+    # several processes wait for what each of them logs
+    means = ("nmse_db", "csi_nmse_db", "cosine", "kept_energy", "se_ratio")
+    expected = ["train/loss", *(f"{stage}/{name}" for stage in ("val", "test") for name in means)]
+    assert sorted(logged) == sorted([*expected, "test/pursuit_nmse_db"])
     assert all(p.grad.abs().sum() == 0 for p in model.autoencoder.parameters())
 
 

@@ -95,6 +95,11 @@ def test_other_numbers_of_bits_are_refused(bits):
         CSINetPlus(bits=bits)
 
 
+def test_sizes_that_are_none_are_refused():
+    with pytest.raises(InputError, match="CsiNet: code_size must be a whole number of 1 or more, got 0"):
+        CsiNet(0)
+
+
 def test_data_of_another_shape_are_named(csi):
     with pytest.raises(InputError, match=r"\(1, 4, 16\), but the autoencoder takes 32 antenna pairs and 8 taps"):
         CSINetPlus(rows=8)(csi)
