@@ -15,12 +15,12 @@ from typing import Any
 import torch
 
 from datamodules.channel.motion import MOBILITIES, mobility_class
-from datamodules.errors import InputError, check_positive
+from datamodules.errors import InputError, check_positive, needs
 from datamodules.sites.environment import Environment
 from datamodules.sites.site import Site
 from datamodules.sources.base import Recipe, Source
 from datamodules.sources.tr38901.cdl_rays import ANGLES, MODELS, Model, drop_cdl
-from datamodules.sources.tr38901.rays import Release
+from datamodules.sources.tr38901.rays import NEEDS_SIONNA, Release
 
 #: grows when the source changes what it makes, so that sites in the cache are made anew
 _VERSION = 1
@@ -103,7 +103,8 @@ class CDL(Source):
         recipes = []
         for line in self.lines:
             made = {key: getattr(self, key) for key in ("frequency", "links", "angle_spreads", "release", "seed")}
-            versions = {"version": _VERSION, "sionna-no-rt": importlib.metadata.version("sionna-no-rt")}
+            with needs("tr38901", NEEDS_SIONNA):
+                versions = {"version": _VERSION, "sionna-no-rt": importlib.metadata.version("sionna-no-rt")}
             conditions = {"model": line.model, "delay_spread": line.delay_spread, "speed": line.speed}
             parameters = {"source": "cdl", **versions, **conditions, **made}
             recipes.append(Recipe((line.name,), parameters, partial(self._make, line, parameters)))

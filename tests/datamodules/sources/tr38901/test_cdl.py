@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import math
+import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -125,6 +128,18 @@ def test_angles_are_scaled_about_their_mean() -> None:
     wide, narrow = (drop_cdl("B", SPREAD, 1, 0, "16.1", given) for given in (None, {"aod": 0.05}))
     assert narrow.aod[0, :, 0].std() < 0.5 * wide.aod[0, :, 0].std()
     assert torch.equal(narrow.aoa, wide.aoa)
+
+
+def test_sionna_phy_is_asked_for_where_it_is_missing(tmp_path: Path, monkeypatch: Any) -> None:
+    line = r"pip install 'csi-foundation\[tr38901\]'"
+    with monkeypatch.context() as blocked:
+        blocked.setitem(sys.modules, "sionna.phy.channel.tr38901", None)
+        with pytest.raises(InputError, match=line):
+            load_table("A", "16.1")
+    missing = importlib.metadata.PackageNotFoundError("sionna-no-rt")
+    monkeypatch.setattr(importlib.metadata, "version", Mock(side_effect=missing))
+    with pytest.raises(InputError, match=line):
+        CDL(cache=str(tmp_path)).sites()
 
 
 def test_links_differ_and_a_seed_repeats_them() -> None:
