@@ -125,7 +125,8 @@ def trusted(guesses: Tensor, truth: Tensor) -> Tensor:
         truth: Shape (B, M, H).
 
     Returns:
-        Shape (E, B, H), real. Of all sets of guesses that get weights above zero, the one with the least error.
+        Shape (E, B, H), real. Of all sets of guesses that get weights above zero, the one with the least error; less
+        the share of what they explain that as many weights explain by chance.
     """
     count = len(guesses)
     gram = torch.einsum("ebmh,fbmh->bhef", guesses.conj(), guesses).real
@@ -144,7 +145,13 @@ def trusted(guesses: Tensor, truth: Tensor) -> Tensor:
             spread = torch.zeros_like(match).index_copy(-1, part, weights)
             best = torch.where(better.unsqueeze(-1), spread, best)
             gain = torch.where(better, saved, gain)
-    return rearrange(best, "b h e -> e b h")
+    # the variance of what weights of one do by chance: the residual where the prediction is strong
+    mixed = torch.einsum("bhe,ebmh->bmh", best.to(truth.dtype), guesses)
+    tiny = torch.finfo(level.dtype).tiny
+    strength = mixed.abs().square() / mixed.abs().square().sum(1, keepdim=True).clamp_min(tiny)
+    chance = (best > 0).sum(-1) * (strength * (truth - mixed).abs().square()).sum(1)
+    left = 1 - chance / gain.clamp_min(tiny)
+    return rearrange(best * left.clamp_min(0).unsqueeze(-1), "b h e -> e b h")
 
 
 def _bounded(value: Tensor) -> Tensor:

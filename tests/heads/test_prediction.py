@@ -157,8 +157,23 @@ def test_trust_is_the_least_squares_of_what_is_not_negative() -> None:
         for h in range(2):
             columns, wanted = torch.view_as_real(guesses[:, b, :, h]).flatten(1).T, torch.view_as_real(truth[b, :, h])
             expected = nnls(columns.numpy(), wanted.flatten().numpy())[0]
-            np.testing.assert_allclose(weights[:, b, h], expected, atol=2e-3)
+            told = (expected[:, None] * guesses[:, b, :, h].numpy()).sum(0)
+            left, power = truth[b, :, h].numpy() - told, abs(told) ** 2
+            chance = (expected > 0).sum() * (power * abs(left) ** 2).sum() / power.sum()
+            np.testing.assert_allclose(weights[:, b, h], expected * (1 - chance / power.sum()), atol=2e-3)
     assert not trusted(torch.zeros_like(guesses), truth).any()
+
+
+def test_guesses_that_fit_by_chance_are_not_trusted() -> None:
+    g = torch.Generator().manual_seed(0)
+    guesses = torch.randn(3, 500, 20, 1, dtype=torch.complex64, generator=g)
+    guesses[:, :, 1:] *= 0.3
+    truth = torch.randn(500, 20, 1, dtype=torch.complex64, generator=g)
+    truth[:, 1:] *= 0.3
+    future = torch.randn(500, 20, 1, dtype=torch.complex64, generator=g)
+    future[:, 1:] *= 0.3
+    told = torch.einsum("ebh,ebmh->bmh", trusted(guesses, truth).to(guesses.dtype), guesses)
+    assert (told - future).abs().square().sum() < 1.05 * future.abs().square().sum(), "1.10 by least squares alone"
 
 
 def test_links_without_a_channel_predict_zeros() -> None:
