@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from foundation.nets.contwin import CNNTransformer
     from foundation.nets.csinet import CsiNet
     from foundation.nets.csinetplus import CSINetPlus
+    from foundation.nets.environment_tower import EnvironmentTransformer, PositionFeatures
     from foundation.nets.handcrafted import HandFeatures
     from foundation.nets.resnet import ResNet
     from foundation.nets.swincfnet import SwinCFNet
-    from foundation.nets.transformer import ChannelTransformer, EnvironmentTransformer, PositionFeatures
+    from foundation.nets.transformer import ChannelTransformer
     from foundation.runtime.probe import CollapseAlarm, OnlineProbe
     from foundation.task import FoundationTask
 
@@ -56,13 +57,13 @@ _HOME = {
     "CsiNet": "nets.csinet",
     "Encoder": "encoder",
     "EnvChannel": "models.envchannel",
-    "EnvironmentTransformer": "nets.transformer",
+    "EnvironmentTransformer": "nets.environment_tower",
     "FineTune": "adaptation.finetune",
     "FoundationTask": "task",
     "HandFeatures": "nets.handcrafted",
     "MapPositioning": "adaptation.map_positioning",
     "OnlineProbe": "runtime.probe",
-    "PositionFeatures": "nets.transformer",
+    "PositionFeatures": "nets.environment_tower",
     "ResNet": "nets.resnet",
     "SwinCFNet": "nets.swincfnet",
     "TwinCalibration": "models.calibration",

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from datamodules.errors import InputError
 from foundation.checkpoint import described, mismatch
 from foundation.encoder import Encoder
 from foundation.gather import mean
 from foundation.optim.muon import Muon, hidden_matrices
+from foundation.optim.schedules import Schedule, cosine, plateau
 from heads import Head
 
-Schedule = Literal["constant", "cosine", "restarts", "plateau"]
 OptimizerName = Literal["adamw", "muon"]
 
 
@@ -100,9 +97,7 @@ class FoundationTask(LightningModule):
         Args:
             groups: Modules with their learning rates; parameters without gradient are left out.
             weight_decay: Not applied to biases, norms and scalars.
-            schedule: `constant`; `cosine` with 5 % warm-up, by step; `restarts`, three such cosines, each twice as
-                long as the one before (environment-channel section IV-B); `plateau`, times 0.8 after 10 epochs
-                without a better `monitor` (CSI-CLIP section IV-B).
+            schedule: See `foundation.optim.schedules`.
             first: Share of the steps of a first stage of training; a `cosine` is run once for it and once for the rest.
             optimizer: `adamw`, or `muon`, which differs for the matrices of attention blocks, see `Muon`.
         """
@@ -124,27 +119,11 @@ class FoundationTask(LightningModule):
         if schedule == "constant":
             return result
         if schedule == "plateau":
-            plateau = ReduceLROnPlateau(result, mode=self.monitor_mode, factor=0.8, patience=10)
-            return {"optimizer": result, "lr_scheduler": {"scheduler": plateau, "monitor": self.monitor}}
-        ends = [1 / 7, 3 / 7, 1.0] if schedule == "restarts" else [first, 1.0] if first else [1.0]
-        return {"optimizer": result, "lr_scheduler": {"scheduler": self._cosine(result, ends), "interval": "step"}}
-
-    def _cosine(self, optimizer: Optimizer, shares: Sequence[float]) -> LambdaLR:
-        total = self.trainer.estimated_stepping_batches
-        if not math.isfinite(total):
-            raise InputError("the cosine schedule needs an end: set trainer.max_epochs or trainer.max_steps")
-        ends = [round(total * share) for share in shares]
-
-        def factor(step: int) -> float:
-            start, end = next(((s, e) for s, e in pairwise([0, *ends]) if step < e), (0, ends[-1]))
-            length, step = max(1, end - start), step - start
-            warmup = max(1, round(0.05 * length))
-            if step < warmup:
-                return (step + 1) / (warmup + 1)
-            rest: float = min(1.0, (step - warmup) / max(1, length - warmup))
-            return 0.5 * (1 + math.cos(math.pi * rest))
-
-        return LambdaLR(optimizer, factor)
+            scheduling = {"scheduler": plateau(result, self.monitor_mode), "monitor": self.monitor}
+        else:
+            steps = self.trainer.estimated_stepping_batches
+            scheduling = {"scheduler": cosine(result, steps, schedule, first), "interval": "step"}
+        return {"optimizer": result, "lr_scheduler": scheduling}
 
     def log_training(self, **values: Tensor) -> None:
         """Log values of a training batch as `train/<name>`, averaged over processes, of which all have as many."""

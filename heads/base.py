@@ -128,29 +128,6 @@ def keep_labelled(target: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     return target[labelled], *(other[labelled] for other in others)
 
 
-def mlp(in_features: int, hidden: int, out_features: int, dropout: float = 0.0) -> nn.Sequential:
-    """Build two fully connected layers with a ReLU between, the head of CSI-CLIP III-B.
-
-    Args:
-        in_features: Width of the input.
-        hidden: Width between the layers.
-        out_features: Width of the output.
-        dropout: Probability with which a hidden unit is dropped in training.
-
-    Returns:
-        The network, (B, in_features) to (B, out_features).
-
-    Raises:
-        ValueError: If `hidden` is below 1 or `dropout` outside [0, 1).
-    """
-    check_at_least("hidden", hidden, 1)
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must be in [0, 1), got {dropout}")
-    return nn.Sequential(
-        nn.Linear(in_features, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, out_features)
-    )
-
-
 def check_at_least(name: str, value: float, minimum: float) -> None:
     """Raise a ValueError that names the argument when its value is below the minimum, or NaN."""
     if not value >= minimum:

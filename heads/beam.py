@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from heads.base import Head, check_at_least, keep_labelled, mlp
+from heads.base import Head, check_at_least, keep_labelled
 from heads.figures import cdf_figure, confusion_figure
+from heads.layers import mlp
 from heads.metrics import RatioOfSums, TopK, confusion_matrix
 
 if TYPE_CHECKING:

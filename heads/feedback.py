@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
+from datamodules.channel.transforms import aligned
 from heads.base import Head, check_at_least, statistic
 from heads.figures import cdf_figure, channel_figure
+from heads.layers import attention_blocks
 from heads.metrics import RatioOfSums
 
 if TYPE_CHECKING:
@@ -130,22 +132,6 @@ class Feedback(Head):
         }
 
 
-def attention_blocks(layers: int, width: int, heads: int) -> nn.Sequential:
-    """Return residual attention blocks with QuickGELU (environment-channel section III-A1), (B, N, width) each way.
-
-    Raises:
-        ValueError: The heads do not divide the width.
-    """
-    # not at import: timm is slow to load, and the command line must not pay for it
-    from timm.layers.activations import QuickGELU
-    from timm.models.vision_transformer import Block
-
-    if width % heads:
-        raise ValueError(f"{heads} heads do not divide a width of {width}")
-    settings: dict[str, Any] = {"qkv_bias": True, "act_layer": QuickGELU}
-    return nn.Sequential(*(Block(width, heads, **settings) for _ in range(layers)))
-
-
 def target_channel(batch: dict[str, Tensor]) -> Tensor:
     """Return the clean channels of a batch in the angle-delay domain, of unit power and aligned, (B, R*T, K)."""
     csi = batch.get("clean_csi", batch["csi"])
@@ -155,15 +141,6 @@ def target_channel(batch: dict[str, Tensor]) -> Tensor:
     power = channel.abs().square().mean((1, 2), keepdim=True)
     scaled = channel * torch.where(power > 0, power, torch.ones_like(power)).rsqrt()
     return aligned(scaled)
-
-
-def aligned(channel: Tensor) -> Tensor:
-    """Turn each channel (B, ...) so that its strongest entry is real and positive; zeros stay zeros."""
-    flat = channel.flatten(1)
-    strongest = flat.gather(1, flat.abs().argmax(1, keepdim=True))
-    size = strongest.abs()
-    turn = torch.where(size > 0, strongest.conj() / size.clamp_min(torch.finfo(size.dtype).tiny), 1.0)
-    return channel * turn.reshape(-1, *[1] * (channel.ndim - 1))
 
 
 def relative_error(prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:

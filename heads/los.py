@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from heads.base import Head, keep_labelled, mlp, statistic
+from heads.base import Head, keep_labelled, statistic
 from heads.figures import confusion_figure
+from heads.layers import mlp
 from heads.metrics import Accuracy, BalancedAccuracy, MacroF1, confusion_matrix
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat
 
-from heads.base import Head, check_at_least, keep_labelled, mlp, statistic
+from heads.base import Head, check_at_least, keep_labelled, statistic
 from heads.figures import cdf_figure, new_figure
+from heads.layers import mlp
 from heads.metrics import RatioOfSums
 
 if TYPE_CHECKING:

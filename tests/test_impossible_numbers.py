@@ -8,9 +8,10 @@ from datamodules.yaml_file import read_yaml
 from foundation.adaptation.finetune import FineTune
 from foundation.models.csiclip import CSICLIP
 from foundation.models.envchannel import EnvChannel
+from foundation.nets.environment_tower import EnvironmentTransformer
 from foundation.nets.handcrafted import HandFeatures
 from foundation.nets.resnet import ResNet
-from foundation.nets.transformer import ChannelTransformer, EnvironmentTransformer
+from foundation.nets.transformer import ChannelTransformer
 from heads import LOS, Feedback
 from tests.foundation.towers import TinyEncoder
 

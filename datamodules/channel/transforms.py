@@ -97,3 +97,12 @@ def tapered(csi: Tensor) -> Tensor:
         for count in csi.shape[-2:]
     )
     return csi * torch.outer(antennas, subcarriers)
+
+
+def aligned(channel: Tensor) -> Tensor:
+    """Turn each channel (B, ...) so that its strongest entry is real and positive; zeros stay zeros."""
+    flat = channel.flatten(1)
+    strongest = flat.gather(1, flat.abs().argmax(1, keepdim=True))
+    size = strongest.abs()
+    turn = torch.where(size > 0, strongest.conj() / size.clamp_min(torch.finfo(size.dtype).tiny), 1.0)
+    return channel * turn.reshape(-1, *[1] * (channel.ndim - 1))

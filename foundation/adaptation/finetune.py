@@ -13,8 +13,9 @@ from datamodules.errors import InputError, check_not_negative, check_positive
 from foundation.checkpoint import described, load_encoder, read_checkpoint, rebuild
 from foundation.encoder import Encoder
 from foundation.gather import total
+from foundation.optim.schedules import Schedule
 from foundation.runtime.figures import Sample, caption, log_figures
-from foundation.task import FoundationTask, OptimizerName, Schedule
+from foundation.task import FoundationTask, OptimizerName
 from heads import Head
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ class FineTune(FoundationTask):
         lr: Learning rate of the head, and of everything in mode `scratch`.
         encoder_lr: Learning rate of the encoder in mode `finetune`.
         weight_decay: Weight decay.
-        schedule: Learning-rate schedule, see `FoundationTask.optimizers_with`.
-        optimizer: `adamw` or `muon`, see there.
+        schedule: Learning-rate schedule, see `foundation.optim.schedules`.
+        optimizer: `adamw` or `muon`, see `Muon`.
 
     Raises:
         InputError: The mode needs a checkpoint or an encoder and has none, or the checkpoint does not fit, or the

@@ -18,7 +18,8 @@ from datamodules.progress import Progress
 from foundation.adaptation.finetune import FineTune, Mode
 from foundation.checkpoint import load_encoder
 from foundation.encoder import Encoder
-from foundation.task import OptimizerName, Schedule
+from foundation.optim.schedules import Schedule
+from foundation.task import OptimizerName
 from heads import Positioning
 
 #: environments embedded at once
@@ -50,8 +51,8 @@ class MapPositioning(FineTune):
         sharpness: How much the match counts, k; at 20, the scale of the cosine at which pre-training ends.
         lr: Learning rate of the head.
         weight_decay: Weight decay.
-        schedule: Learning-rate schedule, see `FoundationTask.optimizers_with`.
-        optimizer: `adamw` or `muon`, see there.
+        schedule: Learning-rate schedule, see `foundation.optim.schedules`.
+        optimizer: `adamw` or `muon`, see `Muon`.
 
     Raises:
         InputError: The mode is another one, the head finds no positions, the checkpoint has no environment tower, or

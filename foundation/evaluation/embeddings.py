@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from datamodules import Site
 from datamodules.errors import InputError, needs
 from datamodules.progress import Progress
-from foundation.models.zeroshot import matching
+from foundation.losses.clip import matching
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -122,3 +122,23 @@ def spread(embeddings: Tensor) -> Tensor:
     """Return the deviation of unit embeddings (M, D) times the root of D: 1 where they fill the sphere, 0 when one."""
     deviation = F.normalize(embeddings.float(), dim=-1).std(0).mean()
     return deviation * math.sqrt(embeddings.shape[1])
+
+
+def matching(queries: Tensor, options: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
+    """Match every query with the options of its group.
+
+    Args:
+        queries: Embeddings (M, D).
+        options: Their partners (M, D).
+        group: Number of the group of each row, (M,).
+
+    Returns:
+        Whether each query finds its own partner first, (M,), see `credit`, and its chance to by guessing, (M,).
+    """
+    hit, chance = torch.zeros(2, len(group)).unbind()
+    queries, options = F.normalize(queries.float(), dim=-1).cpu(), F.normalize(options.float(), dim=-1).cpu()
+    for number in group.unique().tolist():
+        rows = (group == number).nonzero().squeeze(1)
+        similarity = queries[rows] @ options[rows].T
+        hit[rows], chance[rows] = credit(similarity, similarity.diagonal()), 1 / len(rows)
+    return hit, chance

@@ -16,7 +16,8 @@ from foundation.baselines.calibration import nearest_mean
 from foundation.link_metrics import LinkMean, LinkQuantile
 from foundation.models.csifeedback import sum_of
 from foundation.nets.unet1d import UNet1d
-from foundation.task import FoundationTask, Schedule
+from foundation.optim.schedules import Schedule
+from foundation.task import FoundationTask
 
 #: users whose mean stands for a user in between
 _NEIGHBOURS = 4
@@ -49,7 +50,7 @@ class TwinCalibration(FoundationTask):
         snr_db: SNR of the pilots [dB], see `noise_power`.
         lr: Learning rate of Adam.
         weight_decay: Weight decay.
-        schedule: Learning-rate schedule, see `FoundationTask.optimizers_with`.
+        schedule: Learning-rate schedule, see `foundation.optim.schedules`.
 
     Raises:
         InputError: There are more codewords to report than antennas, or the antennas are no multiple of 8.

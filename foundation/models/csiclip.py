@@ -12,8 +12,9 @@ from datamodules.errors import check_not_negative, check_positive
 from foundation.encoder import Encoder
 from foundation.gather import concatenate, gather_rows
 from foundation.losses.clip import CLIPLoss, mixed, retrieval, spread
+from foundation.optim.schedules import Schedule
 from foundation.runtime.probe import CollapseAlarm, OnlineProbe
-from foundation.task import FoundationTask, Schedule
+from foundation.task import FoundationTask
 
 _RETRIEVAL_BATCH = 128
 
@@ -32,7 +33,7 @@ class CSICLIP(FoundationTask):
         temperature: Where the learnable temperature starts.
         lr: Learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
-        schedule: Learning-rate schedule, see `FoundationTask.optimizers_with`.
+        schedule: Learning-rate schedule, see `foundation.optim.schedules`.
     """
 
     towers: ClassVar[dict[str, str]] = {"csi": "csi_encoder", "cir": "cir_encoder"}

@@ -12,7 +12,8 @@ from datamodules.channel.precoding import noise_power, precoder, rate
 from foundation.baselines.feedback import CHANCE_DB, NUMBERS_A_PATH, PrincipalComponents, matching_pursuit
 from foundation.link_metrics import LinkMean, LinkMeanDb
 from foundation.nets.autoencoder import Autoencoder
-from foundation.task import FoundationTask, Schedule
+from foundation.optim.schedules import Schedule
+from foundation.task import FoundationTask
 
 #: SNR [dB] at which the rates are compared
 _SNR_DB = 10.0
@@ -29,7 +30,7 @@ class CsiFeedback(FoundationTask):
         autoencoder: The network, such as `CSINetPlus`.
         lr: Learning rate of Adam (the authors': 1e-2 with batches of 4).
         weight_decay: Weight decay.
-        schedule: Learning-rate schedule, see `FoundationTask.optimizers_with`.
+        schedule: Learning-rate schedule, see `foundation.optim.schedules`.
     """
 
     monitor = "val/nmse_db"

@@ -19,9 +19,10 @@ from foundation.losses.clip import CLIPLoss, mixed, retrieval, spread
 from foundation.losses.surroundings import KINDS, counterfactual, profile_moments, unexplained
 from foundation.models.zeroshot import ZeroShot, compare, los_credit, los_options, scale_credit, scale_options
 from foundation.nets.transformer import Tower
+from foundation.optim.schedules import Schedule
 from foundation.runtime.figures import caption, log_figures
 from foundation.runtime.probe import CollapseAlarm, OnlineProbe
-from foundation.task import FoundationTask, OptimizerName, Schedule
+from foundation.task import FoundationTask, OptimizerName
 from heads import Feedback
 from heads.feedback import relative_error
 
@@ -57,8 +58,8 @@ class EnvChannel(FoundationTask):
         temperature: Where the learnable temperature starts.
         lr: Largest learning rate.
         weight_decay: Weight decay.
-        schedule: Learning-rate schedule, see `FoundationTask.optimizers_with`.
-        optimizer: `adamw` or `muon`, see there.
+        schedule: Learning-rate schedule, see `foundation.optim.schedules`.
+        optimizer: `adamw` or `muon`, see `Muon`.
 
     Raises:
         InputError: There is neither environment tower nor decoder, or no decoder for `rebuild_first` or `profile`, or

@@ -16,13 +16,12 @@ import shapely.affinity
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from datamodules import Environment, Site
 from datamodules.maps.raster import map_image
 from datamodules.sites.site import area_numbers
 from foundation.gather import concatenate, gather_rows
-from foundation.losses.clip import credit, unit
+from foundation.losses.clip import credit, matching, unit
 from heads.feedback import error_db, relative_error
 
 if TYPE_CHECKING:
@@ -100,26 +99,6 @@ def compare(
     row, number = (options != batch["geometry"].unsqueeze(1)).any(-1).nonzero(as_tuple=True)
     embeddings[row, number] = encoder(batch["map"][row], options[row, number]).to(embeddings.dtype)
     return similarities(channel, embeddings)
-
-
-def matching(queries: Tensor, options: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
-    """Match every query with the options of its group.
-
-    Args:
-        queries: Embeddings (M, D).
-        options: Their partners (M, D).
-        group: Number of the group of each row, (M,).
-
-    Returns:
-        Whether each query finds its own partner first, (M,), see `credit`, and its chance to by guessing, (M,).
-    """
-    hit, chance = torch.zeros(2, len(group)).unbind()
-    queries, options = F.normalize(queries.float(), dim=-1).cpu(), F.normalize(options.float(), dim=-1).cpu()
-    for number in np.unique(group.numpy()).tolist():
-        rows = (group == number).nonzero().squeeze(1)
-        similarity = queries[rows] @ options[rows].T
-        hit[rows], chance[rows] = credit(similarity, similarity.diagonal()), 1 / len(rows)
-    return hit, chance
 
 
 def move_obstacle(

@@ -6,7 +6,7 @@ import torch
 
 from datamodules.channel.transforms import tapered, to_angle, to_delay
 from foundation import EnvironmentTransformer
-from foundation.nets.transformer import corridor, sight, single_bounces
+from foundation.nets.environment_tower import corridor, sight, single_bounces
 
 
 def test_the_corridor_shows_the_map_along_the_link():

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from foundation.optim.muon import Muon, hidden_matrices, orthogonal
-from heads.feedback import attention_blocks
+from heads.layers import attention_blocks
 
 
 @pytest.mark.parametrize("shape", [(24, 64), (64, 24), (32, 32)])

@@ -8,8 +8,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from foundation.models.csiclip import CSICLIP
 from foundation.models.envchannel import EnvChannel
+from foundation.nets.environment_tower import EnvironmentTransformer
 from foundation.nets.resnet import ResNet
-from foundation.nets.transformer import ChannelTransformer, EnvironmentTransformer
+from foundation.nets.transformer import ChannelTransformer
 from heads import Feedback
 
 # float64 shows that the two are one and the same computation, float32 that its rounding does not grow

@@ -1,0 +1,54 @@
+"""Schedules of the learning rate.
+
+`constant`; `cosine` with 5 % warm-up, by step; `restarts`, three such cosines, each twice as long as the one before
+(environment-channel section IV-B); `plateau`, times 0.8 after 10 epochs without a better score (CSI-CLIP section IV-B).
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Literal
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+
+from datamodules.errors import InputError
+
+Schedule = Literal["constant", "cosine", "restarts", "plateau"]
+
+
+def plateau(optimizer: Optimizer, mode: Literal["min", "max"]) -> ReduceLROnPlateau:
+    """Return the schedule `plateau` of a score of which little (`min`) or much (`max`) is good."""
+    return ReduceLROnPlateau(optimizer, mode=mode, factor=0.8, patience=10)
+
+
+def cosine(
+    optimizer: Optimizer, steps: float, schedule: Literal["cosine", "restarts"] = "cosine", first: float = 0.0
+) -> LambdaLR:
+    """Return a schedule of one cosine or several, each from a warm-up of 5 % down to zero.
+
+    Args:
+        optimizer: Whose learning rates it moves.
+        steps: Steps of the whole training.
+        schedule: `cosine` or `restarts`.
+        first: Share of the steps of a first stage of training; a `cosine` is run once for it and once for the rest.
+
+    Raises:
+        InputError: The training has no end.
+    """
+    if not math.isfinite(steps):
+        raise InputError("the cosine schedule needs an end: set trainer.max_epochs or trainer.max_steps")
+    shares = [1 / 7, 3 / 7, 1.0] if schedule == "restarts" else [first, 1.0] if first else [1.0]
+    ends = [round(steps * share) for share in shares]
+
+    def factor(step: int) -> float:
+        start, end = next(((s, e) for s, e in pairwise([0, *ends]) if step < e), (0, ends[-1]))
+        length, step = max(1, end - start), step - start
+        warmup = max(1, round(0.05 * length))
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        rest: float = min(1.0, (step - warmup) / max(1, length - warmup))
+        return 0.5 * (1 + math.cos(math.pi * rest))
+
+    return LambdaLR(optimizer, factor)

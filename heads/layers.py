@@ -1,0 +1,48 @@
+"""Layers that several heads and encoders are made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from heads.base import check_at_least
+
+
+def mlp(in_features: int, hidden: int, out_features: int, dropout: float = 0.0) -> nn.Sequential:
+    """Build two fully connected layers with a ReLU between, the head of CSI-CLIP III-B.
+
+    Args:
+        in_features: Width of the input.
+        hidden: Width between the layers.
+        out_features: Width of the output.
+        dropout: Probability with which a hidden unit is dropped in training.
+
+    Returns:
+        The network, (B, in_features) to (B, out_features).
+
+    Raises:
+        ValueError: If `hidden` is below 1 or `dropout` outside [0, 1).
+    """
+    check_at_least("hidden", hidden, 1)
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+    return nn.Sequential(
+        nn.Linear(in_features, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, out_features)
+    )
+
+
+def attention_blocks(layers: int, width: int, heads: int) -> nn.Sequential:
+    """Return residual attention blocks with QuickGELU (environment-channel section III-A1), (B, N, width) each way.
+
+    Raises:
+        ValueError: The heads do not divide the width.
+    """
+    # not at import: timm is slow to load, and the command line must not pay for it
+    from timm.layers.activations import QuickGELU
+    from timm.models.vision_transformer import Block
+
+    if width % heads:
+        raise ValueError(f"{heads} heads do not divide a width of {width}")
+    settings: dict[str, Any] = {"qkv_bias": True, "act_layer": QuickGELU}
+    return nn.Sequential(*(Block(width, heads, **settings) for _ in range(layers)))
