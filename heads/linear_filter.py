@@ -10,20 +10,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from datamodules.channel.linear_prediction import (
+    BIN_RIDGE,
     ahead,
     apply,
     autoregression,
     autoregression_per_bin,
+    link_order,
     noise_power,
     power,
+    strong_bins,
     to_bins,
     to_csi,
 )
 
-#: bins of less power than so many times the noise are left out of the link's autoregression
-_WEAK = 2.0
-#: part of the noise power added to the power of each tap, of a link's fit and of a bin's
-_RIDGE, _BIN_RIDGE = 0.1, 0.3
 #: lags of a link's autocorrelation that the network sees
 _LAGS = 8
 
@@ -84,10 +83,9 @@ class LinearFilter(nn.Module):
             grid: R and T.
         """
         count, level = bins.shape[2], power(bins)
-        strong = level > _WEAK * noise.unsqueeze(1)
-        heard = bins * strong.unsqueeze(-1)
-        shared = autoregression(heard, max(1, min(10, count - 2)), _RIDGE * noise * strong.sum(1))
-        alone = autoregression_per_bin(bins, min(3, count - 1), (_BIN_RIDGE * noise).unsqueeze(1).expand_as(level))
+        heard, ridge = strong_bins(bins, noise)
+        shared = autoregression(heard, link_order(count), ridge)
+        alone = autoregression_per_bin(bins, min(3, count - 1), (BIN_RIDGE * noise).unsqueeze(1).expand_as(level))
         first, second = (apply(ahead(w, self.horizons), b) for w, b in ((shared, heard), (alone, bins)))
         recent = F.pad(bins, (max(0, self.taps - count), 0))[..., -self.taps :]
         size = recent.abs().square().mean(-1, keepdim=True).sqrt()

@@ -12,6 +12,11 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
+#: bins of less power than so many times the noise tell a link's autoregression less than they disturb it
+WEAK = 2.0
+#: part of the noise power added to the power of each tap, of a link's fit and of a bin's: taps hold the noise already
+RIDGE, BIN_RIDGE = 0.1, 0.3
+
 
 def angle_delay(csi: Tensor) -> Tensor:
     """Return the unitary DFTs of CSI (..., R, T, K) over both arrays and its inverse one over subcarriers."""
@@ -114,3 +119,19 @@ def apply(weights: Tensor, bins: Tensor) -> Tensor:
     if weights.ndim == 3:
         return torch.einsum("bho,bmo->bmh", weights, past)
     return torch.einsum("bmho,bmo->bmh", weights, past)
+
+
+def strong_bins(bins: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the bins (B, M, N) with the weak ones zeroed, and the ridge (B,) of a link's autoregression on them.
+
+    Args:
+        bins: Shape (B, M, N).
+        noise: Power of the noise in an entry, (B,).
+    """
+    strong = power(bins) > WEAK * noise.unsqueeze(1)
+    return bins * strong.unsqueeze(-1), RIDGE * noise * strong.sum(1)
+
+
+def link_order(count: int) -> int:
+    """Return the taps of a link's autoregression on N snapshots where none are asked for: 10, or N - 2 if less."""
+    return max(1, min(10, count - 2))

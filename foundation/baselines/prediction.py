@@ -12,20 +12,17 @@ from einops import rearrange
 from torch import Tensor
 
 from datamodules.channel.linear_prediction import (
+    BIN_RIDGE,
     ahead,
     apply,
     autoregression,
     autoregression_per_bin,
+    link_order,
     noise_power,
-    power,
+    strong_bins,
     to_bins,
     to_csi,
 )
-
-#: bins of less power than so many times the noise tell a link's autoregression less than they disturb it
-_WEAK = 2.0
-#: part of the noise power added to the power of each tap: the taps hold the noise itself already
-_RIDGE, _BIN_RIDGE = 0.1, 0.3
 
 
 def hold(past: Tensor, horizons: int) -> Tensor:
@@ -119,9 +116,8 @@ def link_ar(past: Tensor, horizons: int, order: int | None = None, noise: Tensor
     """
     bins = to_bins(past)
     noise = noise_power(bins) if noise is None else noise
-    strong = power(bins) > _WEAK * noise.unsqueeze(1)
-    bins = bins * strong.unsqueeze(-1)
-    weights = autoregression(bins, _order(past, order), _RIDGE * noise * strong.sum(1))
+    bins, ridge = strong_bins(bins, noise)
+    weights = autoregression(bins, link_order(past.shape[1]) if order is None else order, ridge)
     return to_csi(apply(ahead(weights, horizons), bins), past)
 
 
@@ -139,13 +135,9 @@ def pad(past: Tensor, horizons: int, order: int = 2, noise: Tensor | None = None
     """
     bins = to_bins(past)
     noise = noise_power(bins) if noise is None else noise
-    ridge = (_BIN_RIDGE * noise).unsqueeze(1).expand(bins.shape[:2])
+    ridge = (BIN_RIDGE * noise).unsqueeze(1).expand(bins.shape[:2])
     weights = autoregression_per_bin(bins, order, ridge)
     return to_csi(apply(ahead(weights, horizons), bins), past)
-
-
-def _order(past: Tensor, order: int | None) -> int:
-    return max(1, min(10, past.shape[1] - 2)) if order is None else order
 
 
 def _scale(past: Tensor) -> Tensor:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from foundation.gather import gather, rank
+from foundation.losses.temperature import TemperatureLoss
 
 #: cosines nearer than this are one: what is left of equal embeddings after rounding in batches of other sizes
 _SAME = 1e-5
 
 
-class CLIPLoss(nn.Module):
+class CLIPLoss(TemperatureLoss):
     """Symmetric InfoNCE between paired embeddings (CSI-CLIP section III-A; the loss of CLIP).
 
     With unit vectors a_i, b_i and temperature t, the mean of the cross-entropies of a_i . b_j / t over j and of
@@ -26,25 +27,11 @@ class CLIPLoss(nn.Module):
         max_scale: Largest inverse temperature; CLIP clamps at 100.
 
     Raises:
-        ValueError: The temperature is not positive.
+        InputError: The temperature is not positive.
     """
 
     def __init__(self, temperature: float = 0.07, max_scale: float = 100.0) -> None:
-        super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
-        self.max_log_scale = math.log(max_scale)
-
-    @property
-    def scale(self) -> Tensor:
-        """The inverse temperature."""
-        return self.log_scale.exp()
-
-    @torch.no_grad()
-    def clamp(self) -> None:
-        """Keep the temperature in its range; called after every optimizer step, as CLIP does."""
-        self.log_scale.clamp_(0.0, self.max_log_scale)
+        super().__init__(temperature, max_scale)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the loss of embeddings of shape (B, D), normalised here, against those of all processes."""

@@ -6,16 +6,17 @@ import math
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from datamodules.errors import InputError, check_positive
 from foundation.gather import gather, rank
 from foundation.losses.clip import unit
+from foundation.losses.temperature import TemperatureLoss
 
 Negatives = Literal["farthest", "nearest", "none"]
 
 
-class NTXentLoss(nn.Module):
+class NTXentLoss(TemperatureLoss):
     r"""Domain-aware NT-Xent (ConTwin eq 3): several positives of an anchor, against negatives mined from a pool.
 
     With unit vectors q, temperature t, positives P(i) and negatives N(i),
@@ -47,23 +48,11 @@ class NTXentLoss(nn.Module):
         num_negatives: int | None = None,
         max_scale: float = 100.0,
     ) -> None:
-        super().__init__()
-        check_positive("NTXentLoss", temperature=temperature, num_negatives=num_negatives)
+        super().__init__(temperature, max_scale)
+        check_positive("NTXentLoss", num_negatives=num_negatives)
         if negatives not in get_args(Negatives):
             raise InputError(f"negatives must be one of {', '.join(get_args(Negatives))}, got {negatives}")
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
-        self.max_log_scale = math.log(max_scale)
         self.negatives, self.num_negatives = negatives, num_negatives
-
-    @property
-    def scale(self) -> Tensor:
-        """The inverse temperature."""
-        return self.log_scale.exp()
-
-    @torch.no_grad()
-    def clamp(self) -> None:
-        """Keep the temperature in its range; called after every optimizer step."""
-        self.log_scale.clamp_(0.0, self.max_log_scale)
 
     def forward(self, embeddings: Tensor, positives: Tensor, pool: Tensor | None = None) -> Tensor:
         """Return the loss, a scalar.
@@ -78,16 +67,23 @@ class NTXentLoss(nn.Module):
             ValueError: A mask has another shape than (B, M), or the index than (B,).
         """
         own = unit(embeddings)
-        rows = gather(own)
-        shape = (len(own), len(rows))
         if positives.dtype != torch.bool:
-            if positives.shape != shape[:1]:
-                raise ValueError(f"the index of positives must have shape {shape[:1]}, got {tuple(positives.shape)}")
+            if positives.shape != own.shape[:1]:
+                raise ValueError(f"the index of positives must have shape {(len(own),)}, got {tuple(positives.shape)}")
             positives = positives.unsqueeze(1) == gather(positives)
+        return self._loss(own, gather(own), rank() * len(own), positives, pool)
+
+    def local(self, embeddings: Tensor, positives: Tensor, pool: Tensor | None = None) -> Tensor:
+        """Return the loss within the given rows alone, whatever other processes hold; masks are (B, B)."""
+        own = unit(embeddings)
+        return self._loss(own, own, 0, positives, pool)
+
+    def _loss(self, own: Tensor, rows: Tensor, first: int, positives: Tensor, pool: Tensor | None) -> Tensor:
+        shape = (len(own), len(rows))
         for name, mask in (("positives", positives), ("pool", pool)):
             if mask is not None and mask.shape != shape:
                 raise ValueError(f"{name} must have shape {shape}, got {tuple(mask.shape)}")
-        itself = torch.arange(shape[1], device=own.device) == (rank() * shape[0] + _column(shape[0], own.device))
+        itself = torch.arange(shape[1], device=own.device) == (first + _column(shape[0], own.device))
         positives = positives & ~itself
         pool = ~(positives | itself) if pool is None else pool & ~(positives | itself)
         with torch.autocast(own.device.type, enabled=False):  # or half precision would round the cosines
