@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from datamodules.channel.arrays import Array
     from datamodules.channel.impairments import CommonPhase, Noise, PartialSubcarriers, TimingOffset, View
     from datamodules.channel.motion import Sequence
-    from datamodules.channel.synthesis import OFDM, synthesize
+    from datamodules.channel.ofdm import OFDM
+    from datamodules.channel.synthesis import synthesize
     from datamodules.errors import DatasetNotFoundError, InputError
     from datamodules.export.deepmimo import write_deepmimo
     from datamodules.export.waird import write_waird
@@ -90,7 +91,7 @@ _HOME = {
     "Foliage": "sources.raytracing.foliage",
     "InputError": "errors",
     "Noise": "channel.impairments",
-    "OFDM": "channel.synthesis",
+    "OFDM": "channel.ofdm",
     "PartialSubcarriers": "channel.impairments",
     "Paths": "sites.paths",
     "Recorded": "sources.recorded.source",

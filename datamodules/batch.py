@@ -14,7 +14,8 @@ from datamodules.channel.codebook import beam_power, beam_power_of_paths
 from datamodules.channel.impairments import View, observe
 from datamodules.channel.motion import Motion, draw_motion, split_next
 from datamodules.channel.motion import Sequence as Snapshots
-from datamodules.channel.synthesis import OFDM, SPEED_OF_LIGHT, synthesize
+from datamodules.channel.ofdm import OFDM, SPEED_OF_LIGHT
+from datamodules.channel.synthesis import synthesize
 from datamodules.dataset import Batch, to_paths
 from datamodules.domains import domain_labels, site_domains, speed_spans
 from datamodules.errors import InputError

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from datamodules.channel.arrays import Array
 from datamodules.channel.motion import Sequence as Snapshots
-from datamodules.channel.synthesis import OFDM
+from datamodules.channel.ofdm import OFDM
 from datamodules.errors import InputError
 from datamodules.sites.recording import Recording, same_interval
 from datamodules.sites.site import Site

@@ -17,7 +17,7 @@ from datamodules.channel.arrays import Array
 from datamodules.channel.codebook import dft_codebook
 from datamodules.channel.impairments import View
 from datamodules.channel.motion import Sequence as Snapshots
-from datamodules.channel.synthesis import OFDM
+from datamodules.channel.ofdm import OFDM
 from datamodules.dataset import Batch, ChannelDataset, ShardedSampler, station_links
 from datamodules.defaults import grid_of, rule_of, sequence_of
 from datamodules.errors import InputError, check_not_negative, check_positive

@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from datamodules.channel.transforms import aligned
+from datamodules.channel.transforms import aligned, to_angle, to_delay, unit_power
 from heads.base import Head, check_at_least, statistic
 from heads.figures import cdf_figure, channel_figure
 from heads.layers import attention_blocks
@@ -135,12 +135,7 @@ class Feedback(Head):
 def target_channel(batch: dict[str, Tensor]) -> Tensor:
     """Return the clean channels of a batch in the angle-delay domain, of unit power and aligned, (B, R*T, K)."""
     csi = batch.get("clean_csi", batch["csi"])
-    if csi.numel():  # MKL refuses no links
-        csi = torch.fft.fft(torch.fft.ifft(csi, dim=-1, norm="ortho"), dim=-2, norm="ortho")
-    channel = csi.flatten(1, 2)
-    power = channel.abs().square().mean((1, 2), keepdim=True)
-    scaled = channel * torch.where(power > 0, power, torch.ones_like(power)).rsqrt()
-    return aligned(scaled)
+    return aligned(unit_power(to_angle(to_delay(csi)).flatten(1, 2)))
 
 
 def relative_error(prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:

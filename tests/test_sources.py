@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from datamodules.channel.arrays import Array
-from datamodules.channel.synthesis import OFDM, synthesize
+from datamodules.channel.ofdm import OFDM
+from datamodules.channel.synthesis import synthesize
 from datamodules.errors import DatasetNotFoundError
 from datamodules.export.waird import write_waird
 from datamodules.sources.recorded.importing import import_recording

@@ -12,6 +12,8 @@ from torch import Tensor
 from datamodules.errors import InputError, check_whole, finite_numbers
 
 Pattern = Literal["isotropic", "dipole", "tr38901"]
+#: phase reference of an array: the corner element (DeepMIMO) or the centre (Sionna)
+Reference = Literal["corner", "center"]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from datamodules.channel.arrays import Array
-from datamodules.channel.synthesis import OFDM, array_response, link_factors
+from datamodules.channel.ofdm import OFDM
+from datamodules.channel.response import array_response, link_factors
 from datamodules.sites.paths import Paths
 
 

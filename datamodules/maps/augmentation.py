@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from datamodules.channel.synthesis import SPEED_OF_LIGHT
+from datamodules.channel.ofdm import SPEED_OF_LIGHT
 from datamodules.errors import InputError, finite_numbers
 
 

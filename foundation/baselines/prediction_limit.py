@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from datamodules.channel.arrays import Array, unit_vector
-from datamodules.channel.synthesis import OFDM, link_factors
+from datamodules.channel.ofdm import OFDM
+from datamodules.channel.response import link_factors
 from datamodules.sites.paths import Paths
 
 

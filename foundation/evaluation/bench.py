@@ -22,7 +22,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from datamodules import OFDM, Array, ChannelDataModule, DeepMIMO, Paths, SionnaRT, Site, Source, synthesize
-from datamodules.channel.synthesis import link_factors
+from datamodules.channel.response import link_factors
 from datamodules.sites.environment import Environment
 from datamodules.sources.base import Recipe
 

@@ -9,8 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from datamodules.channel.delay_angular import PhaseReference, delay_angular
-from datamodules.channel.transforms import image
+from datamodules.channel.transforms import PhaseReference, delay_angular, image
 from datamodules.errors import InputError, check_whole
 from foundation.encoder import Encoder
 

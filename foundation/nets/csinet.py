@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from datamodules.channel.delay_angular import PhaseReference
+from datamodules.channel.transforms import PhaseReference
 from foundation.nets.autoencoder import Autoencoder, Refine, convolution
 
 

@@ -10,7 +10,7 @@ from datamodules.channel.arrays import Array
 from datamodules.channel.codebook import beam_power, dft_codebook
 from datamodules.channel.impairments import CommonPhase, Noise, PartialSubcarriers, TimingOffset
 from datamodules.channel.motion import Sequence
-from datamodules.channel.synthesis import OFDM
+from datamodules.channel.ofdm import OFDM
 from datamodules.dataset import ChannelDataset, ShardedSampler
 from datamodules.errors import InputError
 from datamodules.module import ChannelDataModule

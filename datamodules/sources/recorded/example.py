@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from datamodules.channel.arrays import Array
-from datamodules.channel.synthesis import OFDM, SPEED_OF_LIGHT, synthesize
+from datamodules.channel.ofdm import OFDM, SPEED_OF_LIGHT
+from datamodules.channel.synthesis import synthesize
 from datamodules.errors import InputError
 from datamodules.sites.paths import Paths
 

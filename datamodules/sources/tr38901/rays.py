@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.channel.synthesis import SPEED_OF_LIGHT
+from datamodules.channel.ofdm import SPEED_OF_LIGHT
 from datamodules.errors import needs
 from datamodules.sites.paths import Paths
 

@@ -18,7 +18,8 @@ from torch import Tensor
 from datamodules.channel.arrays import Array
 from datamodules.channel.motion import MOBILITIES, SPEEDS, Mobility, draw_motion, mobility_class
 from datamodules.channel.motion import Sequence as Snapshots
-from datamodules.channel.synthesis import OFDM, SPEED_OF_LIGHT, synthesize
+from datamodules.channel.ofdm import OFDM, SPEED_OF_LIGHT
+from datamodules.channel.synthesis import synthesize
 from datamodules.errors import InputError, needs
 from datamodules.progress import Progress
 from datamodules.sites.environment import Environment

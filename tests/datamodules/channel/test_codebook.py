@@ -5,7 +5,8 @@ import torch
 
 from datamodules.channel.arrays import Array
 from datamodules.channel.codebook import beam_power, beam_power_of_paths, dft_codebook
-from datamodules.channel.synthesis import OFDM, synthesize
+from datamodules.channel.ofdm import OFDM
+from datamodules.channel.synthesis import synthesize
 from datamodules.sites.paths import Paths
 from tests.datamodules.rays import random_paths
 

@@ -22,7 +22,8 @@ import pytest
 from numpy.typing import NDArray
 
 from datamodules.channel.arrays import Array
-from datamodules.channel.synthesis import OFDM, synthesize
+from datamodules.channel.ofdm import OFDM
+from datamodules.channel.synthesis import synthesize
 from datamodules.sites.site import Site
 from datamodules.sources.deepmimo.v4 import DeepMIMO
 from tests.data.deepmimo.data import Reference, load_reference, real_root, write_scenario

@@ -5,7 +5,8 @@ import torch
 
 from datamodules.channel.arrays import Array
 from datamodules.channel.motion import MOBILITIES, SPEEDS, Sequence, draw_motion, mobility_class, split_next, uniform
-from datamodules.channel.synthesis import OFDM, SPEED_OF_LIGHT, synthesize
+from datamodules.channel.ofdm import OFDM, SPEED_OF_LIGHT
+from datamodules.channel.synthesis import synthesize
 from datamodules.errors import InputError
 from tests.datamodules.rays import random_paths
 

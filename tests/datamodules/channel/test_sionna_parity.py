@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from datamodules.channel.arrays import Array
-from datamodules.channel.synthesis import OFDM, synthesize
+from datamodules.channel.ofdm import OFDM
+from datamodules.channel.synthesis import synthesize
 from tests.raytracing import requires_sionna, trace_with_cfr
 
 STATION = (-20.0, 3.0, 18.0)

@@ -7,7 +7,9 @@ import torch
 from datamodules.channel.arrays import Array, element_gain, rotation_matrix, unit_vector
 from datamodules.channel.impairments import Noise, PartialSubcarriers, TimingOffset
 from datamodules.channel.motion import Sequence
-from datamodules.channel.synthesis import OFDM, array_response, synthesize
+from datamodules.channel.ofdm import OFDM
+from datamodules.channel.response import array_response
+from datamodules.channel.synthesis import synthesize
 from datamodules.errors import InputError
 from datamodules.maps.augmentation import WorldSymmetry
 from tests.datamodules.rays import random_paths

@@ -14,7 +14,9 @@ import datamodules
 from datamodules.channel import synthesis as channel
 from datamodules.channel import synthesis_cpu as fused
 from datamodules.channel.arrays import Array, rotation_matrix
-from datamodules.channel.synthesis import OFDM, link_factors, synthesize
+from datamodules.channel.ofdm import OFDM
+from datamodules.channel.response import link_factors
+from datamodules.channel.synthesis import synthesize
 from datamodules.sites.paths import Paths
 from tests.datamodules.channel.test_synthesis import reference
 from tests.datamodules.rays import random_paths
@@ -218,13 +220,13 @@ def test_a_package_that_cannot_be_written_compiles(home, tmp_path):
     cache.mkdir() if home else cache.touch()
     run(
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{SYNTHESIZE}\n"
-        "from datamodules.channel import synthesis_cpu\n"
-        f"assert synthesis_cpu.__file__ == {str(package / 'channel' / 'synthesis_cpu.py')!r}\n"
+        "from datamodules.channel import synthesis_kernels\n"
+        f"assert synthesis_kernels.__file__ == {str(package / 'channel' / 'synthesis_kernels.py')!r}\n"
         "assert csi().abs().max() > 0",
         XDG_CACHE_HOME=str(cache),
         HOME=str(cache),
     )
-    assert not home or list(cache.rglob("synthesis_cpu._fill*.nb*"))
+    assert not home or list(cache.rglob("synthesis_kernels.fill_factors*.nb*"))
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from datamodules.channel.arrays import Array
-from datamodules.channel.synthesis import OFDM, synthesize
+from datamodules.channel.ofdm import OFDM
+from datamodules.channel.synthesis import synthesize
 from datamodules.errors import InputError
 from datamodules.export.deepmimo import write_deepmimo
 from datamodules.sites.environment import Environment

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from datamodules.channel.arrays import Array
-from datamodules.channel.synthesis import OFDM, synthesize
+from datamodules.channel.ofdm import OFDM
+from datamodules.channel.synthesis import synthesize
 from datamodules.errors import InputError
 from datamodules.export.waird import write_waird
 from datamodules.maps.raster import rasterize

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from datamodules.channel.arrays import Array
-from datamodules.channel.synthesis import OFDM, SPEED_OF_LIGHT, synthesize
+from datamodules.channel.ofdm import OFDM, SPEED_OF_LIGHT
+from datamodules.channel.synthesis import synthesize
 from datamodules.errors import InputError
 from datamodules.maps.augmentation import World, WorldSymmetry
 from datamodules.maps.raster import AreaMaps, geometry, map_frame, map_image

@@ -15,7 +15,8 @@ import torch
 from matplotlib.figure import Figure
 
 from datamodules.channel.arrays import Array
-from datamodules.channel.synthesis import OFDM, synthesize
+from datamodules.channel.ofdm import OFDM
+from datamodules.channel.synthesis import synthesize
 from datamodules.errors import InputError
 from datamodules.plots.figures import plot_csi, plot_site, plot_statistics
 from datamodules.sites.environment import Environment

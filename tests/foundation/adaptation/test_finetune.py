@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 from matplotlib.collections import LineCollection
 
 from datamodules.channel.arrays import Array
-from datamodules.channel.synthesis import OFDM
+from datamodules.channel.ofdm import OFDM
 from datamodules.errors import InputError
 from datamodules.sites.environment import Environment
 from datamodules.sites.recording import Recording

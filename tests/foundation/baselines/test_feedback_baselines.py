@@ -3,8 +3,9 @@ import pytest
 import torch
 
 from datamodules.channel.arrays import Array
-from datamodules.channel.delay_angular import delay_angular, to_csi
-from datamodules.channel.synthesis import OFDM, synthesize
+from datamodules.channel.ofdm import OFDM
+from datamodules.channel.synthesis import synthesize
+from datamodules.channel.transforms import delay_angular, to_csi
 from foundation.baselines.feedback import CHANCE_DB, PrincipalComponents, matching_pursuit, path_grid
 from foundation.models.csifeedback import nmse
 from tests.datamodules.rays import random_paths

@@ -6,7 +6,8 @@ import torch
 
 from datamodules.channel.arrays import Array
 from datamodules.channel.linear_prediction import ahead, angle_delay, from_angle_delay, noise_power, to_bins
-from datamodules.channel.synthesis import OFDM, SPEED_OF_LIGHT, synthesize
+from datamodules.channel.ofdm import OFDM, SPEED_OF_LIGHT
+from datamodules.channel.synthesis import synthesize
 from datamodules.sites.paths import Paths
 from foundation.baselines.prediction import ar1, fit_ar1, fit_wiener, hold, kalman, link_ar, pad, wiener, zero
 from foundation.baselines.prediction_limit import limit

@@ -4,9 +4,9 @@ import torch
 from torch.nn.utils import parameters_to_vector
 
 from datamodules.channel.arrays import Array
-from datamodules.channel.delay_angular import kept_energy, to_csi
 from datamodules.channel.impairments import CommonPhase, Noise
-from datamodules.channel.synthesis import OFDM
+from datamodules.channel.ofdm import OFDM
+from datamodules.channel.transforms import kept_energy, to_csi
 from foundation import CsiNet, FineTune, load_encoder
 from foundation.cli import run
 from foundation.link_metrics import LinkMeanDb, LinkQuantile

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from scipy.io import loadmat, savemat
 
 from datamodules.channel.arrays import Array
-from datamodules.channel.synthesis import OFDM, synthesize
+from datamodules.channel.ofdm import OFDM
+from datamodules.channel.synthesis import synthesize
 from datamodules.errors import DatasetNotFoundError, InputError
 from datamodules.sites.site import Site
 from datamodules.sources.deepmimo.v3 import DeepMIMOv3

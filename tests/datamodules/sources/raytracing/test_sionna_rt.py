@@ -12,7 +12,7 @@ import pytest
 import shapely
 import torch
 
-from datamodules.channel.synthesis import SPEED_OF_LIGHT
+from datamodules.channel.ofdm import SPEED_OF_LIGHT
 from datamodules.errors import DatasetNotFoundError, InputError
 from datamodules.sources.raytracing import scene_geometry as places
 from datamodules.sources.raytracing import scenes

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from datamodules.channel.arrays import Array
-from datamodules.channel.synthesis import OFDM
+from datamodules.channel.ofdm import OFDM
 from datamodules.errors import DatasetNotFoundError, InputError
 from datamodules.module import ChannelDataModule
 from datamodules.sites.recording import Recording

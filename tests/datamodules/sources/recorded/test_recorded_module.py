@@ -14,7 +14,7 @@ import torch
 
 from datamodules.channel.arrays import Array
 from datamodules.channel.motion import Sequence
-from datamodules.channel.synthesis import OFDM
+from datamodules.channel.ofdm import OFDM
 from datamodules.defaults import grid_of
 from datamodules.errors import InputError
 from datamodules.module import ChannelDataModule

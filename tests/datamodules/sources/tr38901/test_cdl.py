@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from datamodules.channel.arrays import Array
-from datamodules.channel.synthesis import OFDM, SPEED_OF_LIGHT, synthesize
+from datamodules.channel.ofdm import OFDM, SPEED_OF_LIGHT
+from datamodules.channel.synthesis import synthesize
 from datamodules.errors import InputError
 from datamodules.sources.tr38901.cdl import CDL
 from datamodules.sources.tr38901.cdl_rays import ANGLES, MODELS, angle_spread, drop_cdl, load_table, scaled

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from datamodules.channel.arrays import Array
-from datamodules.channel.synthesis import OFDM
+from datamodules.channel.ofdm import OFDM
 from datamodules.errors import InputError
 from datamodules.module import ChannelDataModule
 from datamodules.sites.paths import Paths

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from datamodules.channel.arrays import Array
-from datamodules.channel.synthesis import OFDM, SPEED_OF_LIGHT, array_response, synthesize
+from datamodules.channel.ofdm import OFDM, SPEED_OF_LIGHT
+from datamodules.channel.response import array_response
+from datamodules.channel.synthesis import synthesize
 from datamodules.sites.paths import Paths
 from datamodules.sources.tr38901.rays import CELLS, SCENARIOS, drop, place_users, sample, to_paths
 

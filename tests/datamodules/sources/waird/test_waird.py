@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules.channel.arrays import Array
-from datamodules.channel.synthesis import OFDM, synthesize
+from datamodules.channel.ofdm import OFDM
+from datamodules.channel.synthesis import synthesize
 from datamodules.errors import DatasetNotFoundError, InputError
 from datamodules.sites.paths import Paths
 from datamodules.sources.waird.source import WAIRD

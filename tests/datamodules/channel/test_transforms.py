@@ -3,8 +3,9 @@ import pytest
 import torch
 
 from datamodules.channel.arrays import Array
-from datamodules.channel.delay_angular import delay_angular, kept_energy, to_csi
-from datamodules.channel.synthesis import OFDM, synthesize
+from datamodules.channel.ofdm import OFDM
+from datamodules.channel.synthesis import synthesize
+from datamodules.channel.transforms import delay_angular, kept_energy, to_csi
 from tests.datamodules.rays import random_paths
 
 
