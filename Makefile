@@ -25,7 +25,7 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-demo: $(READY) ## trace a small city, pre-train, fine-tune, compare with training from scratch
+demo: $(READY) ## trace two small cities, pre-train on one, adapt to the other, compare with training from scratch
 	$(BIN)/python -m foundation.demo $(ARGS)
 
 test: lint types ## lint, types and the quick tests

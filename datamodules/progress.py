@@ -42,7 +42,7 @@ class Progress(tqdm):  # type: ignore[type-arg, misc, unused-ignore]
         """Draw the bar, or write a line once there is something to tell."""
         if not self._lines:
             super().display(msg, pos)
-        elif self.n > self.initial:
+        elif self.n > self.initial and self.due:  # not for a mere change of the description
             self._write()
 
     def say(self, text: str) -> None:

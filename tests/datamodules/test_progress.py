@@ -28,6 +28,7 @@ def test_a_log_has_a_line_every_half_minute_and_one_at_the_end(monkeypatch):
     for _ in range(12):
         now[0] += 10
         bar.update()
+        bar.set_description_str("tracing")
     bar.close()
     *lines, last = stream.getvalue().splitlines()
     assert len(lines) == 4
