@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datamodules.channel.arrays import Array
+    from datamodules.channel.draws import LinkDraws
     from datamodules.channel.impairments import CommonPhase, Noise, PartialSubcarriers, TimingOffset, View
     from datamodules.channel.motion import Sequence
     from datamodules.channel.ofdm import OFDM
@@ -54,6 +55,7 @@ __all__ = [
     "Environment",
     "Foliage",
     "InputError",
+    "LinkDraws",
     "Noise",
     "PartialSubcarriers",
     "Paths",
@@ -90,6 +92,7 @@ _HOME = {
     "Environment": "sites.environment",
     "Foliage": "sources.raytracing.foliage",
     "InputError": "errors",
+    "LinkDraws": "channel.draws",
     "Noise": "channel.impairments",
     "OFDM": "channel.ofdm",
     "PartialSubcarriers": "channel.impairments",

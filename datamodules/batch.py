@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import Literal
+from functools import partial
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from datamodules.channel.arrays import Array, rotation_matrix
 from datamodules.channel.codebook import beam_power, beam_power_of_paths
+from datamodules.channel.draws import LinkDraws
 from datamodules.channel.impairments import View, observe
 from datamodules.channel.motion import Motion, draw_motion, split_next
 from datamodules.channel.motion import Sequence as Snapshots
@@ -21,6 +23,7 @@ from datamodules.domains import domain_labels, site_domains, speed_spans
 from datamodules.errors import InputError
 from datamodules.maps.augmentation import World, WorldSymmetry
 from datamodules.maps.raster import AreaMaps
+from datamodules.sites.paths import Paths
 from datamodules.sites.recording import Recording
 from datamodules.sites.site import Site
 
@@ -29,62 +32,56 @@ Extra = Literal["map", "geometry", "domain"]
 _GIVEN = ("los", "position", "bs_position", "site", "user")
 
 
+class Settings(Protocol):
+    """What a `BatchMaker` reads of a datamodule; see `ChannelDataModule`."""
+
+    bs: Array
+    ue: Array
+    ofdm: OFDM
+    codebook: Tensor | None
+    views: list[View] | None
+    observation: list[View]
+    sequence: Snapshots | None
+    extras: list[Extra]
+    geometry_los: bool
+    symmetry: WorldSymmetry | None
+    base_stations: int | None
+    seed: int
+
+
 class BatchMaker:
     """Makes the channel, its labels and its observations.
 
-    What is drawn depends on the seed, the epoch and the rows alone, so that a resumed run draws the same.
+    How a user moves depends on the seed, the name of its area and its row there; what else is drawn for a link, such as
+    noise, on the seed, the name of its site, its row there and the epoch. So batches, the order of sources and the
+    number of processes change neither, and a resumed run draws the same.
 
     Args:
         sites: The sites, in the order that `site` in a batch counts.
-        bs: Base-station array.
-        ue: User array.
-        ofdm: Subcarrier grid.
-        codebook: Beams (Q, T) to label with, or None.
-        views: What two independent observations do, or None for none.
-        observation: What happens to `csi` itself.
-        snapshots: Sequence settings, or None for single snapshots; recordings then give their first one.
-        extras: Which further keys to make.
-        geometry_los: Whether `geometry` holds the line-of-sight flag (env_channel section IV-A), or a neutral value.
-        symmetry: What training links are drawn from, or None for the world as it is.
-        base_stations: Number S of base stations of a row, or None for single links. Labels are then those of the first
-            one, but for `los`, which tells whether any is in sight.
-        seed: Draws.
+        data: What is asked for. Recordings give their first snapshot where `sequence` is None. Labels of rows of
+            several base stations are those of the first one, but for `los`, which tells whether any is in sight.
 
     Raises:
         InputError: Recorded CSI is to be turned, which takes rays.
     """
 
-    def __init__(
-        self,
-        sites: Sequence[Site],
-        bs: Array,
-        ue: Array,
-        ofdm: OFDM,
-        codebook: Tensor | None,
-        views: list[View] | None,
-        observation: list[View],
-        snapshots: Snapshots | None,
-        extras: Sequence[Extra],
-        geometry_los: bool,
-        symmetry: WorldSymmetry | None,
-        base_stations: int | None,
-        seed: int,
-    ) -> None:
-        self.bs, self.ue, self.ofdm, self.codebook = bs, ue, ofdm, codebook
-        self.views, self.observation, self.snapshots = views, observation, snapshots
-        self.extras, self.geometry_los, self.symmetry, self.seed = extras, geometry_los, symmetry, seed
-        self.base_stations = base_stations
-        self.names = [site.name for site in sites]
-        if symmetry is not None and base_stations is not None:
+    def __init__(self, sites: Sequence[Site], data: Settings) -> None:
+        self.bs, self.ue, self.ofdm, self.codebook = data.bs, data.ue, data.ofdm, data.codebook
+        self.views, self.observation, self.snapshots = data.views, data.observation, data.sequence
+        self.extras, self.geometry_los, self.symmetry = data.extras, data.geometry_los, data.symmetry
+        self.base_stations, self.seed = data.base_stations, data.seed
+        if self.symmetry is not None and self.base_stations is not None:
             raise InputError("data.symmetry turns links one by one: it cannot be used with data.base_stations")
+        self.names = torch.tensor([zlib.crc32(site.name.encode()) for site in sites])
+        self.areas = torch.tensor([zlib.crc32(site.area.encode()) for site in sites])
         frames = torch.stack([site.bs_orientation for site in sites])
         self.frames = rotation_matrix(frames).float() if frames.any() else None
         self.wavelengths = torch.tensor([SPEED_OF_LIGHT / site.carrier_frequency for site in sites])
         self.spans = speed_spans(sites)
-        self.domains = site_domains(sites, bs)
-        self.maps = AreaMaps.draw(sites) if {"map", "geometry"} & set(extras) else None
+        self.domains = site_domains(sites, self.bs)
+        self.maps = AreaMaps.draw(sites) if {"map", "geometry"} & set(self.extras) else None
         self.located = any(site.links.position.isfinite().all(1).any() for site in sites)
-        if symmetry is not None and isinstance(sites[0].links, Recording):
+        if self.symmetry is not None and isinstance(sites[0].links, Recording):
             raise InputError("data.symmetry turns rays, and recorded CSI has none: leave it out")
 
     @property
@@ -99,55 +96,45 @@ class BatchMaker:
         return (*keys, "views") if self.views is not None else keys
 
     @torch.no_grad()
-    def __call__(self, rows: Batch, epoch: int = 0, training: bool = False, by_link: bool = False) -> Batch:
+    def __call__(self, rows: Batch, epoch: int = 0, training: bool = False) -> Batch:
         """Return the batch of `rows`, as `ChannelDataset` serves them.
 
         Args:
             rows: The rows.
-            epoch: Epoch that training draws belong to.
+            epoch: Epoch that what is drawn for a link belongs to.
             training: Whether to draw a symmetry of the world.
-            by_link: Whether what is observed of a link depends on the link alone, not on the batch it is in: scores are
-                then the same for any batch size and number of processes. At three times the cost of one draw a batch.
         """
-        # 32 bits: all that the generator of the CPU takes in
-        seed = zlib.crc32(f"{self.seed} {epoch} {rows['key']}".encode())
         rows = self._seen(rows)
-        generator = torch.Generator(rows["los"].device).manual_seed(seed)
-        generators = self._of_links(rows, epoch) if by_link else [generator]
-        world = None
+        site = rows["site"]
+        names = self.names.to(site.device)[site]
+        draws = LinkDraws(self.seed, names, rows["user"], torch.full_like(site, epoch))
+        original, world = rows, None
         if training and self.symmetry is not None:
-            world = self.symmetry.draw(len(rows["los"]), generator)
-            original, rows = rows, world.move(rows, self.wavelengths.to(generator.device)[rows["site"]])
-        motion = self._motion(rows)
-        csi = self._channel(rows, motion)
-        batch = self._labels(rows, motion)
-        if world is not None:
-            batch |= self._surroundings(original, world)
+            world = self.symmetry.draw(draws)
+            rows = world.move(rows, self.wavelengths.to(site.device)[site])
+        paths, motion = _paths(rows), self._motion(rows)
+        csi = self._channel(rows, paths, motion)
+        batch = self._labels(rows, paths, motion) | self._surroundings(original, world)
         if self.snapshots is not None and self.snapshots.next_snapshot:
             csi, batch["next_csi"] = split_next(csi)
-        if self.views is not None:
-            batch["views"] = [observe(csi, self.views, generators) for _ in range(2)]
+        batch["csi"] = csi
         if self.observation:
-            batch["clean_csi"] = csi
-            csi = observe(csi, self.observation, generators)
-        batch = self._joined({"csi": csi, **batch})
+            batch |= {"clean_csi": csi, "csi": observe(csi, self.observation, draws)}
+        if self.views is not None:
+            batch["views"] = [observe(csi, self.views, draws) for _ in range(2)]
+        batch = self._joined(batch)
         return _emptied(batch) if "none" in rows else batch
-
-    def _of_links(self, rows: Batch, epoch: int) -> list[torch.Generator]:
-        """Return a generator for each link, seeded by the name of its site and its row there."""
-        named = zip(rows["site"].tolist(), rows["user"].tolist(), strict=True)
-        seeds = (zlib.crc32(f"{self.seed} {epoch} {self.names[site]} {user}".encode()) for site, user in named)
-        return [torch.Generator(rows["los"].device).manual_seed(seed) for seed in seeds]
 
     def labels(self, rows: Batch) -> Batch:
         """Return the labels of `rows`, from the clean channel; cheap, for no CSI is made of rays."""
-        return self._joined(self._labels(self._seen(rows)))
+        rows = self._seen(rows)
+        return self._joined(self._labels(rows, _paths(rows), self._motion(rows)))
 
     def _seen(self, rows: Batch) -> Batch:
         """Return `rows` without the LOS label of recordings that hold no power in what is served of them."""
         if "recorded" not in rows:
             return rows
-        power = self._channel(rows, None).abs().flatten(1).amax(1)
+        power = self._channel(rows, None, None).abs().flatten(1).amax(1)
         return {**rows, "los": torch.where(power > 0, rows["los"], torch.full_like(rows["los"], -1))}
 
     def _joined(self, batch: Batch) -> Batch:
@@ -166,20 +153,19 @@ class BatchMaker:
         joined["los"] = batch["los"].unflatten(0, (-1, count)).amax(1)
         return joined
 
-    def _labels(self, rows: Batch, motion: Motion | None = None) -> Batch:
+    def _labels(self, rows: Batch, paths: Paths | None, motion: Motion | None) -> Batch:
         batch = {key: rows[key] for key in _GIVEN}
         device, site = rows["los"].device, rows["site"]
         if self.codebook is not None:
             codebook = self.codebook.to(device)
-            if "recorded" in rows:
+            if paths is None:
                 recorded = rows["recorded"]
                 power = beam_power(recorded[:, 0] if recorded.ndim == 5 else recorded, codebook)
             else:
-                power = beam_power_of_paths(to_paths(rows), self.bs, self.ue, self.ofdm, codebook, self._mount(rows))
+                power = beam_power_of_paths(paths, self.bs, self.ue, self.ofdm, codebook, self._mount(site))
             received = power.amax(1, keepdim=True) > 0  # an argmax of nothing would be beam 0
             batch["beam"] = torch.where(received.squeeze(1), power.argmax(1), -1)
             batch["beam_power"] = torch.where(received, power, torch.nan)
-        batch |= self._surroundings(rows)
         if "domain" in self.extras:
             mobility = None if motion is None else motion.mobility
             batch["domain"] = domain_labels(self.domains.to(device), site, rows["los"], mobility)
@@ -200,35 +186,34 @@ class BatchMaker:
             batch["geometry"] = vector if world is None else world.geometry(vector)
         return batch
 
-    def _channel(self, rows: Batch, motion: Motion | None) -> Tensor:
-        if "recorded" in rows:
+    def _channel(self, rows: Batch, paths: Paths | None, motion: Motion | None) -> Tensor:
+        if paths is None:
             recorded: Tensor = rows["recorded"]
             if recorded.ndim == 4:
                 return recorded
             return recorded[:, 0] if self.snapshots is None else recorded[:, : len(self.snapshots.times)]
-        paths, mount = to_paths(rows), self._mount(rows)
+        site = rows["site"]
+        make = partial(synthesize, paths, self.bs, self.ue, self.ofdm, mount=self._mount(site))
         if motion is None:
-            return synthesize(paths, self.bs, self.ue, self.ofdm, mount=mount)
-        return synthesize(
-            paths,
-            self.bs,
-            self.ue,
-            self.ofdm,
-            mount=mount,
-            velocity=motion.velocity,
-            times=motion.times,
-            wavelength=self.wavelengths.to(paths.gain.device)[rows["site"]],
-        )
+            return make()
+        wavelength = self.wavelengths.to(site.device)[site]
+        return make(velocity=motion.velocity, times=motion.times, wavelength=wavelength)
 
-    def _mount(self, rows: Batch) -> Tensor | None:
+    def _mount(self, site: Tensor) -> Tensor | None:
         """Return the rotation of each link's base station, (B, 3, 3), or None where none is turned."""
-        return None if self.frames is None else self.frames.to(rows["los"].device)[rows["site"]]
+        return None if self.frames is None else self.frames.to(site.device)[site]
 
     def _motion(self, rows: Batch) -> Motion | None:
         if self.snapshots is None or "recorded" in rows:
             return None
         site = rows["site"]
-        return draw_motion(self.snapshots, site, rows["user"], self.seed, self.spans.to(site.device)[site])
+        area, span = (table.to(site.device)[site] for table in (self.areas, self.spans))
+        return draw_motion(self.snapshots, area, rows["user"], self.seed, span)
+
+
+def _paths(rows: Batch) -> Paths | None:
+    """Return the rays of `rows`, or None of recordings."""
+    return None if "recorded" in rows else to_paths(rows)
 
 
 def _emptied(batch: Batch) -> Batch:

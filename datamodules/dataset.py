@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,8 +23,8 @@ class ChannelDataset(Dataset[Batch]):
     """Links of one or more sites, fetched in batches straight from the sites' tensors.
 
     A batch holds `paths` (a dict of the fields of `Paths`) or `recorded` (B, [N,] R, T, K), and `los` (B,), `position`
-    (B, 3) [m], `bs_position` (B, 3) [m], `site` (B,), `user` (B,) and `key`, a number that depends on the rows alone
-    and seeds what is drawn for them. Rows of several base stations are served one after another, S links a user.
+    (B, 3) [m], `bs_position` (B, 3) [m], `site` (B,) and `user` (B,). Rows of several base stations are served one
+    after another, S links a user.
 
     Args:
         sites: The sites, all with rays or all recorded.
@@ -92,7 +91,6 @@ class ChannelDataset(Dataset[Batch]):
             "bs_position": self.bs_positions[where],
             "site": where,
             "user": torch.from_numpy(user),
-            "key": zlib.crc32(links.tobytes()),
         }
 
     def _fetch(self, number: int, rows: Tensor) -> dict[str, Tensor]:

@@ -163,21 +163,7 @@ class ChannelDataModule(LightningDataModule):
                 raise InputError(f"data.num_labels is {self.num_labels}, but the train side holds {len(links)} links")
             keep = np.random.default_rng(self.seed).permutation(len(links))[: self.num_labels]
             self.sides["train"] = ChannelDataset(sites, links[np.sort(keep)])
-        self._make = BatchMaker(
-            sites,
-            self.bs,
-            self.ue,
-            self.ofdm,
-            self.codebook,
-            self.views,
-            self.observation,
-            self.sequence,
-            self.extras,
-            self.geometry_los,
-            self.symmetry,
-            self.base_stations,
-            self.seed,
-        )
+        self._make = BatchMaker(sites, self)
 
     def _rows(self, sites: Sequence[Site]) -> NDArray[np.int64]:
         """Number the links that are served, (n,), or those of users to S base stations, (n, S).
@@ -249,11 +235,11 @@ class ChannelDataModule(LightningDataModule):
         """Make the channel, its labels and its views."""
         training = self.trainer is not None and self.trainer.training
         epoch = self.trainer.current_epoch if self.trainer is not None and training else 0
-        return self.finish(batch, epoch, training, by_link=not training)
+        return self.finish(batch, epoch, training)
 
-    def finish(self, rows: Batch, epoch: int = 0, training: bool = False, by_link: bool = False) -> Batch:
+    def finish(self, rows: Batch, epoch: int = 0, training: bool = False) -> Batch:
         """Turn rows, as the loaders serve them, into a batch for a model; see `BatchMaker`."""
-        return self._make(rows, epoch, training, by_link)
+        return self._make(rows, epoch, training)
 
     def plot(self, batch: Batch, index: int = 0, prediction: Tensor | None = None) -> Figure:
         """Draw one channel of a finished batch: its magnitude over antennas and subcarriers, and its delay profile.

@@ -1,7 +1,7 @@
 """Views: what a receiver could have observed of the same channel.
 
-Each is a callable on complex CSI of shape (B, ..., R, T, K) and a generator, named for what it simulates. None changes
-the user's position, its line of sight or its best beam beyond what the noise hides.
+Each is a callable on complex CSI of shape (B, ..., R, T, K) and the random numbers of its links, named for what it
+simulates. None changes the user's position, its line of sight or its best beam beyond what the noise hides.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import math
 from abc import ABC, abstractmethod
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
+from datamodules.channel.draws import LinkDraws
 from datamodules.errors import InputError, finite_numbers
 
 Range = tuple[float, float]
@@ -21,7 +22,7 @@ class View(ABC):
     """A random observation of a channel."""
 
     @abstractmethod
-    def __call__(self, csi: Tensor, generator: Generator) -> Tensor:
+    def __call__(self, csi: Tensor, draws: LinkDraws) -> Tensor:
         """Return an observation of `csi`, same shape (B, ..., R, T, K), complex64."""
 
 
@@ -35,20 +36,19 @@ class Noise(View):
     def __init__(self, snr_db: Range = (0.0, 30.0)) -> None:
         self.snr_db = _ordered("snr_db", snr_db)
 
-    def __call__(self, csi: Tensor, generator: Generator) -> Tensor:
+    def __call__(self, csi: Tensor, draws: LinkDraws) -> Tensor:
         """Add noise."""
-        snr_db = _uniform(csi, self.snr_db, generator)
+        snr_db = _uniform(csi, self.snr_db, draws)
         power = csi.abs().square().mean(tuple(range(1, csi.ndim)), keepdim=True)
-        noise = torch.randn(csi.shape, dtype=csi.dtype, device=csi.device, generator=generator)
-        return csi + noise * (power * torch.pow(10.0, -snr_db / 10)).sqrt()
+        return csi + draws.normal(*csi.shape[1:]) * (power * torch.pow(10.0, -snr_db / 10)).sqrt()
 
 
 class CommonPhase(View):
     """An unknown oscillator phase, common to all antennas and subcarriers of a link."""
 
-    def __call__(self, csi: Tensor, generator: Generator) -> Tensor:
+    def __call__(self, csi: Tensor, draws: LinkDraws) -> Tensor:
         """Rotate every link by one uniform phase."""
-        phase = _uniform(csi, (0.0, 2 * math.pi), generator)
+        phase = _uniform(csi, (0.0, 2 * math.pi), draws)
         return csi * torch.polar(torch.ones_like(phase), phase)
 
 
@@ -65,10 +65,10 @@ class PartialSubcarriers(View):
         if not 0 < keep[0] <= keep[1] <= 1:
             raise InputError(f"keep must lie in (0, 1], got {keep}")
 
-    def __call__(self, csi: Tensor, generator: Generator) -> Tensor:
+    def __call__(self, csi: Tensor, draws: LinkDraws) -> Tensor:
         """Zero a random set of subcarriers of each link."""
-        share = _uniform(csi, self.keep, generator)
-        order = torch.rand(csi.shape[0], csi.shape[-1], device=csi.device, generator=generator).argsort(1).argsort(1)
+        share = _uniform(csi, self.keep, draws)
+        order = draws.uniform(csi.shape[-1]).argsort(1).argsort(1)
         kept = (share * csi.shape[-1]).round().clamp_min(1)
         order = order.reshape(csi.shape[0], *[1] * (csi.ndim - 2), csi.shape[-1])
         return csi * ((order < kept) * (csi.shape[-1] / kept).sqrt())
@@ -84,24 +84,19 @@ class TimingOffset(View):
     def __init__(self, cycles: Range = (0.0, 2.0)) -> None:
         self.cycles = _ordered("cycles", cycles)
 
-    def __call__(self, csi: Tensor, generator: Generator) -> Tensor:
+    def __call__(self, csi: Tensor, draws: LinkDraws) -> Tensor:
         """Turn every subcarrier by its share of the offset."""
-        offset = _uniform(csi, self.cycles, generator)
+        offset = _uniform(csi, self.cycles, draws)
         tones = torch.arange(csi.shape[-1], device=csi.device) / csi.shape[-1]
         phase = -2 * math.pi * offset * tones
         return csi * torch.polar(torch.ones_like(phase), phase)
 
 
-def observe(csi: Tensor, views: list[View], generators: list[Generator]) -> Tensor:
-    """Apply views in order, to the whole batch with one generator, or to each link with its own."""
-    if not views or not len(csi):
-        return csi
-    observed = []
-    for part, generator in zip(csi.chunk(len(generators)), generators, strict=True):
-        for view in views:
-            part = view(part, generator)
-        observed.append(part)
-    return torch.cat(observed)
+def observe(csi: Tensor, views: list[View], draws: LinkDraws) -> Tensor:
+    """Apply views in order."""
+    for view in views:
+        csi = view(csi, draws)
+    return csi
 
 
 def _ordered(name: str, values: Range) -> Range:
@@ -111,8 +106,7 @@ def _ordered(name: str, values: Range) -> Range:
     return low, high
 
 
-def _uniform(csi: Tensor, span: Range, generator: Generator) -> Tensor:
+def _uniform(csi: Tensor, span: Range, draws: LinkDraws) -> Tensor:
     """Draw one number a link, shape (B, 1, ..., 1)."""
     low, high = span
-    draw = torch.rand(csi.shape[0], *[1] * (csi.ndim - 1), device=csi.device, generator=generator)
-    return low + (high - low) * draw
+    return low + (high - low) * draws.uniform(*[1] * (csi.ndim - 1))

@@ -1,7 +1,7 @@
 """Sequences: how users move while their channel is sampled, and what is to be predicted.
 
-What is drawn for a link depends on the seed, its site and its number alone: not on its batch, the epoch, the rank or
-the device. So a link moves the same way in every epoch and on every machine.
+How a user moves depends on the seed, its area and its row there alone: not on the base station or the variant of a twin
+that sees it, its batch, the epoch, the rank, the device or what other data there are.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from datamodules.channel.draws import uniform
 from datamodules.errors import InputError, check_finite, check_positive, check_whole, finite_numbers
 
 Mobility = Literal["static", "pedestrian", "vehicular"]
@@ -26,8 +27,6 @@ SPEEDS: dict[Mobility, tuple[float, float]] = {
 }
 #: time between snapshots of rays, unless said otherwise [s]
 _INTERVAL = 5e-3
-#: the constants of SplitMix64 as signed numbers (Steele, Lea and Flood, OOPSLA 2014)
-_STEP, _MIX_1, _MIX_2 = (n - 2**64 for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 class Motion(NamedTuple):
@@ -93,13 +92,13 @@ class Sequence:
         return torch.arange(self.snapshots + self.next_snapshot, dtype=torch.float64) * (self.interval or _INTERVAL)
 
 
-def draw_motion(sequence: Sequence, site: Tensor, user: Tensor, seed: int = 0, span: Tensor | None = None) -> Motion:
-    """Draw how each link's user moves: its class, its speed, and a uniform horizontal direction.
+def draw_motion(sequence: Sequence, area: Tensor, user: Tensor, seed: int = 0, span: Tensor | None = None) -> Motion:
+    """Draw how the user of each link moves: its class, its speed, and a uniform horizontal direction.
 
     Args:
         sequence: What to draw from.
-        site: Number of each link's site, shape (B,), integer.
-        user: Number of each link within its site, shape (B,), integer.
+        area: A number that tells each link's area apart, say the CRC-32 of its name, shape (B,), integer.
+        user: Row of each link's user in its area, shape (B,), integer.
         seed: Draws.
         span: Range (lowest, highest) of each link's speed [m/s] where its site fixes it, NaN elsewhere, shape (B, 2);
             see `domains.speed_spans`.
@@ -107,7 +106,7 @@ def draw_motion(sequence: Sequence, site: Tensor, user: Tensor, seed: int = 0, s
     Returns:
         The motion, on the device of `user`; what `synthesize` takes as `velocity` and `times`.
     """
-    pick, share, turn = uniform(seed, site, user, 3).unbind(1)
+    pick, share, turn = uniform(seed, area, user, count=3).unbind(1)
     if sequence.speed is None:
         weights = [1.0] * len(MOBILITIES)
         if sequence.mobility is not None:
@@ -156,23 +155,3 @@ def split_next(csi: Tensor) -> tuple[Tensor, Tensor]:
             "set data.sequence for rays, or record more snapshots"
         )
     return csi[:, :-1], csi[:, -1]
-
-
-def uniform(seed: int, site: Tensor, user: Tensor, count: int) -> Tensor:
-    """Return `count` uniform numbers in [0, 1) for each link, shape (B, count), that depend on nothing but the link.
-
-    A `torch.Generator` gives numbers in the order of a batch; here each link is its own stream of SplitMix64.
-    """
-    state = torch.full_like(user, seed, dtype=torch.int64)
-    for part in (site, user):
-        state = _mix(state + part.long() + _STEP)
-    stream = torch.arange(1, count + 1, device=user.device) * _STEP
-    # 24 bits: all that a float32 below one holds
-    return (_mix(state.unsqueeze(1) + stream) >> 40 & 0xFFFFFF).float() * 2.0**-24
-
-
-def _mix(state: Tensor) -> Tensor:
-    """Scramble 64-bit states; products wrap, and shifts, which keep the sign in PyTorch, are masked."""
-    state = (state ^ (state >> 30 & (1 << 34) - 1)) * _MIX_1
-    state = (state ^ (state >> 27 & (1 << 37) - 1)) * _MIX_2
-    return state ^ (state >> 31 & (1 << 33) - 1)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
+from datamodules.channel.draws import LinkDraws
 from datamodules.channel.ofdm import SPEED_OF_LIGHT
 from datamodules.errors import InputError, finite_numbers
 
@@ -42,14 +43,12 @@ class WorldSymmetry:
         if not 0 < low <= high:
             raise InputError(f"stretch must be (smallest, largest), both positive, got {(low, high)}")
 
-    def draw(self, count: int, generator: Generator) -> World:
-        """Draw one symmetry for each of `count` links."""
-        device = generator.device
-        quarters = torch.randint(0, 4 if self.turn else 1, (count,), generator=generator, device=device)
-        mirrored = torch.rand(count, generator=generator, device=device) < (0.5 if self.mirror else 0.0)
+    def draw(self, draws: LinkDraws) -> World:
+        """Draw one symmetry for each link."""
+        turn, mirror, length = draws.uniform(3).unbind(1)
         low, high = self.stretch
-        stretch = low + (high - low) * torch.rand(count, generator=generator, device=device)
-        return World(quarters, mirrored, stretch)
+        quarters = (turn * (4 if self.turn else 1)).long()
+        return World(quarters, mirror < (0.5 if self.mirror else 0.0), low + (high - low) * length)
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,13 @@ import torch
 import datamodules.module as module_of_data
 from datamodules.channel.arrays import Array
 from datamodules.channel.codebook import beam_power, dft_codebook
+from datamodules.channel.draws import LinkDraws
 from datamodules.channel.impairments import CommonPhase, Noise, PartialSubcarriers, TimingOffset
 from datamodules.channel.motion import Sequence
 from datamodules.channel.ofdm import OFDM
 from datamodules.dataset import ChannelDataset, ShardedSampler
 from datamodules.errors import InputError
+from datamodules.maps.augmentation import WorldSymmetry
 from datamodules.module import ChannelDataModule
 from datamodules.sites.environment import Environment
 from datamodules.sites.paths import Paths
@@ -38,6 +40,10 @@ def build(tmp_path, sites=None, **settings):
     module.prepare_data()
     module.setup("fit")
     return module
+
+
+def draws(count):
+    return LinkDraws(0, torch.arange(count))
 
 
 def first(module, loader="train_dataloader"):
@@ -110,22 +116,73 @@ def test_all_ranks_serve_as_many_batches_of_an_evaluated_side(links):
 def test_a_batch_of_no_links_has_the_keys_and_shapes_of_others(tmp_path):
     settings = {"num_beams": 4, "views": [Noise()], "observation": [Noise()], "extras": ["map", "geometry", "domain"]}
     module = build(tmp_path, **settings)
-    none, two = (module.finish(module.sides["all"].__getitems__(rows), by_link=True) for rows in ([], [0, 1]))
+    none, two = (module.finish(module.sides["all"].__getitems__(rows)) for rows in ([], [0, 1]))
     assert none.keys() == two.keys()
     for key, value in two.items():
         for one, other in zip(*(v if key == "views" else [v] for v in (none[key], value)), strict=True):
             assert (one.shape, one.dtype) == ((0, *other.shape[1:]), other.dtype), key
 
 
-def test_what_is_observed_in_evaluation_depends_on_the_link_alone(tmp_path):
-    module = build(tmp_path, views=[Noise(), CommonPhase(), PartialSubcarriers()], observation=[Noise()])
+@pytest.mark.parametrize("training", [False, True])
+def test_what_is_observed_depends_on_the_link_alone(tmp_path, training):
+    views = [Noise(), CommonPhase(), TimingOffset(), PartialSubcarriers()]
+    settings = {"symmetry": WorldSymmetry(stretch=(0.8, 1.2)), "extras": ["map", "geometry"], "observation": [Noise()]}
+    module = build(tmp_path, views=views, **settings)
     rows = module.sides["all"].__getitems__
-    whole, part = (module.finish(rows(links), by_link=True) for links in (range(40), range(1, 40, 2)))
-    assert torch.equal(whole["csi"][1::2], part["csi"])
+    whole, part = (module.finish(rows(links), epoch=1, training=training) for links in (range(40), range(1, 40, 2)))
+    for key in ("csi", "position", "map", "geometry"):
+        torch.testing.assert_close(whole[key][1::2], part[key], rtol=1e-5, atol=0)
     for one, other in zip(whole["views"], part["views"], strict=True):
-        assert torch.equal(one[1::2], other)
+        torch.testing.assert_close(one[1::2], other, rtol=1e-5, atol=1e-10)
     assert not torch.equal(*whole["views"])
     assert whole["views"][0].div(whole["clean_csi"]).abs().sum((1, 2, 3)).unique().numel() == 40, "links draw alike"
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_two_processes_observe_what_one_does(tmp_path, epoch):
+    module = build(tmp_path, observation=[Noise((0.0, 0.0))], sequence=Sequence(2))
+    train = module.sides["train"]
+
+    def seen(world):
+        samplers = [ShardedSampler(train, 32 // world, True, 0, rank, world) for rank in range(world)]
+        for sampler in samplers:
+            sampler.set_epoch(epoch)
+        batches = [module.finish(train.__getitems__(rows), epoch, True) for sampler in samplers for rows in sampler]
+        return {
+            (int(site), int(user)): csi
+            for batch in batches
+            for site, user, csi in zip(batch["site"], batch["user"], batch["csi"], strict=True)
+        }
+
+    one, two = seen(1), seen(2)
+    assert len(one) == len(train) <= len(two) + 1, "a link in excess is left out"
+    for link, csi in two.items():
+        torch.testing.assert_close(csi, one[link], rtol=1e-4, atol=1e-10)
+
+
+def test_the_stations_and_the_twins_of_a_user_see_it_move_alike_whatever_else_is_there(tmp_path):
+    facts = {"bs_orientation": torch.tensor([0.0, 0.1, 0.0])}
+    ours = [random_site(name, 40, area="town", **facts) for name in ("town_real_bs0", "town_twin_bs0", "town_real_bs1")]
+    settings = {"sequence": Sequence(3), "observation": [Noise()], "extras": ["domain"], "split": "spatial"}
+
+    def served(sites):
+        module = build(tmp_path, sites, **settings)
+        batch = module.finish(module.sides["all"].__getitems__(range(len(module.sides["all"]))))
+        return [
+            {key: value[batch["site"] == number] for key, value in batch.items()}
+            for number, site in enumerate(sites)
+            if site.area == "town"
+        ]
+
+    alone = served(ours)
+    for seen in alone[1:]:
+        torch.testing.assert_close(seen["clean_csi"], alone[0]["clean_csi"], msg="the users move otherwise")
+        assert not torch.allclose(seen["csi"], alone[0]["csi"], rtol=0.1, atol=0), "stations share their noise"
+    other = random_site("first", 30, seed=5, area="elsewhere")
+    for seen, before in zip(served([other, *ours[::-1]])[::-1], alone, strict=True):
+        torch.testing.assert_close(seen["clean_csi"], before["clean_csi"])
+        torch.testing.assert_close(seen["csi"], before["csi"])
+        assert torch.equal(seen["domain"], before["domain"])
 
 
 def test_fewer_links_than_ranks_still_train():
@@ -277,7 +334,7 @@ def test_impossible_data_say_why(tmp_path, settings, message):
 
 def test_noise_has_the_snr_it_says():
     csi = torch.randn(200, 2, 4, 32, dtype=torch.complex64) * 1e-6
-    noisy = Noise((10.0, 10.0))(csi, torch.Generator().manual_seed(0))
+    noisy = Noise((10.0, 10.0))(csi, draws(200))
     snr = csi.abs().square().mean() / (noisy - csi).abs().square().mean()
     assert 10 * torch.log10(snr) == pytest.approx(10, abs=0.1)
 
@@ -285,14 +342,14 @@ def test_noise_has_the_snr_it_says():
 def test_phase_and_timing_leave_magnitudes():
     csi = torch.randn(8, 1, 4, 16, dtype=torch.complex64)
     for view in (CommonPhase(), TimingOffset((0.0, 3.0))):
-        seen = view(csi, torch.Generator().manual_seed(0))
+        seen = view(csi, draws(8))
         assert torch.allclose(seen.abs(), csi.abs(), atol=1e-5)
         assert not torch.allclose(seen, csi)
 
 
 def test_partial_subcarriers_keep_their_share_and_the_power():
     csi = torch.ones(64, 2, 4, 32, dtype=torch.complex64)
-    seen = PartialSubcarriers((0.25, 0.25))(csi, torch.Generator().manual_seed(0))
+    seen = PartialSubcarriers((0.25, 0.25))(csi, draws(64))
     assert ((seen != 0).sum(-1) == 8).all()
     assert seen.abs().square().mean() == pytest.approx(1.0)
 

@@ -4,66 +4,33 @@ import pytest
 import torch
 
 from datamodules.channel.arrays import Array
-from datamodules.channel.motion import MOBILITIES, SPEEDS, Sequence, draw_motion, mobility_class, split_next, uniform
+from datamodules.channel.motion import MOBILITIES, SPEEDS, Sequence, draw_motion, mobility_class, split_next
 from datamodules.channel.ofdm import OFDM, SPEED_OF_LIGHT
 from datamodules.channel.synthesis import synthesize
 from datamodules.errors import InputError
 from tests.datamodules.rays import random_paths
 
 COUNT = 20_000
-SITE, USER = torch.zeros(COUNT, dtype=torch.long), torch.arange(COUNT)
-
-
-def splitmix(seed: int, site: int, user: int, count: int) -> list[float]:
-    """The stream of one link in Python's whole numbers."""
-    wrap, step = 2**64, 0x9E3779B97F4A7C15
-
-    def mix(state: int) -> int:
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) % wrap
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) % wrap
-        return state ^ (state >> 31)
-
-    state = seed
-    for part in (site, user):
-        state = mix((state + part + step) % wrap)
-    return [(mix((state + i * step) % wrap) >> 40) / 2**24 for i in range(1, count + 1)]
-
-
-def test_numbers_are_those_of_splitmix() -> None:
-    site, user = torch.tensor([0, 3, 12345]), torch.tensor([0, 77, 2**31])
-    drawn = uniform(9, site, user, 4)
-    expected = [splitmix(9, s, u, 4) for s, u in zip(site.tolist(), user.tolist(), strict=True)]
-    assert drawn.tolist() == expected
-
-
-def test_numbers_are_uniform_and_do_not_hang_together() -> None:
-    drawn = torch.cat([uniform(0, SITE + site, USER, 3) for site in range(2)], 1)
-    assert 0 <= drawn.min() < 1e-3
-    assert 0.999 < drawn.max() < 1
-    shares = torch.histc(drawn, 10, 0, 1) / drawn.numel()
-    assert (shares - 0.1).abs().max() < 0.004
-    assert (torch.corrcoef(drawn.T) - torch.eye(6)).abs().max() < 0.03
-    neighbours = torch.stack([drawn[:-1, 0], drawn[1:, 0]])
-    assert torch.corrcoef(neighbours)[0, 1].abs() < 0.03
+AREA, USER = torch.zeros(COUNT, dtype=torch.long), torch.arange(COUNT)
 
 
 def test_a_link_moves_alike_in_any_batch() -> None:
     order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(0))[:50]
-    whole = draw_motion(Sequence(), SITE, USER, seed=4)
-    batch = draw_motion(Sequence(), SITE[order], USER[order], seed=4)
+    whole = draw_motion(Sequence(), AREA, USER, seed=4)
+    batch = draw_motion(Sequence(), AREA[order], USER[order], seed=4)
     assert torch.equal(batch.velocity, whole.velocity[order])
     assert torch.equal(batch.mobility, whole.mobility[order])
-    other = draw_motion(Sequence(), SITE[order], USER[order], seed=5)
-    elsewhere = draw_motion(Sequence(), SITE[order] + 1, USER[order], seed=4)
+    other = draw_motion(Sequence(), AREA[order], USER[order], seed=5)
+    elsewhere = draw_motion(Sequence(), AREA[order] + 1, USER[order], seed=4)
     assert not torch.equal(other.velocity, batch.velocity)
     assert not torch.equal(elsewhere.velocity, batch.velocity)
 
 
 def test_classes_come_by_weight_and_speeds_lie_in_their_range() -> None:
-    motion = draw_motion(Sequence(mobility={"static": 1, "vehicular": 3}), SITE, USER)
+    motion = draw_motion(Sequence(mobility={"static": 1, "vehicular": 3}), AREA, USER)
     shares = torch.bincount(motion.mobility, minlength=3) / COUNT
     torch.testing.assert_close(shares, torch.tensor([0.25, 0, 0.75]), rtol=0, atol=0.015)
-    motion = draw_motion(Sequence(), SITE, USER)
+    motion = draw_motion(Sequence(), AREA, USER)
     speed = motion.velocity.norm(dim=1)
     for code, name in enumerate(MOBILITIES):
         low, high = SPEEDS[name]
@@ -74,7 +41,7 @@ def test_classes_come_by_weight_and_speeds_lie_in_their_range() -> None:
 
 
 def test_directions_are_horizontal_and_uniform() -> None:
-    velocity = draw_motion(Sequence(speed=(10.0, 10.0)), SITE, USER).velocity
+    velocity = draw_motion(Sequence(speed=(10.0, 10.0)), AREA, USER).velocity
     assert (velocity[:, 2] == 0).all()
     azimuth = torch.atan2(velocity[:, 1], velocity[:, 0])
     assert ((torch.histc(azimuth, 8, -math.pi, math.pi) / COUNT) - 0.125).abs().max() < 0.01
@@ -82,7 +49,7 @@ def test_directions_are_horizontal_and_uniform() -> None:
 
 def test_a_site_may_fix_the_speed() -> None:
     span = torch.tensor([[math.nan, math.nan], [3.0, 4.0]])[USER % 2]
-    speed = draw_motion(Sequence(mobility={"static": 1}), SITE, USER, span=span).velocity.norm(dim=1)
+    speed = draw_motion(Sequence(mobility={"static": 1}), AREA, USER, span=span).velocity.norm(dim=1)
     assert (speed[::2] == 0).all()
     assert 3 - 1e-5 <= speed[1::2].min() < speed[1::2].max() <= 4 + 1e-5
 
@@ -135,8 +102,7 @@ def test_bad_arguments(settings, message) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_draws_the_same() -> None:
-    here = draw_motion(Sequence(), SITE, USER, seed=3)
-    there = draw_motion(Sequence(), SITE.cuda(), USER.cuda(), seed=3)
-    assert torch.equal(uniform(3, SITE, USER, 3), uniform(3, SITE.cuda(), USER.cuda(), 3).cpu())
+    here = draw_motion(Sequence(), AREA, USER, seed=3)
+    there = draw_motion(Sequence(), AREA.cuda(), USER.cuda(), seed=3)
     torch.testing.assert_close(there.velocity.cpu(), here.velocity)
     assert torch.equal(there.mobility.cpu(), here.mobility)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from datamodules.channel.arrays import Array
+from datamodules.channel.draws import LinkDraws
 from datamodules.channel.ofdm import OFDM, SPEED_OF_LIGHT
 from datamodules.channel.synthesis import synthesize
 from datamodules.errors import InputError
@@ -108,7 +109,7 @@ def test_map_and_vector_equal_those_of_the_new_world(quarters, mirrored):
 
 
 def test_nothing_is_drawn_where_nothing_is_asked_for():
-    world = WorldSymmetry(turn=False, mirror=False).draw(50, torch.Generator().manual_seed(0))
+    world = WorldSymmetry(turn=False, mirror=False).draw(LinkDraws(0, torch.arange(50)))
     assert not world.quarters.any()
     assert not world.mirrored.any()
     assert (world.stretch == 1).all()
@@ -141,7 +142,7 @@ def test_recorded_csi_cannot_be_turned(tmp_path):
 
 def test_a_recording_of_other_arrays_is_refused(tmp_path):
     links = Recording.build(torch.randn(40, 1, 4, 8, dtype=torch.complex64), torch.rand(40, 3))
-    with pytest.raises(InputError, match=r"= \(1, 4, 8\), but data.ue, data.bs and data.ofdm make \(1, 8, 8\)"):
+    with pytest.raises(InputError, match=r"data\.bs is 1 x 8, but recording site has T = 4"):
         build(tmp_path, [dataclasses.replace(random_site(), links=links)], bs=Array(1, 8))
 
 
