@@ -206,7 +206,7 @@ def _import(args: list[str]) -> int:
 
 
 def _example(options: argparse.Namespace) -> int:
-    from datamodules.sources.deepmimo.v4 import data_root
+    from datamodules.sources.base import data_root
     from datamodules.sources.recorded.example import write_example
 
     return _tell(write_example(data_root("recorded", options.out)))

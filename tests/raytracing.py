@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from datamodules.sites.paths import Paths
-from datamodules.sources.raytracing import scenes
+from datamodules.sources.raytracing import scenes, tracing
 
 _PROBE = """
 import numpy as np
-from datamodules.sources.raytracing import scenes
-scenes.Tracer(scenes.find("floor_wall"), 3.5e9, samples=100)(np.array([[0, 0, 1.0]]), np.array([[1, 1, 1.0]]))
+from datamodules.sources.raytracing import scenes, tracing
+tracing.Tracer(scenes.find("floor_wall"), 3.5e9, samples=100)(np.array([[0, 0, 1.0]]), np.array([[1, 1, 1.0]]))
 """
 
 
@@ -127,7 +127,7 @@ def trace_with_cfr(
             setattr(scene, side, array)
         return PathSolver(deterministic=True)(scene, max_depth=3, samples_per_src=20_000, refraction=False)
 
-    [paths] = scenes.to_paths(solve((1, 1), (1, 1)), frequency, users, max_paths=10_000)
+    [paths] = tracing.to_paths(solve((1, 1), (1, 1)), frequency, users, max_paths=10_000)
     response = solve(bs, ue).cfr(frequencies=offsets, normalize_delays=False, normalize=False, out_type="numpy")
     # [user, rx element, 1, tx element, 1, K]
     response = response[:, _in_our_order(*ue)][:, :, 0][:, :, _in_our_order(*bs), 0]

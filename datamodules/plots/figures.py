@@ -17,11 +17,12 @@ from torch import Tensor
 from datamodules.errors import InputError
 from datamodules.plots.maps import decibel, draw_map, extent
 from datamodules.sites.paths import Paths
-from datamodules.sites.site import Site
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from datamodules.sites.site import Site
 
 _LINES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 #: weakest value drawn, below the strongest [dB]

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from datamodules.errors import InputError
 from datamodules.sites.paths import Paths
-from datamodules.sites.site import Site
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
+
+    from datamodules.sites.site import Site
 
 #: the three line-of-sight states: label and colour (told apart by the colour-blind); drawn in this order
 _LOS = {-1: ("no path", "#999999"), 1: ("line of sight", "#0072b2"), 0: ("no line of sight", "#e69f00")}

@@ -82,6 +82,18 @@ class Source(ABC):
         return [Site.load(folder, verify) for folder in folders]
 
 
+def data_root(kind: str, root: str | None) -> Path:
+    """Return `root`, or else `$CSI_DATA/<kind>`, or `data/<kind>` where CSI_DATA is not set."""
+    return (
+        Path(root).expanduser() if root is not None else Path(os.environ.get("CSI_DATA") or "data").expanduser() / kind
+    )
+
+
+def file_stamps(files: list[Path]) -> dict[str, list[int]]:
+    """Return size [bytes] and time of change [ns] by file name: with these in a recipe, changed data is read anew."""
+    return {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
+
+
 def make(recipe: Recipe, cache: Path) -> None:
     """Make the sites of one recipe unless they are there; a second process waits and finds them made."""
     if recipe.is_made(cache):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from datamodules.progress import Progress
 from datamodules.sites.paths import Paths
-from datamodules.sources.raytracing import scenes
+from datamodules.sources.raytracing import scenes, tracing
 from datamodules.sources.raytracing.areas import Areas
 from datamodules.sources.raytracing.scene_geometry import place as open_place
 
@@ -74,13 +74,13 @@ def _measure(trace: Trace, stations: NDArray[Any], users: NDArray[Any], referenc
     return wall, cpu, power.sum(), reference.sum(), np.minimum(share, 1).mean(), (share > 0).mean()
 
 
-def _reference(tracer: scenes.Tracer, stations: NDArray[Any], users: NDArray[Any]) -> NDArray[Any]:
+def _reference(tracer: tracing.Tracer, stations: NDArray[Any], users: NDArray[Any]) -> NDArray[Any]:
     # one base station at a time: five of these tables would not fit into memory
     trace = _even(tracer, _REFERENCE_SAMPLES, _REFERENCE_SLOTS)
     return np.concatenate([_power(trace(station[None], users)) for station in stations])
 
 
-def _even(tracer: scenes.Tracer, samples: int, slots: int = _SIONNA_SLOTS) -> Trace:
+def _even(tracer: tracing.Tracer, samples: int, slots: int = _SIONNA_SLOTS) -> Trace:
     """Return the obvious way to trace what a tracer traces."""
 
     def trace(stations: NDArray[Any], users: NDArray[Any]) -> list[Paths]:
@@ -101,7 +101,7 @@ def _even(tracer: scenes.Tracer, samples: int, slots: int = _SIONNA_SLOTS) -> Tr
             diffraction=tracer.diffraction,
             diffuse_reflection=tracer.scattering > 0,
         )
-        links = scenes.to_paths(traced, tracer.frequency, users, tracer.max_paths)
+        links = tracing.to_paths(traced, tracer.frequency, users, tracer.max_paths)
         scene.remove([*scene.transmitters, *scene.receivers])
         SBCandidateGenerator.MIN_SPEC_COUNT_SIZE = ours
         return links

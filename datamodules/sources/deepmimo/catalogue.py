@@ -8,8 +8,8 @@ from typing import Any, Literal
 import yaml
 
 from datamodules.errors import DatasetNotFoundError, InputError
-from datamodules.sources.base import Recipe, Source
-from datamodules.sources.deepmimo.v4 import DeepMIMO, data_root, find_folder, plain_name
+from datamodules.sources.base import Recipe, Source, data_root
+from datamodules.sources.deepmimo.v4 import DeepMIMO, find_folder, plain_name
 
 _CSICLIP = Path(__file__).with_name("csiclip_scenarios.yaml")
 

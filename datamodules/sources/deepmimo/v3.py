@@ -17,12 +17,10 @@ from datamodules.errors import DatasetNotFoundError, InputError
 from datamodules.sites.environment import Environment
 from datamodules.sites.paths import Paths
 from datamodules.sites.site import Site
-from datamodules.sources.base import Recipe, Source
+from datamodules.sources.base import Recipe, Source, data_root, file_stamps
 from datamodules.sources.deepmimo.files import naming, refuse_other_layouts, require
 from datamodules.sources.deepmimo.v4 import (
-    data_root,
     drop_unserved,
-    file_stamps,
     find_folder,
     place_of,
     plain_name,

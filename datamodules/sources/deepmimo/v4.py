@@ -21,7 +21,7 @@ from datamodules.errors import DatasetNotFoundError, InputError
 from datamodules.sites.environment import Environment
 from datamodules.sites.paths import Paths
 from datamodules.sites.site import Site
-from datamodules.sources.base import Recipe, Source
+from datamodules.sources.base import Recipe, Source, data_root, file_stamps
 from datamodules.sources.deepmimo.files import Facts, link_suffix, read_environment, read_link
 
 
@@ -143,13 +143,6 @@ class DeepMIMO(Source):
         return self.root / self.scenario
 
 
-def data_root(kind: str, root: str | None) -> Path:
-    """Return `root`, or else `$CSI_DATA/<kind>`, or `data/<kind>` where CSI_DATA is not set."""
-    return (
-        Path(root).expanduser() if root is not None else Path(os.environ.get("CSI_DATA") or "data").expanduser() / kind
-    )
-
-
 def plain_name(scenario: str) -> str:
     """Return a scenario's name in lower case.
 
@@ -180,11 +173,6 @@ def find_folder(root: Path, scenario: str) -> Path | None:
 def place_of(scenario: str) -> str:
     """Strip the frequency from a scenario's name: `city_0_newyork_3p5` and `city_0_newyork_28` are one place."""
     return re.sub(r"_\d+(p\d+)?b?(_(lwm|s|dyn))?$", "", scenario)
-
-
-def file_stamps(files: list[Path]) -> dict[str, list[int]]:
-    """Return size [bytes] and time of change [ns] by file name: with these in a recipe, changed data is read anew."""
-    return {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
 
 
 def select_base_stations(wanted: list[int] | None, available: list[int], scenario: str) -> list[int]:

@@ -11,7 +11,7 @@ than 100,000 of Sionna's in a third of the time, and of the average link what 75
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -19,21 +19,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.sites.paths import Paths
-from datamodules.sources.raytracing import scenes
+from datamodules.sources.raytracing.tracing import Tracer, solve, to_paths
 
 #: the cosine of the zenith is u^3 for u uniform in [-1, 1]: half of the rays leave within 7 degrees of the horizon, and
 #: no direction is left out
 _BEND = 3
 #: neighbours in the order of shooting share one of so many sectors of azimuth
 _SECTORS = 256
-#: room for the candidate paths of a base station: users fill 50 to 350 each, but with diffuse reflection any number
-_CANDIDATES_PER_USER, _DIFFUSE_CANDIDATES = 4_000, 1_000_000
+#: room for the candidate paths of a user, who fills 50 to 350; with diffuse reflection there is no saying
+_CANDIDATES_PER_USER = 4_000
 #: samples x interactions x base stations x users of one call; Sionna's deterministic solver takes 50 bytes for each
 _CALL_SIZE = 20_000_000
 _GOLDEN = (5**0.5 - 1) / 2
 
 
-class StreetTracer(scenes.Tracer):
+class StreetTracer(Tracer):
     """A `Tracer` for base stations in the street: the same paths from fewer rays.
 
     With scattering it shoots evenly, as Sionna weighs diffuse reflections by an even lattice.
@@ -46,43 +46,12 @@ class StreetTracer(scenes.Tracer):
         return [Paths.cat([part[station] for part in parts]) for station in range(len(stations))]
 
     def _trace(self, stations: NDArray[Any], users: NDArray[Any]) -> list[Paths]:
-        with towards_horizon() if self.scattering == 0 else nullcontext():
+        if self.scattering > 0:
             traced = solve(self, stations, users)
-        return scenes.to_paths(traced, self.frequency, users, self.max_paths)
-
-
-def solve(tracer: scenes.Tracer, stations: NDArray[Any], users: NDArray[Any]) -> Any:
-    """Trace every base station to every user.
-
-    Args:
-        tracer: The scene, and what to trace in it.
-        stations: Base-station positions [m], shape (S, 3).
-        users: User positions [m], shape (U, 3).
-
-    Returns:
-        The `sionna.rt.Paths` between single antennas.
-    """
-    scene, diffuse = scenes.load(tracer.file, tracer.frequency, tracer.scattering), tracer.scattering > 0
-    from sionna.rt import PathSolver, Receiver, Transmitter
-
-    devices = [Transmitter(f"bs{i}", position=position.tolist()) for i, position in enumerate(stations)]
-    devices += [Receiver(f"ue{i}", position=position.tolist()) for i, position in enumerate(users)]
-    try:
-        scene.add(devices)
-        return PathSolver(deterministic=True)(
-            scene,
-            max_depth=tracer.max_depth,
-            max_num_paths_per_src=_DIFFUSE_CANDIDATES if diffuse else _CANDIDATES_PER_USER * len(users),
-            samples_per_src=tracer.samples,
-            los=tracer.los,
-            specular_reflection=tracer.specular,
-            diffuse_reflection=diffuse,
-            refraction=False,  # these buildings are empty shells: a ray would pass one far too easily
-            diffraction=tracer.diffraction,
-            seed=tracer.seed,
-        )
-    finally:
-        scene.remove([device.name for device in devices])
+        else:
+            with towards_horizon():
+                traced = solve(self, stations, users, _CANDIDATES_PER_USER * len(users))
+        return to_paths(traced, self.frequency, users, self.max_paths)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Scenes for ray tracing: finding them, loading them, tracing in them.
+"""Scenes for ray tracing: finding them and loading them.
 
 Sionna RT, Mitsuba and Dr.Jit are imported inside functions only: they take a second, and look for LLVM when they are.
 """
@@ -11,7 +11,6 @@ import importlib.util
 import os
 import platform
 import xml.etree.ElementTree as ElementTree
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ import torch
 from numpy.typing import NDArray
 
 from datamodules.errors import DatasetNotFoundError, InputError, refuse_pointer
-from datamodules.sites.paths import Paths
 from datamodules.sites.site import sha256
 from datamodules.sources.raytracing.materials import with_materials
 
@@ -119,10 +117,11 @@ def read(file: Path, merge_shapes: bool) -> Any:
     """
     use_llvm()
     try:
-        import mitsuba as mi
+        import mitsuba
         from sionna.rt.scene import load_scene_from_string
     except ImportError as error:
         raise InputError(f"Sionna RT cannot be imported ({_in_one_line(error)}): pip install sionna-rt") from error
+    mi: Any = mitsuba  # its stubs call some of its functions objects
     text, before = with_materials(file), mi.file_resolver()
     resolver = mi.FileResolver(before)
     resolver.append(str(file.parent))
@@ -205,106 +204,3 @@ def _load(file: Path, _: int, frequency: float, scattering: float) -> Any:
 def _in_one_line(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) < 600 else f"{text[:200]} ... {text[-400:]}"  # the cause comes last
-
-
-@dataclass(frozen=True)
-class Tracer:
-    """Traces links in one scene, which stays loaded between the calls of a process. Equal calls give equal bytes.
-
-    Attributes:
-        file: Mitsuba XML file of the scene.
-        frequency: Carrier [Hz].
-        max_depth: Largest number of interactions of a path.
-        los: Whether to trace the direct path.
-        specular: Whether to trace specular reflections.
-        diffraction: Whether to trace first-order diffraction at wedges.
-        scattering: Scattering coefficient of the materials that state none; 0 traces no diffuse reflection.
-        samples: Rays shot from each base station.
-        max_paths: Paths kept per link, strongest first.
-        seed: Seed of the choices that rays make at random (diffraction, scattering).
-    """
-
-    file: Path
-    frequency: float
-    max_depth: int = 4
-    los: bool = True
-    specular: bool = True
-    diffraction: bool = False
-    scattering: float = 0.0
-    samples: int = 50_000
-    max_paths: int = 20
-    seed: int = 0
-
-    def __call__(self, stations: NDArray[Any], users: NDArray[Any]) -> list[Paths]:
-        """Trace every base station to every user.
-
-        Args:
-            stations: Base-station positions [m], shape (S, 3).
-            users: User positions [m], shape (U, 3).
-
-        Returns:
-            The `U` links of each base station.
-        """
-        scene = load(self.file, self.frequency, self.scattering)
-        from sionna.rt import PathSolver, Receiver, Transmitter
-
-        devices = [Transmitter(f"bs{i}", position=position.tolist()) for i, position in enumerate(stations)]
-        devices += [Receiver(f"ue{i}", position=position.tolist()) for i, position in enumerate(users)]
-        try:
-            scene.add(devices)
-            traced = PathSolver(deterministic=True)(
-                scene,
-                max_depth=self.max_depth,
-                samples_per_src=self.samples,
-                los=self.los,
-                specular_reflection=self.specular,
-                diffuse_reflection=self.scattering > 0,
-                refraction=False,  # these buildings are empty shells: a ray would pass one far too easily
-                diffraction=self.diffraction,
-                seed=self.seed,
-            )
-        finally:
-            scene.remove([device.name for device in devices])
-        return to_paths(traced, self.frequency, users, self.max_paths)
-
-    def sees(self, origins: NDArray[Any], targets: NDArray[Any]) -> NDArray[Any]:
-        """Say between which points (S, 3) and (V, 3) [m] there is line of sight, shape (S, V), bool."""
-        scene = load(self.file, self.frequency, self.scattering)
-        import mitsuba as mi
-
-        start = np.repeat(origins, len(targets), axis=0).astype(np.float32)
-        step = np.tile(targets, (len(origins), 1)).astype(np.float32) - start
-        ray = mi.Ray3f(o=mi.Point3f(*start.T), d=mi.Vector3f(*step.T))
-        # counted in steps, and a step is the whole link
-        ray.maxt = type(ray.maxt)(1.0)
-        return ~np.asarray(scene.mi_scene.ray_test(ray)).reshape(len(origins), len(targets))
-
-
-def to_paths(traced: Any, frequency: float, users: NDArray[Any], max_paths: int) -> list[Paths]:
-    """Turn what Sionna traced between single antennas into `Paths`, one for each of its transmitters.
-
-    Sionna's coefficient a leaves out the propagation phase, so gain = a e^{-j 2 pi f_c tau}. The product f_c tau, some
-    10^3 to 10^5 turns, is reduced to less than one in float64; float32 would be wrong by 10^-4 to 10^-2 turns.
-
-    Args:
-        traced: A `sionna.rt.Paths`, traced with single-element arrays and `synthetic_array=True`.
-        frequency: Carrier [Hz].
-        users: Receiver positions [m], shape (U, 3).
-        max_paths: Paths kept per link, strongest first.
-    """
-    valid, delay = np.asarray(traced.valid), np.asarray(traced.tau)
-    a = (np.asarray(traced.a[0], dtype=np.float64) + 1j * np.asarray(traced.a[1], dtype=np.float64))[:, 0, :, 0]
-    turns = np.modf(frequency * delay.astype(np.float64))[0]
-    fields = {
-        "gain": np.where(valid, a * np.exp(-2j * np.pi * turns), 0),
-        "delay": delay,
-        "aod": np.stack([np.asarray(traced.phi_t), np.asarray(traced.theta_t)], axis=-1),
-        "aoa": np.stack([np.asarray(traced.phi_r), np.asarray(traced.theta_r)], axis=-1),
-        "bounces": np.count_nonzero(np.asarray(traced.interactions), axis=0),
-    }
-    position = torch.tensor(users, dtype=torch.float32)
-    links = []
-    for s in range(valid.shape[1]):
-        own = {name: torch.from_numpy(np.ascontiguousarray(value[:, s])) for name, value in fields.items()}
-        links.append(Paths.build(**own, position=position.clone(), max_paths=max_paths).pad(1))
-    return links

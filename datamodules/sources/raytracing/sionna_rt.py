@@ -20,6 +20,7 @@ from datamodules.sites.site import Site
 from datamodules.sources.base import Recipe, Source, restore_chunk, store_chunk
 from datamodules.sources.raytracing import scene_geometry as places
 from datamodules.sources.raytracing import scenes
+from datamodules.sources.raytracing.tracing import Tracer
 
 #: samples x interactions x base stations x users of one call; Sionna's deterministic solver takes 50 bytes for each
 _CALL_SIZE = 10_000_000
@@ -130,7 +131,7 @@ class SionnaRT(Source):
         if not positions or any(len(position) != 3 for position in positions):
             raise InputError(f"base_stations must be [x, y, z] positions [m] or their number, got {base_stations}")
 
-        self.tracer = scenes.Tracer(
+        self.tracer = Tracer(
             scenes.find(scene), frequency, max_depth, los, specular, diffraction, scattering, samples, max_paths, seed
         )
         self.name = name or self.tracer.file.stem

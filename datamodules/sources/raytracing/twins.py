@@ -18,10 +18,9 @@ from datamodules.sites.paths import Paths
 from datamodules.sites.site import Site
 from datamodules.sources.base import Recipe, Source
 from datamodules.sources.raytracing import foliage as trees
-from datamodules.sources.raytracing import scenes
 from datamodules.sources.raytracing.foliage import Foliage
-from datamodules.sources.raytracing.ray_launching import solve
 from datamodules.sources.raytracing.sionna_rt import SionnaRT
+from datamodules.sources.raytracing.tracing import Tracer, solve, to_paths
 
 
 class Variant(TypedDict, total=False):
@@ -118,7 +117,7 @@ class Twins(Source):
 
 
 @dataclasses.dataclass(frozen=True)
-class LeafyTracer(scenes.Tracer):
+class LeafyTracer(Tracer):
     """A `Tracer` whose paths are weakened where they pass through trees.
 
     Attributes:
@@ -138,8 +137,8 @@ class LeafyTracer(scenes.Tracer):
         # antennas have an axis each: (U, R, S, T, P)
         a = tuple(np.asarray(part) * left[:, None, :, None] for part in traced.a)
         weakened = SimpleNamespace(**fields, interactions=traced.interactions, a=a)
-        return scenes.to_paths(weakened, self.frequency, users, self.max_paths)
+        return to_paths(weakened, self.frequency, users, self.max_paths)
 
 
-def _work(tracer: scenes.Tracer) -> int:
+def _work(tracer: Tracer) -> int:
     return tracer.samples * max(tracer.max_depth, 1)

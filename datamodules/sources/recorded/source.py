@@ -14,8 +14,7 @@ import torch
 from datamodules.errors import DatasetNotFoundError, InputError
 from datamodules.sites.environment import Environment
 from datamodules.sites.site import Site
-from datamodules.sources.base import Recipe, Source
-from datamodules.sources.deepmimo.v4 import data_root, file_stamps
+from datamodules.sources.base import Recipe, Source, data_root, file_stamps
 from datamodules.sources.recorded.file import read_recording
 
 #: grows when the reader changes what it makes, so that sites in the cache are made anew

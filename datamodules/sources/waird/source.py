@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from datamodules.errors import DatasetNotFoundError, InputError, refuse_pointer
-from datamodules.sources.base import Recipe, Source
+from datamodules.sources.base import Recipe, Source, data_root
 from datamodules.sources.waird.area import HEIGHT_FILE, Plan, frequency_tag, read_area
 
 #: the split of env_channel section IV-A, by name
@@ -62,8 +62,7 @@ class WAIRD(Source):
             raise InputError(f"scenario must be 1 or 2, got {scenario!r}")
         if max_paths < 1:
             raise InputError(f"max_paths must be at least 1, got {max_paths}")
-        data = os.environ.get("CSI_DATA")
-        self.root = Path(root) if root else Path(data or "data") / "waird"
+        self.root = data_root("waird", root)
         self.scenario = scenario
         self.areas = areas
         self.frequency = float(frequency)

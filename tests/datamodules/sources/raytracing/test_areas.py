@@ -7,7 +7,7 @@ import torch
 
 from datamodules.errors import InputError
 from datamodules.sources.raytracing import scene_geometry as places
-from datamodules.sources.raytracing import scenes
+from datamodules.sources.raytracing import scenes, tracing
 from datamodules.sources.raytracing.areas import Areas
 from datamodules.sources.raytracing.ray_launching import StreetTracer, horizon_lattice, towards_horizon
 from datamodules.splits import split_links
@@ -139,8 +139,8 @@ def test_bent_rays_find_more_than_even_ones(towns):
     power = {
         name: np.stack([paths.power.numpy() for paths in kind(file, **facts, samples=samples)(stations, users)])
         for name, kind, samples in (
-            ("all", scenes.Tracer, 60_000),
-            ("even", scenes.Tracer, 2000),
+            ("all", tracing.Tracer, 60_000),
+            ("even", tracing.Tracer, 2000),
             ("bent", StreetTracer, 2000),
         )
     }

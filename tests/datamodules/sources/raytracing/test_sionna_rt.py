@@ -15,7 +15,7 @@ import torch
 from datamodules.channel.ofdm import SPEED_OF_LIGHT
 from datamodules.errors import DatasetNotFoundError, InputError
 from datamodules.sources.raytracing import scene_geometry as places
-from datamodules.sources.raytracing import scenes
+from datamodules.sources.raytracing import scenes, tracing
 from datamodules.sources.raytracing.sionna_rt import SionnaRT
 from tests.raytracing import requires_sionna, skip_without_sionna, write_scene
 
@@ -60,7 +60,7 @@ def test_importing_the_source_imports_no_ray_tracer():
 
 def test_direct_path_has_its_closed_form(field):
     users = np.array([[30.0, 4.0, 1.5], [-10.0, -40.0, 3.0], [-45.0, 45.0, 1.5]])
-    [paths] = scenes.Tracer(field, FREQUENCY, specular=False, samples=10)(STATION, users)
+    [paths] = tracing.Tracer(field, FREQUENCY, specular=False, samples=10)(STATION, users)
     step = users - STATION
     distance = np.linalg.norm(step, axis=1)
     assert paths.los.tolist() == [1, 1, 1]
@@ -79,7 +79,7 @@ def test_direct_path_has_its_closed_form(field):
 
 def test_ground_reflection_takes_the_mirrored_way(field):
     users = np.array([[30.0, 5.0, 1.5]])
-    [paths] = scenes.Tracer(field, FREQUENCY, samples=5000)(STATION, users)
+    [paths] = tracing.Tracer(field, FREQUENCY, samples=5000)(STATION, users)
     assert paths.bounces[0].tolist() == [0, 1]
     mirrored = np.linalg.norm(users - STATION * [1, 1, -1])
     np.testing.assert_allclose(paths.delay[0, 1], mirrored / SPEED_OF_LIGHT, rtol=1e-6)
@@ -88,7 +88,7 @@ def test_ground_reflection_takes_the_mirrored_way(field):
 
 def test_user_that_no_path_reaches_is_kept(village):
     users = np.array([[35.0, 0.0, 3.25], [-20.0, 0.0, 0.5]])
-    [paths] = scenes.Tracer(village, FREQUENCY, specular=False, samples=10)(STATION, users)
+    [paths] = tracing.Tracer(village, FREQUENCY, specular=False, samples=10)(STATION, users)
     assert paths.los.tolist() == [-1, 1]
     assert paths.gain[0].abs().sum() == 0
 
@@ -96,8 +96,8 @@ def test_user_that_no_path_reaches_is_kept(village):
 def test_second_station_and_scattering_add_links_and_paths(village):
     users = np.array([[-40.0, 10.0, 0.0], [-30.0, -10.0, 0.5]])
     stations = np.concatenate([STATION, [[-40.0, -30.0, 10.0]]])
-    plain = scenes.Tracer(village, FREQUENCY, samples=2000, max_depth=1)(stations, users)
-    rough = scenes.Tracer(village, FREQUENCY, samples=2000, max_depth=1, scattering=0.5)(stations, users)
+    plain = tracing.Tracer(village, FREQUENCY, samples=2000, max_depth=1)(stations, users)
+    rough = tracing.Tracer(village, FREQUENCY, samples=2000, max_depth=1, scattering=0.5)(stations, users)
     assert len(plain) == len(rough) == 2
     assert torch.equal(plain[0].position, plain[1].position)
     assert not torch.equal(plain[0].delay, plain[1].delay)
@@ -219,8 +219,8 @@ def test_killed_run_resumes_to_the_same_bytes(tmp_path, monkeypatch):
     chunks[0].write_bytes(damaged)
 
     traced = []
-    trace = scenes.Tracer.__call__
-    monkeypatch.setattr(scenes.Tracer, "__call__", lambda *args: traced.append(1) or trace(*args))
+    trace = tracing.Tracer.__call__
+    monkeypatch.setattr(tracing.Tracer, "__call__", lambda *args: traced.append(1) or trace(*args))
     SionnaRT(**facts, cache=str(broken)).sites()
     assert 0 < len(traced) <= 5 - 2 + 1
     files = {path.relative_to(whole) for path in whole.rglob("*") if path.is_file() and path.suffix != ".lock"}

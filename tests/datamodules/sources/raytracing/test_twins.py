@@ -12,7 +12,7 @@ import torch
 from datamodules.errors import InputError
 from datamodules.sites.user_matching import pair
 from datamodules.sources.raytracing import scene_geometry as places
-from datamodules.sources.raytracing import scenes
+from datamodules.sources.raytracing import scenes, tracing
 from datamodules.sources.raytracing.foliage import Foliage, attenuation_at, chords, clear_of
 from datamodules.sources.raytracing.sionna_rt import SionnaRT
 from datamodules.sources.raytracing.twins import LeafyTracer, Twins
@@ -107,7 +107,7 @@ def test_a_tree_takes_its_decibels_and_nothing_else(tmp_path):
     field = write_scene(tmp_path, {})
     stations, users = np.array([[0.0, 0, 5]], np.float32), np.array([[30.0, 0, 5], [30, 20, 5]], np.float32)
     facts = {"frequency": 28e9, "samples": 2000, "max_depth": 1}
-    [bare] = scenes.Tracer(field, **facts)(stations, users)
+    [bare] = tracing.Tracer(field, **facts)(stations, users)
     [leafy] = LeafyTracer(field, **facts, foliage=OneTree(attenuation=0.5))(stations, users)
     # the direct path to the first user passes 6 m of leaves, its ground reflection fewer, the second user's none
     loss = 20 * torch.log10(bare.gain.abs() / leafy.gain.abs())
