@@ -1,4 +1,4 @@
-"""DFT beam codebooks and the power each beam receives."""
+"""DFT codebooks: the power that their beams receive, and feedback by codewords chosen, sounded and put together."""
 
 from __future__ import annotations
 
@@ -76,3 +76,95 @@ def beam_power_of_paths(
     gram = (space @ space.mH) * (tones @ tones.mH)
     beams = array_response(paths.aod, bs, mount) @ codebook.T.to(space)
     return (beams * (gram @ beams.conj())).sum(1).real.clamp_min(0)
+
+
+def dft_weights(csi: Tensor, codebook: Tensor) -> Tensor:
+    """Return the correlation of each link with every codeword, z = |D^H h| (twin calibration section III).
+
+    Args:
+        csi: Shape (B, R, T, K); over receive antennas and subcarriers, of which the paper has one each, powers are
+            averaged.
+        codebook: Shape (Q, T), as `dft_codebook` returns it.
+
+    Returns:
+        Shape (B, Q).
+    """
+    return (beam_power(csi, codebook) / (csi.shape[1] * csi.shape[3])).sqrt()
+
+
+def shares(weights: Tensor) -> Tensor:
+    """Scale weights (B, Q) to a sum of 1; a link of zeros stays zero."""
+    return weights / weights.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
+
+
+def top_codewords(weights: Tensor, count: int) -> Tensor:
+    """Return the codewords of the largest weights, strongest first (twin calibration eq 9).
+
+    Args:
+        weights: Shape (B, Q).
+        count: How many, P.
+
+    Returns:
+        Indices, shape (B, P), int64.
+    """
+    return weights.topk(count, dim=-1).indices
+
+
+def reported(weights: Tensor, count: int) -> Tensor:
+    """Return what codebook feedback tells of weights (B, Q): the `count` largest, zeros else (section IV-B)."""
+    values, indices = weights.topk(count, dim=-1)
+    return torch.zeros_like(weights).scatter(-1, indices, values)
+
+
+def sounded(
+    csi: Tensor,
+    codebook: Tensor,
+    codewords: Tensor,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Return the coefficients that a user estimates of pilots sent through codewords (twin calibration eq 10).
+
+    One pilot of unit power a codeword; divided out, it leaves the least-squares estimate of h s for each codeword s.
+
+    Args:
+        csi: True channel for 1 W sent in every subcarrier, shape (B, R, T, K).
+        codebook: Shape (Q, T).
+        codewords: Indices, shape (B, P).
+        noise: Noise power of an estimate [W], shape (B,); by default there is none.
+        generator: Draws the noise.
+
+    Returns:
+        Complex, shape (B, R, P, K).
+    """
+    coefficients = torch.einsum("brtk,bpt->brpk", csi, codebook.to(csi)[codewords])
+    if noise is None:
+        return coefficients
+    drawn = torch.randn(coefficients.shape, dtype=csi.dtype, device=csi.device, generator=generator)
+    return coefficients + drawn * noise.sqrt()[:, None, None, None]
+
+
+def rebuilt(coefficients: Tensor, codebook: Tensor, codewords: Tensor) -> Tensor:
+    """Return the channel of least norm that has the reported coefficients, w = Q x (twin calibration section IV-D).
+
+    Args:
+        coefficients: Shape (B, R, P, K).
+        codebook: Shape (Q, T); codewords that are not orthogonal, of an oversampled one, are told apart.
+        codewords: Indices, shape (B, P).
+
+    Returns:
+        Complex, shape (B, R, T, K).
+    """
+    chosen = codebook.to(coefficients)[codewords]
+    parts: Tensor = torch.linalg.solve((chosen @ chosen.mH)[:, None], coefficients)
+    return chosen.mH[:, None] @ parts
+
+
+def hits(codewords: Tensor, weights: Tensor) -> Tensor:
+    """Return 1 where the strongest codeword of a link is among those chosen, else 0 (B,): beam management.
+
+    Args:
+        codewords: Chosen indices, shape (B, P).
+        weights: True weights, shape (B, Q).
+    """
+    return (codewords == weights.argmax(-1, keepdim=True)).any(-1).float()
