@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from foundation.encoder import Encoder
     from foundation.models.calibration import TwinCalibration
     from foundation.models.csiclip import CSICLIP
+    from foundation.models.contwin import ConTwin
     from foundation.models.csifeedback import CsiFeedback
     from foundation.models.envchannel import EnvChannel
     from foundation.nets.contwin import CNNTransformer
@@ -29,6 +30,7 @@ __all__ = [
     "CSINetPlus",
     "ChannelTransformer",
     "CollapseAlarm",
+    "ConTwin",
     "CsiFeedback",
     "CsiNet",
     "Encoder",
@@ -53,6 +55,7 @@ _HOME = {
     "CSINetPlus": "nets.csinetplus",
     "ChannelTransformer": "nets.transformer",
     "CollapseAlarm": "runtime.probe",
+    "ConTwin": "models.contwin",
     "CsiFeedback": "models.csifeedback",
     "CsiNet": "nets.csinet",
     "Encoder": "encoder",

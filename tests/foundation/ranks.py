@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 
 from datamodules.channel.impairments import CommonPhase, Noise
 from datamodules.dataset import ChannelDataset
-from foundation import FineTune
+from foundation import ConTwin, FineTune
 from foundation.cli import main
 from heads import LOS, Joint, Positioning
 from tests.datamodules.test_module import build
@@ -35,14 +35,23 @@ def two_tower():
     return small(counterfactuals=1.0, profile=1.0)
 
 
-MODELS = {"CSICLIP": tiny_clip, "EnvChannel": two_tower, "FineTune": adapted}
+def twin_contrast(**settings):
+    torch.manual_seed(0)
+    return ConTwin(TinyEncoder(), embed_dim=8, rho=3, pool="all", **settings)
+
+
+MODELS = {"CSICLIP": tiny_clip, "ConTwin": twin_contrast, "EnvChannel": two_tower, "FineTune": adapted}
+
+
+#: models that train to the same on any number of processes
+TRAINED = (tiny_clip, twin_contrast)
 
 
 def data(folder, links, batch_size=4):
     """A validation side of so many links, seen in noise."""
     site = town_site("a", 0)
     views = [Noise(), CommonPhase()]
-    extras = ["map", "geometry"]
+    extras = ["map", "geometry", "domain"]
     module = build(folder, [site], batch_size=batch_size, views=views, observation=views, extras=extras)
     served = module.sides["all"].links
     module.sides["validation"] = ChannelDataset([site], served[:links])
@@ -71,11 +80,11 @@ def scores(folder):
     return found
 
 
-def trained(folder):
+def trained(folder, make=tiny_clip):
     """Return what a short training on clean channels logs, its validation side not as many batches on all processes."""
     torch.manual_seed(1)
-    model, module = tiny_clip(schedule="constant"), data(folder / "sites", 9, 16 // WORLD)
-    module._make.views, module._make.observation = None, []
+    model, module = make(schedule="constant"), data(folder / "sites", 9, 16 // WORLD)
+    module._make.views, module._make.observation = [], []
     train = module.sides["train"]
     module.sides["train"] = ChannelDataset(train.sites, train.links[:96])
     fit = trainer(folder, max_epochs=2, num_sanity_val_steps=0)
@@ -86,7 +95,7 @@ def trained(folder):
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     if (folder / "scores").exists():
-        found = {**scores(folder), "trained": trained(folder)}
+        found = {**scores(folder), **{make.__name__: trained(folder, make) for make in TRAINED}}
         if torch.distributed.get_rank() == 0:
             (folder / "scores" / "scores.json").write_text(json.dumps(found))
     for command in json.loads((folder / "commands.json").read_text()):

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.foundation.commands import QUIET, REPOSITORY
-from tests.foundation.ranks import scores, trained
+from tests.foundation.ranks import TRAINED, scores, trained
 
 CONFIGS = REPOSITORY / "experiments"
 SHARED = [*QUIET, "--config", str(CONFIGS / "wandb.yaml"), "--trainer.accelerator", "cpu", "--trainer.devices", "2"]
@@ -89,8 +89,9 @@ def test_scores_are_those_of_one_process(job, tmp_path):
     assert abs(one["CSICLIP 11"]["val/loss"] - math.log(11)) > 1e-3, "the embeddings are all the same"
 
 
-def test_a_training_logs_what_one_process_does(job, tmp_path):
-    two, one = json.loads((job / "scores/scores.json").read_text())["trained"], trained(tmp_path)
+@pytest.mark.parametrize("make", TRAINED, ids=lambda make: make.__name__)
+def test_a_training_logs_what_one_process_does(make, job, tmp_path):
+    two, one = json.loads((job / "scores/scores.json").read_text())[make.__name__], trained(tmp_path, make)
     assert two.keys() == one.keys() >= {"train/loss", "val/loss", "val/probe/los/accuracy"}
     for name, value in one.items():
         assert two[name] == pytest.approx(value, rel=1e-3, abs=1e-4, nan_ok=True), name

@@ -1,0 +1,197 @@
+"""ConTwin, phase I: an encoder of the past of a channel, by contrast of links of like and of adverse domains."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor, nn
+
+from datamodules.errors import InputError, check_not_negative, check_positive
+from foundation.encoder import Encoder
+from foundation.gather import concatenate, gather, gather_rows
+from foundation.losses.clip import retrieval, spread
+from foundation.losses.domain_similarity import THRESHOLDS, adversarial, alike
+from foundation.losses.ntxent import Negatives, NTXentLoss
+from foundation.optim.schedules import Schedule
+from foundation.runtime.probe import CollapseAlarm, OnlineProbe
+from foundation.task import FoundationTask
+
+#: links that a validation loss is the mean over groups of, each with its two views
+_GROUP = 128
+
+
+class ConTwin(FoundationTask):
+    """Pulls the views of a link, and of links of like domain, together, and pushes links of adverse domains apart.
+
+    Section 5 of the paper, phase I; phase II is a head `prediction` on the frozen encoder. The two `views` of a batch
+    are two windows of a user where `data.sequence.window` says how far apart they may lie (25 ms), and each is
+    disturbed by itself (section 4.2). The projection belongs to pre-training.
+
+    Where the paper says two things, each is an option, the text's being the default:
+
+    - the temperature starts at 0.1 (text) or 0.5 (Table 6);
+    - the negatives kept are `num_negatives`, an eighth of all rows (mining) or 50 (loss);
+    - positives are several a row (eq 3), or the pair of views alone, `rho: null` (Table 6, "even/odd paired");
+    - a batch has 512 links (text) or 32 (Table 6), the learning rate is 1e-3 (text) or 1e-4 (Table 6);
+    - negatives are the `farthest`, as eq 3's mining writes it, or the `nearest`, as hard ones are elsewhere.
+
+    Ablation A1 is `negatives: none` with `pool: all`, A2 a window of 5 ms.
+
+    Args:
+        encoder: The encoder, such as `CNNTransformer`.
+        embed_dim: Width of the projection that is compared.
+        rho: Least similarity of domains, one point an axis that agrees, at which links are positives (section 5: 5, all
+            axes); None leaves the views of one link.
+        weights: Weight of each axis in that similarity, 1 where left out.
+        pool: Which rows negatives are mined from: `adversarial`, those that differ by a criterion of eq 2, or `all`.
+        thresholds: Criteria of eq 2 by axis in place of Table 4's: `mobility` [m/s], `tilt` [degrees] and `frequency`
+            [MHz]. Scenario and line of sight differ where they are not the same.
+        lambdas: Weight of each axis in eq 2, in [0, 1], 1 where left out.
+        negatives: Which rows of the pool are kept, see `NTXentLoss`.
+        num_negatives: How many, see there.
+        temperature: Where the learnable temperature starts.
+        lr: Learning rate of AdamW.
+        weight_decay: Weight decay of AdamW.
+        schedule: Learning-rate schedule, see `foundation.optim.schedules`.
+
+    Raises:
+        InputError: An argument is out of range.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        embed_dim: int = 128,
+        rho: float | None = 5.0,
+        weights: dict[str, float] | None = None,
+        pool: Literal["adversarial", "all"] = "adversarial",
+        thresholds: dict[str, float] | None = None,
+        lambdas: dict[str, float] | None = None,
+        negatives: Negatives = "farthest",
+        num_negatives: int | None = None,
+        temperature: float = 0.1,
+        lr: float = 1e-3,
+        weight_decay: float = 0.01,
+        schedule: Schedule = "cosine",
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        check_positive("ConTwin", embed_dim=embed_dim, rho=rho, lr=lr)
+        check_not_negative("ConTwin", weight_decay=weight_decay)
+        if pool not in ("adversarial", "all"):
+            raise InputError(f"pool must be adversarial or all, got {pool}")
+        self.encoder = encoder
+        width = encoder.num_features
+        self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, embed_dim))
+        self.loss = NTXentLoss(temperature, negatives, num_negatives)
+        self.rho, self.weights, self.pool, self.lambdas = rho, weights, pool, lambdas
+        self.thresholds = {**THRESHOLDS, **(thresholds or {})}
+        self.lr, self.weight_decay, self.schedule = lr, weight_decay, schedule
+        self._validated: list[dict[str, Tensor]] = []
+        none = torch.zeros(0, 5, dtype=torch.int64)
+        try:
+            alike(none, none, weights=weights)
+            adversarial(none, none, weights=lambdas, thresholds=self.thresholds)
+        except ValueError as error:
+            raise InputError(f"ConTwin: {error}") from error
+
+    def setup(self, stage: str) -> None:
+        """Check that the data hold what is compared."""
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        keys = ("views", "domain") if stage in ("fit", "validate") else ()
+        missing = [key for key in keys if datamodule is not None and key not in datamodule.batch_keys]
+        if missing:
+            hints = {"views": "set data.views", "domain": "add domain to data.extras"}
+            raise InputError(f"ConTwin needs {', '.join(missing)}: {' and '.join(hints[key] for key in missing)}")
+        super().setup(stage)
+
+    def prepare_from(self, datamodule: Any) -> None:
+        """Take the input statistics from the train side."""
+        self.encoder.prepare(datamodule.sample())
+
+    def forward(self, csi: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features (B, D) and embeddings (B, E), not normalised, of the past (B, N, R, T, K)."""
+        features = self.encoder(csi)
+        return features, self.projection(features)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Return the contrastive loss (eq 3 of the paper), and the features of one view for the online probe."""
+        views = batch["views"]
+        features, embeddings = self(torch.cat(views))
+        link, domain = (value.repeat(len(views), *[1] * (value.ndim - 1)) for value in (_link(batch), batch["domain"]))
+        positives, pool = self.pairs(link, domain, gather(link), gather(domain))
+        loss = self.loss(embeddings, positives, pool)
+        # an empty pool teaches nothing, and shows in no loss
+        sizes = {"positives": positives.sum(1).float().mean() - 1, "pool": pool.sum(1).float().mean()}
+        self.log_training(loss=loss, scale=self.loss.scale, **sizes)
+        return {"loss": loss, "features": features[: len(views[0])].detach()}
+
+    def pairs(self, link: Tensor, domain: Tensor, links: Tensor, domains: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which rows are positives of which, themselves included, and which negatives are mined from.
+
+        Args:
+            link: Number of the link of each row, (B,).
+            domain: Domain labels, (B, A).
+            links: Numbers of the links of all rows, (M,).
+            domains: Their domain labels, (M, A).
+
+        Returns:
+            Two masks (B, M), bool.
+        """
+        positives = link.unsqueeze(1) == links
+        if self.rho is not None:
+            positives |= alike(domain, domains, self.rho, self.weights)
+        if self.pool == "all":
+            return positives, ~positives
+        pool = adversarial(domain, domains, weights=self.lambdas, thresholds=self.thresholds)
+        return positives, pool & ~positives
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Clamp the temperature after the optimizer's step."""
+        self.loss.clamp()
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Keep the embeddings; return the features of one view for the probe."""
+        (features, one), (_, other) = (self(view) for view in batch["views"])
+        self._validated.append({"one": one, "other": other, "link": _link(batch), "domain": batch["domain"]})
+        return {"features": features}
+
+    def on_validation_epoch_end(self) -> None:
+        """Log loss and retrieval of the second view by the first in groups of 128 links, and the embeddings' spread."""
+        rows = gather_rows(concatenate(self._validated))
+        self._validated.clear()
+        # rows come in the order of sites: unmixed, a group would be of one domain
+        order = torch.randperm(len(rows["link"]), generator=torch.Generator().manual_seed(0))
+        rows = {key: value[order.to(value.device)] for key, value in rows.items()}
+        groups = [{key: value[i : i + _GROUP] for key, value in rows.items()} for i in range(0, len(order), _GROUP)]
+        whole = [group for group in groups if len(group["link"]) == _GROUP] or groups
+        values = {"val/loss": torch.stack([self._group_loss(group) for group in whole]).mean()}
+        for top in (1, 5):
+            values[f"val/views/retrieval_top{top}"] = retrieval(rows["one"], rows["other"], top, _GROUP)
+        values["val/embedding_spread"] = spread(rows["one"])
+        self.log_whole(values, "val/loss")
+
+    def _group_loss(self, group: dict[str, Tensor]) -> Tensor:
+        link, domain = torch.cat([group["link"]] * 2), torch.cat([group["domain"]] * 2)
+        return self.loss.local(torch.cat([group["one"], group["other"]]), *self.pairs(link, domain, link, domain))
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Return features and embeddings of the observed channels, with where they belong."""
+        features, embedding = self(batch["csi"])
+        where = {key: batch[key] for key in ("position", "site", "user", "los")}
+        return {"features": features, "embedding": nn.functional.normalize(embedding, dim=-1), **where}
+
+    def configure_optimizers(self) -> Any:
+        """Return AdamW and the schedule."""
+        return self.optimizers_with([(self, self.lr)], self.weight_decay, self.schedule)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Watch every pre-training with a probe and an alarm."""
+        return [OnlineProbe(self.encoder.num_features), CollapseAlarm("val/embedding_spread")]
+
+
+def _link(batch: dict[str, Any]) -> Tensor:
+    """Return a number of each link (B,) that no other has."""
+    return (batch["site"].long() << 32) + batch["user"].long()

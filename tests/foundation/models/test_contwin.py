@@ -1,0 +1,113 @@
+import pytest
+import torch
+
+from datamodules.channel.impairments import CommonPhase, Noise
+from datamodules.channel.motion import Sequence
+from datamodules.errors import InputError
+from foundation import CNNTransformer, ConTwin, load_encoder
+from foundation.models.contwin import _link
+from tests.datamodules.rays import random_site
+from tests.datamodules.test_module import build
+from tests.foundation.models.test_csiclip import fit
+
+SEQUENCE = Sequence(4, 1e-3, {"static": 1, "vehicular": 1})
+
+
+def small(**settings):
+    torch.manual_seed(0)
+    size = {"channels": 8, "patch": (2, 4), "width": 16, "layers": 1, "heads": 2, "dropout": 0.0}
+    return ConTwin(CNNTransformer(4, 4, 8, **size), embed_dim=8, **settings)
+
+
+def data(folder, **settings):
+    sites = [random_site("a", 150, place="uma"), random_site("b", 100, seed=1, place="umi")]
+    shared = {"sequence": SEQUENCE, "extras": ["domain"], "views": [Noise((10, 20)), CommonPhase()]}
+    return build(folder / "sites", sites, **{**shared, **settings})
+
+
+def test_pre_training_learns_and_logs(tmp_path):
+    module, model = data(tmp_path), small(lr=3e-3)
+    first = fit(model, module, tmp_path, epochs=1).callback_metrics["val/loss"].item()
+    logged = fit(model, module, tmp_path, epochs=6).callback_metrics
+    assert logged["val/loss"] < first
+    assert logged["train/pool"] > 1
+    assert logged["train/positives"] > 1
+    assert 0 <= logged["val/views/retrieval_top1"] <= logged["val/views/retrieval_top5"] <= 1
+    assert "val/probe/los/balanced_accuracy" in logged
+    assert logged["val/embedding_spread"] > 0.1
+
+
+@pytest.fixture
+def batch(tmp_path):
+    module = data(tmp_path)
+    return module.finish(next(iter(module.train_dataloader())))
+
+
+def test_positives_and_pool_are_those_of_the_domains(batch):
+    link, domain = torch.cat([_link(batch)] * 2), torch.cat([batch["domain"]] * 2)
+    same_link = link.unsqueeze(1) == link
+    same_domain = (domain.unsqueeze(1) == domain).all(-1)
+    assert same_link.sum() == 2 * len(link), "two views of each link"
+    assert torch.equal(small().pairs(link, domain, link, domain)[0], same_domain | same_link)
+    positives, pool = small(rho=None).pairs(link, domain, link, domain)
+    assert torch.equal(positives, same_link)
+    scenario, los, mobility = ((domain[:, None, a] != domain[:, a]) for a in (0, 1, 2))
+    assert torch.equal(pool, scenario | los | mobility)
+    assert torch.equal(
+        small(rho=None, lambdas={"los": 0, "mobility": 0}).pairs(link, domain, link, domain)[1], scenario
+    )
+    assert torch.equal(small(rho=None, pool="all").pairs(link, domain, link, domain)[1], ~same_link)
+    slow = small(rho=None, thresholds={"mobility": 100.0}).pairs(link, domain, link, domain)[1]
+    assert torch.equal(slow, scenario | los), "no user is 100 m/s faster than another"
+
+
+def test_both_views_reach_the_loss(batch):
+    model, seen = small(), []
+    model.encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    model.log_training = lambda **values: seen.append(values)
+    step = model.training_step(batch, 0)
+    assert torch.equal(seen[0], torch.cat(batch["views"]))
+    assert step["features"].shape == (len(batch["los"]), 16)
+    step["loss"].backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_the_encoder_is_read_from_a_checkpoint(tmp_path):
+    model, content = small(), {"hyper_parameters": {}}
+    content["state_dict"] = model.state_dict()
+    model.on_save_checkpoint(content)
+    torch.save(content, tmp_path / "x.ckpt")
+    past = torch.randn(3, 4, 1, 4, 8, dtype=torch.complex64)
+    torch.testing.assert_close(load_encoder(tmp_path / "x.ckpt").eval()(past), model.encoder.eval()(past))
+
+
+def test_prediction_names_its_rows(tmp_path):
+    module, model = data(tmp_path), small()
+    trainer = fit(model, module, tmp_path, epochs=1)
+    rows = trainer.predict(model, datamodule=module)
+    assert set(rows[0]) == {"features", "embedding", "position", "site", "user", "los"}
+    assert sum(len(part["user"]) for part in rows) == 248
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"views": None}, "ConTwin needs views: set data.views"), ({"extras": []}, "add domain to data.extras")],
+)
+def test_says_what_the_data_lack(settings, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        fit(small(), data(tmp_path, **settings), tmp_path, epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pool": "hard"}, "pool must be adversarial or all, got hard"),
+        ({"weights": {"speed": 1.0}}, "weights know the axes .*, not speed"),
+        ({"lambdas": {"los": 2.0}}, r"weights must lie in \[0, 1\]"),
+        ({"thresholds": {"los": 1.0}}, "thresholds must be of mobility, tilt, frequency"),
+        ({"rho": 0.0}, "rho must be positive"),
+    ],
+)
+def test_refuses_what_cannot_be(settings, message):
+    with pytest.raises(InputError, match=message):
+        small(**settings)
