@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datamodules.channel.arrays import Array
     from datamodules.channel.draws import LinkDraws
-    from datamodules.channel.impairments import CommonPhase, Noise, PartialSubcarriers, TimingOffset, View
+    from datamodules.channel.impairments import (
+        AmplitudeScaling,
+        AntennaPermutation,
+        CommonPhase,
+        Noise,
+        PartialSubcarriers,
+        PhaseJitter,
+        TimeShift,
+        TimingOffset,
+        View,
+    )
     from datamodules.channel.motion import Sequence
     from datamodules.channel.ofdm import OFDM
     from datamodules.channel.synthesis import synthesize
@@ -44,6 +54,8 @@ __all__ = [
     "OFDM",
     "TR38901",
     "WAIRD",
+    "AmplitudeScaling",
+    "AntennaPermutation",
     "Areas",
     "Array",
     "ChannelDataModule",
@@ -59,12 +71,14 @@ __all__ = [
     "Noise",
     "PartialSubcarriers",
     "Paths",
+    "PhaseJitter",
     "Recorded",
     "Recording",
     "Sequence",
     "SionnaRT",
     "Site",
     "Source",
+    "TimeShift",
     "TimingOffset",
     "Twins",
     "View",
@@ -80,6 +94,8 @@ __all__ = [
 
 # imported on first use: a ray tracer or a reader is loaded only by who asks for it
 _HOME = {
+    "AmplitudeScaling": "channel.impairments",
+    "AntennaPermutation": "channel.impairments",
     "Areas": "sources.raytracing.areas",
     "Array": "channel.arrays",
     "CDL": "sources.tr38901.cdl",
@@ -97,6 +113,7 @@ _HOME = {
     "OFDM": "channel.ofdm",
     "PartialSubcarriers": "channel.impairments",
     "Paths": "sites.paths",
+    "PhaseJitter": "channel.impairments",
     "Recorded": "sources.recorded.source",
     "Recording": "sites.recording",
     "Sequence": "channel.motion",
@@ -104,6 +121,7 @@ _HOME = {
     "Site": "sites.site",
     "Source": "sources.base",
     "TR38901": "sources.tr38901.source",
+    "TimeShift": "channel.impairments",
     "TimingOffset": "channel.impairments",
     "Twins": "sources.raytracing.twins",
     "View": "channel.impairments",

@@ -188,9 +188,13 @@ class ShardedSampler(DistributedSampler[list[int]]):
             for start in range(0, len(self) * self.batch_size, self.batch_size):
                 yield list(links[start : start + self.batch_size])
             return
-        order = np.resize(np.random.default_rng([self.seed, self.epoch]).permutation(self.count), self.total)
+        order = np.resize(self.order(np.random.default_rng([self.seed, self.epoch])), self.total)
         for start, stop in self.num_replicas * np.stack([self.edges[:-1], self.edges[1:]], 1):
             yield np.split(order[start:stop], self.num_replicas)[self.rank].tolist()
+
+    def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return the links of one epoch of training, (n,), in the order in which they are served."""
+        return rng.permutation(self.count)
 
 
 def to_paths(batch: Batch) -> Paths:

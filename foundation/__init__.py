@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from foundation.checkpoint import load_encoder
     from foundation.encoder import Encoder
     from foundation.models.calibration import TwinCalibration
-    from foundation.models.csiclip import CSICLIP
     from foundation.models.contwin import ConTwin
+    from foundation.models.csiclip import CSICLIP
     from foundation.models.csifeedback import CsiFeedback
     from foundation.models.envchannel import EnvChannel
     from foundation.nets.contwin import CNNTransformer

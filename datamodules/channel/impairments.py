@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from datamodules.channel.draws import LinkDraws
-from datamodules.errors import InputError, finite_numbers
+from datamodules.errors import InputError, check_positive, check_whole, finite_numbers
 
 Range = tuple[float, float]
 
@@ -92,11 +92,83 @@ class TimingOffset(View):
         return csi * torch.polar(torch.ones_like(phase), phase)
 
 
+class TimeShift(View):
+    """An observation of a sequence that begins some snapshots later; the last one is repeated to its end.
+
+    Args:
+        snapshots: Most snapshots that it begins later.
+    """
+
+    def __init__(self, snapshots: int = 2) -> None:
+        check_whole("TimeShift", snapshots=snapshots)
+        self.snapshots = snapshots
+
+    def __call__(self, csi: Tensor, draws: LinkDraws) -> Tensor:
+        """Move the snapshots of (B, N, R, T, K)."""
+        _check_sequence("TimeShift", csi)
+        shift = (draws.uniform(1) * (self.snapshots + 1)).long()
+        later = (torch.arange(csi.shape[1], device=csi.device) + shift).clamp_max(csi.shape[1] - 1)
+        return csi[torch.arange(len(csi), device=csi.device).unsqueeze(1), later]
+
+
+class AntennaPermutation(View):
+    """The antennas of the base station in an unknown order. Angles, and the best beam, are lost."""
+
+    def __call__(self, csi: Tensor, draws: LinkDraws) -> Tensor:
+        """Exchange the antennas of (B, ..., R, T, K), each link in one order."""
+        order = draws.uniform(csi.shape[-2]).argsort(1)
+        index = order.reshape(len(csi), *[1] * (csi.ndim - 3), csi.shape[-2], 1)
+        return csi.gather(-2, index.expand(csi.shape))
+
+
+class PhaseJitter(View):
+    """Phase noise of the oscillator: a normal offset of each snapshot, common to all antennas and subcarriers.
+
+    Args:
+        std: Standard deviation of the offsets [rad].
+    """
+
+    def __init__(self, std: float = 0.1) -> None:
+        check_positive("PhaseJitter", std=std)
+        self.std = std
+
+    def __call__(self, csi: Tensor, draws: LinkDraws) -> Tensor:
+        """Turn each snapshot of (B, [N,] R, T, K)."""
+        snapshots = csi.shape[1:-3]
+        # half of the power of a complex normal number is that of its real part
+        phase = self.std * math.sqrt(2) * draws.normal(*snapshots, 1, 1, 1).real
+        return csi * torch.polar(torch.ones_like(phase), phase)
+
+
+class AmplitudeScaling(View):
+    """An unknown gain of the receiver.
+
+    Args:
+        factor: Range (lowest, highest) that the amplitude of a link is multiplied by.
+    """
+
+    def __init__(self, factor: Range = (0.9, 1.1)) -> None:
+        self.factor = _ordered("factor", factor)
+        if not factor[0] > 0:
+            raise InputError(f"factor must be positive, got {factor}")
+
+    def __call__(self, csi: Tensor, draws: LinkDraws) -> Tensor:
+        """Scale each link."""
+        return csi * _uniform(csi, self.factor, draws)
+
+
 def observe(csi: Tensor, views: list[View], draws: LinkDraws) -> Tensor:
     """Apply views in order."""
     for view in views:
         csi = view(csi, draws)
     return csi
+
+
+def _check_sequence(view: str, csi: Tensor) -> None:
+    if csi.ndim != 5:
+        raise InputError(
+            f"{view} is for sequences of snapshots, got CSI of shape {tuple(csi.shape)}: set data.sequence"
+        )
 
 
 def _ordered(name: str, values: Range) -> Range:

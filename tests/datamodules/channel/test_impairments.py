@@ -1,0 +1,65 @@
+"""Views of sequences, and of the paper on ConTwin."""
+
+import pytest
+import torch
+
+from datamodules.channel.draws import LinkDraws
+from datamodules.channel.impairments import AmplitudeScaling, AntennaPermutation, PhaseJitter, TimeShift, observe
+from datamodules.errors import InputError
+
+B, N, R, T, K = 64, 6, 2, 4, 8
+CSI = torch.randn(B, N, R, T, K, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+EVERY = [TimeShift(), AntennaPermutation(), PhaseJitter(), AmplitudeScaling()]
+
+
+def draws(links=B, first=0):
+    return LinkDraws(0, torch.arange(first, first + links))
+
+
+@pytest.mark.parametrize("view", EVERY, ids=lambda view: type(view).__name__)
+def test_what_is_drawn_depends_on_the_link_alone(view):
+    whole = observe(CSI, [view], draws())
+    assert whole.shape == CSI.shape
+    assert whole.dtype == CSI.dtype
+    assert torch.equal(whole[10:20], observe(CSI[10:20], [view], draws(10, 10)))
+    assert not torch.equal(whole, CSI)
+
+
+def test_a_sequence_begins_later_and_holds_its_end():
+    shifted = TimeShift(2)(CSI, draws())
+    kinds = [torch.cat([CSI[:, s:], CSI[:, -1:].expand(-1, s, -1, -1, -1)], 1) for s in range(3)]
+    which = torch.stack([(shifted == kind).flatten(1).all(1) for kind in kinds])
+    assert which.any(0).all()
+    assert (which.sum(1) > B // 6).all(), "each shift is as likely"
+    with pytest.raises(InputError, match=r"TimeShift is for sequences .* set data.sequence"):
+        TimeShift()(CSI[:, 0], draws())
+
+
+def test_antennas_are_exchanged_alike_in_all_snapshots():
+    for csi in (CSI, CSI[:, 0]):
+        mixed = AntennaPermutation()(csi, draws())
+        same = (mixed.unsqueeze(-2) == csi.unsqueeze(-3)).flatten(1, -4).all(1) if csi.ndim == 5 else None
+        if same is not None:
+            same = same.all(-1)
+            assert torch.equal(same.sum(1), torch.ones(B, T))
+            assert torch.equal(same.sum(2), torch.ones(B, T))
+            assert same.flatten(1).unique(dim=0).shape[0] > 15, "nearly all orders of four"
+        torch.testing.assert_close(mixed.abs().square().sum(-2), csi.abs().square().sum(-2))
+
+
+@pytest.mark.parametrize("std", [0.05, 0.5])
+def test_phases_of_snapshots_are_normal(std):
+    turn = (PhaseJitter(std)(CSI, draws()) / CSI).angle()
+    torch.testing.assert_close(turn, turn[:, :, :1, :1, :1].expand_as(turn), atol=1e-4, rtol=0)
+    assert turn[..., 0, 0, 0].std().item() == pytest.approx(std, rel=0.1)
+    one = (PhaseJitter(std)(CSI[:, 0], draws()) / CSI[:, 0]).angle()
+    assert one[:, 0, 0, 0].std().item() == pytest.approx(std, rel=0.3)
+
+
+def test_amplitudes_are_uniform():
+    factor = AmplitudeScaling((0.9, 1.1))(CSI, draws()) / CSI
+    torch.testing.assert_close(factor, factor[:, :1, :1, :1, :1].expand_as(factor))
+    assert 0.9 <= factor.real.min() < 0.92
+    assert 1.08 < factor.real.max() <= 1.1
+    with pytest.raises(InputError, match="factor must be positive"):
+        AmplitudeScaling((0.0, 1.0))
