@@ -59,11 +59,11 @@ pretrain: $(READY) ## pre-train MODEL= [DATA=experiments/data/x.yaml ARGS=]
 finetune: $(READY) ## adapt to TASK= [MODEL= MODE=finetune|probe|scratch|control CKPT= DATA= ARGS=]
 	@test -n "$(TASK)" || { echo "error: say which task, such as make finetune TASK=beam" >&2; exit 2; }
 	@test -f experiments/finetune/$(TASK).yaml || { echo "error: no experiments/finetune/$(TASK).yaml; tasks:" \
-		"$(filter-out encoder_%,$(patsubst experiments/finetune/%.yaml,%,$(wildcard experiments/finetune/*.yaml)))" >&2; exit 2; }
-	@case "$(MODE)" in probe|finetune) file=experiments/$(MODEL).yaml;; *) file=experiments/finetune/encoder_$(MODEL).yaml; esac; \
+		"$(patsubst experiments/finetune/%.yaml,%,$(wildcard experiments/finetune/*.yaml))" >&2; exit 2; }
+	@case "$(MODE)" in probe|finetune) file=experiments/$(MODEL).yaml;; *) file=experiments/encoders/$(MODEL).yaml; esac; \
 	test -n "$(CKPT)" -o -f "$$file" || { echo "error: no $$file for MODEL=$(MODEL) and MODE=$(MODE); models:" \
-		"$(patsubst experiments/finetune/encoder_%.yaml,%,$(wildcard experiments/finetune/encoder_*.yaml))" >&2; exit 2; }
-	@set -- --config "experiments/finetune/encoder_$(MODEL).yaml"; \
+		"$(patsubst experiments/encoders/%.yaml,%,$(wildcard experiments/encoders/*.yaml))" >&2; exit 2; }
+	@set -- --config "experiments/encoders/$(MODEL).yaml"; \
 	newest() { ls -t runs/$(MODEL)/*/$$1 2>/dev/null | head -n 1; }; \
 	case "$(MODE)" in probe|finetune) \
 		checkpoint="$(CKPT)"; finished="$$(newest summary.json)"; stopped="$$(newest checkpoints/last.ckpt)"; \

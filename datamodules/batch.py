@@ -29,6 +29,17 @@ from datamodules.sites.site import Site
 
 #: what a batch may hold beyond channel and position
 Extra = Literal["map", "geometry", "domain"]
+#: what makes the keys that not every batch has
+SETTINGS = {
+    "beam": "set data.num_beams",
+    "beam_power": "set data.num_beams",
+    "map": "add to data.extras",
+    "geometry": "add to data.extras",
+    "domain": "add to data.extras",
+    "next_csi": "set data.sequence",
+    "views": "set data.views",
+    "clean_csi": "set data.observation",
+}
 _GIVEN = ("los", "position", "bs_position", "site", "user")
 
 

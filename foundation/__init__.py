@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from foundation.adaptation.finetune import FineTune
     from foundation.adaptation.map_positioning import MapPositioning
-    from foundation.checkpoint import load_encoder
+    from foundation.checkpoint import load_encoder, load_part
     from foundation.encoder import Encoder
     from foundation.models.calibration import TwinCalibration
     from foundation.models.contwin import ConTwin
@@ -46,6 +46,7 @@ __all__ = [
     "SwinCFNet",
     "TwinCalibration",
     "load_encoder",
+    "load_part",
 ]
 
 # imported on first use: `lightning --help` must not wait for torch
@@ -71,6 +72,7 @@ _HOME = {
     "SwinCFNet": "nets.swincfnet",
     "TwinCalibration": "models.calibration",
     "load_encoder": "checkpoint",
+    "load_part": "checkpoint",
 }
 
 

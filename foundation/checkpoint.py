@@ -1,4 +1,4 @@
-"""Encoders out of checkpoints: weights only, strictly."""
+"""Encoders, heads and whole models out of checkpoints: weights only, strictly."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from datamodules.errors import DatasetNotFoundError, InputError, refuse_pointer
 from foundation.encoder import Encoder
+from foundation.names import current_path
+from heads import Head
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -51,46 +53,102 @@ def load_encoder(checkpoint: str | Path, encoder: Encoder | None = None, tower: 
         DatasetNotFoundError: There is no such file.
         InputError: The file is no checkpoint of this suite, or its weights do not fit; the message names the keys.
     """
+    loaded = load_part(checkpoint, tower, encoder)
+    if not isinstance(loaded, Encoder):
+        raise InputError(f"{tower} in {checkpoint} is a {type(loaded).__name__}, no encoder: name another part")
+    return loaded
+
+
+def load_part(checkpoint: str | Path, part: str | None = None, into: nn.Module | None = None) -> nn.Module:
+    """Return one part of a checkpoint, such as `decoder` or `head`, with its weights, in eval mode.
+
+    Args:
+        checkpoint: Path of a checkpoint written by any model of the suite.
+        part: Its name; by default the first encoder.
+        into: Built module to load the weights into; by default one is built as the checkpoint says.
+
+    Raises:
+        DatasetNotFoundError: There is no such file.
+        InputError: The file is no checkpoint of this suite, or holds no such part, or does not say how to build it, or
+            its weights do not fit; the message names the keys.
+    """
     content = read_checkpoint(checkpoint)
-    encoder = encoder or rebuild(content, checkpoint, tower)
-    prefix = described(content, tower, checkpoint).get("prefix", "encoder.")
+    module = into or rebuild(content, checkpoint, part)
+    prefix = described(content, part, checkpoint).get("prefix", "encoder.")
     weights = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
-    problem = mismatch(encoder.state_dict(), weights)
+    configure_as(module, described(content, part, checkpoint))
+    problem = mismatch(module.state_dict(), weights)
     if problem:
-        raise InputError(f"the encoder in {checkpoint} does not fit this {type(encoder).__name__}: {problem}")
-    encoder.load_state_dict(weights)
-    return encoder.eval()
+        raise InputError(
+            f"the {part or 'encoder'} in {checkpoint} does not fit this {type(module).__name__}: {problem}"
+        )
+    module.load_state_dict(weights)
+    return module.eval()
 
 
-def described(content: dict[str, Any], tower: str | None = None, source: str | Path = "it") -> dict[str, Any]:
-    """Return how a checkpoint describes one of its encoders, by default the first; empty where it describes none.
+def described(content: dict[str, Any], part: str | None = None, source: str | Path = "it") -> dict[str, Any]:
+    """Return how a checkpoint describes one of its parts, by default the first; empty where it describes none.
 
     Raises:
         InputError: It describes none of that name.
     """
-    towers: dict[str, dict[str, Any]] = content.get("towers", {})
-    if tower is None:
-        return next(iter(towers.values()), {})
-    if tower not in towers:
-        raise InputError(f"{source} holds no tower {tower!r}: choose one of {', '.join(towers) or 'none'}")
-    return towers[tower]
+    # checkpoints before parts had names held encoders alone
+    parts: dict[str, dict[str, Any]] = content.get("parts", content.get("towers", {}))
+    if part is None:
+        return next(iter(parts.values()), {})
+    if part not in parts:
+        raise InputError(f"{source} holds no part {part!r}: choose one of {', '.join(parts) or 'none'}")
+    return parts[part]
 
 
-def rebuild(content: dict[str, Any], source: str | Path, tower: str | None = None) -> Encoder:
-    """Build an encoder that a checkpoint describes, with new weights.
+def rebuild(content: dict[str, Any], source: str | Path, part: str | None = None) -> Encoder | Head:
+    """Build an encoder or a head that a checkpoint describes, with new weights.
 
     Raises:
         InputError: The checkpoint describes none, or one that is not installed.
     """
-    entry = described(content, tower, source)
+    entry = described(content, part, source)
     try:
-        module, _, name = entry["class"].rpartition(".")
+        module, _, name = current_path(entry["class"]).rpartition(".")
         kind = getattr(importlib.import_module(module), name)
-        if not (isinstance(kind, type) and issubclass(kind, Encoder)):
-            raise TypeError(f"{name} is no encoder")
+        if not (isinstance(kind, type) and issubclass(kind, Encoder | Head)):
+            raise TypeError(f"{name} is neither encoder nor head")
         return kind(**entry["init_args"])
     except (KeyError, ImportError, AttributeError, TypeError) as error:
-        raise InputError(f"{source} does not say which encoder it holds ({error}): give the encoder as well") from error
+        what = part or "encoder"
+        raise InputError(f"{source} does not say which {what} it holds ({error}): give the {what} as well") from error
+
+
+def configure_as(module: nn.Module, entry: Mapping[str, Any]) -> None:
+    """Make the layers of a head that leaves the size of the channel open, as those that a checkpoint describes."""
+    settings = entry.get("init_args", {})
+    sizes = [settings.get(key) for key in ("num_antennas", "num_subcarriers")]
+    if isinstance(module, Head) and None not in sizes:
+        module.configure(*sizes)
+
+
+def load_model(model: nn.Module, checkpoint: str | Path) -> None:
+    """Load all weights of a checkpoint into a model of the same make.
+
+    Raises:
+        DatasetNotFoundError: There is no such file.
+        InputError: The file is no checkpoint, or its weights are not those of the model; the message names the keys.
+    """
+    content = read_checkpoint(checkpoint)
+    check_fit(model, content, f"checkpoint {checkpoint}")
+    model.load_state_dict(content["state_dict"])
+
+
+def check_fit(model: nn.Module, content: dict[str, Any], source: str = "the checkpoint") -> None:
+    """Refuse the weights of another model.
+
+    Raises:
+        InputError: They are; the message names the keys.
+    """
+    problem = mismatch(model.state_dict(), content.get("state_dict", {}))
+    if problem:
+        made = described(content).get("model", "another program")
+        raise InputError(f"{source}, of {made}, does not fit this {type(model).__name__}: {problem}")
 
 
 def mismatch(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | None:

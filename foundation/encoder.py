@@ -27,6 +27,7 @@ class Encoder(nn.Module, HyperparametersMixin, ABC):
         input_keys: Batch keys that `forward` takes, in order.
         input_axes: Axes of each input that is checked; an encoder of sequences overrides them.
         num_features: Width D of the features.
+        csi_size: Antenna pairs R*T and subcarriers K of the CSI it reads, of an encoder that reads no other.
         token_shape: Number N and width W of the tokens behind the features, of an encoder that has any.
     """
 
@@ -39,6 +40,7 @@ class Encoder(nn.Module, HyperparametersMixin, ABC):
         "bs_position": "B 3",
     }
     num_features: int
+    csi_size: tuple[int, int] | None = None
     token_shape: tuple[int, int] | None = None
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from datamodules.batch import SETTINGS
 from datamodules.errors import InputError
-from foundation.checkpoint import described, mismatch
+from foundation.checkpoint import check_fit, load_model, load_part, read_checkpoint
 from foundation.encoder import Encoder
 from foundation.gather import mean
+from foundation.names import current_paths, public_path
 from foundation.optim.muon import Muon, hidden_matrices
-from foundation.optim.schedules import Schedule, cosine, plateau
+from foundation.optim.schedules import RESTARTS, Schedule, cosine, plateau
 from heads import Head
 
 OptimizerName = Literal["adamw", "muon"]
+StartFrom = str | dict[str, str] | None
 
 
 class FoundationTask(LightningModule):
@@ -27,12 +31,17 @@ class FoundationTask(LightningModule):
     Attributes:
         monitor: Logged name of the value that picks the best checkpoint.
         monitor_mode: Whether a small (`min`) or a large (`max`) value is good.
+        start_from: Checkpoint whose weights training starts from; or by name of a part, such as `decoder`, the
+            checkpoint that this part alone comes from, under the same name. Set by a model's argument of that name.
     """
 
     monitor: str = "val/loss"
     monitor_mode: Literal["min", "max"] = "min"
     #: encoders that a checkpoint offers by name, and the attributes that hold them; the first is the default
     towers: ClassVar[dict[str, str]] = {"encoder": "encoder"}
+    #: its other parts, likewise
+    parts: ClassVar[dict[str, str]] = {}
+    start_from: StartFrom = None
 
     def describe(self) -> dict[str, Any]:
         """Return the model's, head's and mode's name for the run's summary."""
@@ -42,12 +51,51 @@ class FoundationTask(LightningModule):
         """Take statistics of inputs and labels from the train side; a checkpoint loaded later overrides them."""
 
     def setup(self, stage: str) -> None:
-        """Take the statistics before training; all other stages find them in the checkpoint."""
-        if stage == "fit" and self.trainer.datamodule is not None:  # type: ignore[attr-defined]
-            self.prepare_from(self.trainer.datamodule)  # type: ignore[attr-defined]
+        """Take statistics and the weights of `start_from` before training; other stages find them in the checkpoint.
 
-    def check_head(self, head: Head) -> None:
-        """Let a head refuse the data, where a datamodule says what they hold.
+        Raises:
+            InputError: The weights of `start_from` are those of another model, or it names a part that there is not.
+        """
+        if stage != "fit":
+            return
+        if self.trainer.datamodule is not None:  # type: ignore[attr-defined]
+            self.prepare_from(self.trainer.datamodule)  # type: ignore[attr-defined]
+        if isinstance(self.start_from, str):
+            load_model(self, self.start_from)
+        for part, checkpoint in (self.start_from if isinstance(self.start_from, dict) else {}).items():
+            self._start_part(part, checkpoint)
+
+    def _start_part(self, part: str, checkpoint: str) -> None:
+        held = self.held_parts()
+        if part not in held:
+            raise InputError(f"model.start_from names {part!r}, but {type(self).__name__} has {', '.join(held)}")
+        module = self.get_submodule(held[part])
+        training = module.training
+        load_part(checkpoint, part, module).train(training)
+
+    def check_keys(self, reads: str, keys: Iterable[str]) -> None:
+        """Refuse data whose batches lack some keys, where a datamodule says what they hold.
+
+        Args:
+            reads: Start of the complaint, such as `encoder ResNet reads`.
+            keys: The keys.
+
+        Raises:
+            InputError: They lack one.
+        """
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        lacking = [key for key in keys if datamodule is not None and key not in datamodule.batch_keys]
+        if lacking:
+            hints = dict.fromkeys(SETTINGS[key] for key in lacking if key in SETTINGS)
+            hint = f": {' and '.join(hints)}" if hints else ""
+            raise InputError(f"{reads} {', '.join(lacking)}, which the data lack{hint}")
+
+    def fit_head(self, head: Head, check: bool = True) -> None:
+        """Give a head the size of the channel, and let it refuse the data, where a datamodule says what they hold.
+
+        Args:
+            head: The head.
+            check: Whether it may refuse them, for want of labels or for their size.
 
         Raises:
             InputError: It does.
@@ -55,41 +103,62 @@ class FoundationTask(LightningModule):
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         if datamodule is None:
             return
+        statistics = datamodule.statistics()
         try:
-            head.check(datamodule.statistics())
+            if "csi_shape" in statistics:
+                receive, transmit, subcarriers = statistics["csi_shape"].tolist()
+                head.configure(receive * transmit, subcarriers)
+            if check:
+                head.check(statistics)
         except ValueError as error:
             raise InputError(str(error)) from error
 
+    def held_parts(self) -> dict[str, str]:
+        """Return the names by which a checkpoint offers parts of this model, and the attributes that hold them."""
+        named = {**self.towers, **self.parts}
+        return {name: attribute for name, attribute in named.items() if getattr(self, attribute) is not None}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say which encoders the checkpoint holds, and keep live objects out of it."""
-        held = {name: attribute for name, attribute in self.towers.items() if getattr(self, attribute) is not None}
-        checkpoint["towers"] = {name: self._tower_entry(attribute) for name, attribute in held.items()}
+        """Say which parts the checkpoint holds, classes by their public names, and keep live objects out of it."""
+        checkpoint["parts"] = {name: self._entry(attribute) for name, attribute in self.held_parts().items()}
         # under the command line these are plain settings; a model built in Python carries modules, which are none
         settings = checkpoint.get("hyper_parameters", {})
-        checkpoint["hyper_parameters"] = {k: v for k, v in settings.items() if not _is_live(v)}
+        checkpoint["hyper_parameters"] = current_paths({k: v for k, v in settings.items() if not _is_live(v)})
 
-    def _tower_entry(self, attribute: str) -> dict[str, Any]:
-        encoder: Encoder = getattr(self, attribute)
-        return {
-            "class": f"{type(encoder).__module__}.{type(encoder).__qualname__}",
-            "init_args": dict(encoder.hparams),
-            "prefix": f"{attribute}.",
-            "model": self.describe()["model"],
-        }
+    def _entry(self, attribute: str) -> dict[str, Any]:
+        module = self.get_submodule(attribute)
+        entry = {"class": public_path(type(module)), "prefix": f"{attribute}.", "model": self.describe()["model"]}
+        if isinstance(module, Encoder | Head):
+            settings = dict(module.hparams if isinstance(module, Encoder) else module.settings)
+            entry |= {} if _is_live(settings) else {"init_args": settings}
+        return entry
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the weights of another model in one line."""
-        problem = mismatch(self.state_dict(), checkpoint.get("state_dict", {}))
-        if problem:
-            made = described(checkpoint).get("model", "another program")
-            raise InputError(f"the checkpoint, of {made}, does not fit this {self.describe()['model']}: {problem}")
+        check_fit(self, checkpoint)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, **kwargs: Any) -> Self:  # type: ignore[override]
+        """Return the model of a checkpoint, also of one that names classes by where they lay before a move.
+
+        Args:
+            checkpoint_path: Its path.
+            **kwargs: Arguments of the model that the checkpoint lacks, and those of Lightning.
+        """
+        content = read_checkpoint(checkpoint_path)
+        content["hyper_parameters"] = current_paths(content.get("hyper_parameters", {}))
+        rewritten = BytesIO()
+        torch.save(content, rewritten)
+        rewritten.seek(0)
+        model: Self = super().load_from_checkpoint(rewritten, **{**kwargs, "weights_only": True})
+        return model
 
     def optimizers_with(
         self,
         groups: Iterable[tuple[nn.Module | Iterable[nn.Parameter], float]],
         weight_decay: float,
         schedule: Schedule,
-        first: float = 0.0,
+        stages: Sequence[float] = (1.0,),
         optimizer: OptimizerName = "adamw",
     ) -> Any:
         """Return an optimizer with a schedule.
@@ -98,7 +167,7 @@ class FoundationTask(LightningModule):
             groups: Modules with their learning rates; parameters without gradient are left out.
             weight_decay: Not applied to biases, norms and scalars.
             schedule: See `foundation.optim.schedules`.
-            first: Share of the steps of a first stage of training; a `cosine` is run once for it and once for the rest.
+            stages: Ends of the stages of training, as shares of its steps; a `cosine` is run once for each.
             optimizer: `adamw`, or `muon`, which differs for the matrices of attention blocks, see `Muon`.
         """
         hidden = set(hidden_matrices(self)) if optimizer == "muon" else set()
@@ -122,7 +191,10 @@ class FoundationTask(LightningModule):
             scheduling = {"scheduler": plateau(result, self.monitor_mode), "monitor": self.monitor}
         else:
             steps = self.trainer.estimated_stepping_batches
-            scheduling = {"scheduler": cosine(result, steps, schedule, first), "interval": "step"}
+            scheduling = {
+                "scheduler": cosine(result, steps, RESTARTS if schedule == "restarts" else stages),
+                "interval": "step",
+            }
         return {"optimizer": result, "lr_scheduler": scheduling}
 
     def log_training(self, **values: Tensor) -> None:

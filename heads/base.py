@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -27,20 +30,42 @@ class Head(nn.Module, ABC):
 
     Attributes:
         target_key: Batch key of the label.
+        inputs: Batch keys that `forward` reads beside the features, in order; a predictor needs the past CSI.
         requires: Every batch key that `loss`, `metrics` and `figures` read.
         monitor: Name of the metric that picks the best checkpoint.
         monitor_mode: Whether a small (`min`) or a large (`max`) value of `monitor` is good.
+        settings: Arguments that the head was made with, by which a checkpoint can make it again.
     """
 
     target_key: ClassVar[str]
+    inputs: tuple[str, ...] = ()
     requires: ClassVar[tuple[str, ...]]
     monitor: ClassVar[str]
     monitor_mode: ClassVar[Literal["min", "max"]]
+    settings: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Note the arguments; those that do not fit are left for `__init__` to refuse."""
+        head = super().__new__(cls)
+        with suppress(TypeError):
+            bound = inspect.signature(cls.__init__).bind(head, *args, **kwargs)
+            object.__setattr__(head, "settings", dict(list(bound.arguments.items())[1:]))
+        return head
 
     def __init__(self, in_features: int) -> None:
         super().__init__()
         check_at_least("in_features", in_features, 1)
         self.in_features = in_features
+
+    def configure(self, num_antennas: int, num_subcarriers: int) -> None:
+        """Make the layers that depend on the size of the channel, where the arguments left it to the data.
+
+        Called before weights are loaded and before there is an optimizer; more than once does nothing.
+
+        Args:
+            num_antennas: Antenna pairs R*T.
+            num_subcarriers: Subcarriers K.
+        """
 
     def check(self, statistics: dict[str, Tensor]) -> None:
         """Refuse data that the head cannot be trained or scored on, before it is.
@@ -70,8 +95,13 @@ class Head(nn.Module, ABC):
         """
 
     @abstractmethod
-    def forward(self, features: Tensor) -> Tensor:
-        """Map features (B, D) to raw predictions (B, ...)."""
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
+        """Map features (B, D), and the values of `inputs` after them, to raw predictions (B, ...)."""
+
+    def answer(self, features: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        """Return the output of `forward` from the features (B, D) of a batch and what else it reads there."""
+        prediction: Tensor = self(features, *(batch[key] for key in self.inputs))
+        return prediction
 
     @abstractmethod
     def loss(self, prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
@@ -117,14 +147,15 @@ def keep_labelled(target: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     """Drop the samples that have no label.
 
     Args:
-        target: Labels (B, ...). An integer label is missing when negative (los -1, beam -1), a real one when any of its
-            entries is NaN or infinite.
+        target: Labels (B, ...). An integer label is missing when negative (los -1, beam -1), a real or complex one when
+            any of its entries is NaN or infinite.
         *others: Tensors (B, ...) to restrict to the same samples.
 
     Returns:
         `target` and `others`, without the unlabelled samples.
     """
-    labelled = torch.isfinite(target).unsqueeze(-1).flatten(1).all(1) if target.is_floating_point() else target >= 0
+    real = target.is_floating_point() or target.is_complex()
+    labelled = torch.isfinite(target).unsqueeze(-1).flatten(1).all(1) if real else target >= 0
     return target[labelled], *(other[labelled] for other in others)
 
 

@@ -34,8 +34,8 @@ class Feedback(Head):
 
     Args:
         in_features: Number D of features of a sample, the length of the code.
-        num_antennas: Antenna pairs R*T.
-        num_subcarriers: Subcarriers K.
+        num_antennas: Antenna pairs R*T; by default those of the data, see `configure`.
+        num_subcarriers: Subcarriers K, likewise.
         patch: Antennas and delay taps of a patch; they must divide the channel. Without effect where there is a rank.
         rank: With 0 every token becomes a patch, as in the paper. Else the channel is the sum of so many products of an
             angle profile and a delay profile, a token each: what a path is, so that one learned at an angle and one
@@ -56,8 +56,8 @@ class Feedback(Head):
     def __init__(
         self,
         in_features: int,
-        num_antennas: int = 32,
-        num_subcarriers: int = 64,
+        num_antennas: int | None = None,
+        num_subcarriers: int | None = None,
         patch: tuple[int, int] = (8, 4),
         rank: int = 0,
         width: int = 256,
@@ -65,21 +65,39 @@ class Feedback(Head):
         heads: int = 8,
     ) -> None:
         super().__init__(in_features)
-        sizes = {"num_antennas": num_antennas, "num_subcarriers": num_subcarriers, "patch": min(patch)}
-        for name, value in {**sizes, "width": width, "heads": heads}.items():
+        for name, value in {"patch": min(patch), "width": width, "heads": heads}.items():
             check_at_least(name, value, 1)
         check_at_least("layers", layers, 0)
         check_at_least("rank", rank, 0)
+        self.expand: nn.Linear | None = None
+        self.rank, self.width, self.depth, self.heads = rank, width, layers, heads
+        self.patch = (int(patch[0]), int(patch[1]))
+        self.num_antennas, self.num_subcarriers = num_antennas, num_subcarriers
+        if num_antennas is not None and num_subcarriers is not None:
+            self.configure(num_antennas, num_subcarriers)
+
+    def configure(self, num_antennas: int, num_subcarriers: int) -> None:
+        """Make the layers, for the given size of the channel where the arguments left it open.
+
+        Raises:
+            ValueError: The patch does not divide the channel, or a size is below 1.
+        """
+        if self.expand is not None:
+            return
+        num_antennas, num_subcarriers = self.num_antennas or num_antennas, self.num_subcarriers or num_subcarriers
+        check_at_least("num_antennas", num_antennas, 1)
+        check_at_least("num_subcarriers", num_subcarriers, 1)
+        rank, width, patch = self.rank, self.width, self.patch
         if not rank and (num_antennas % patch[0] or num_subcarriers % patch[1]):
             raise ValueError(f"a patch of {tuple(patch)} does not divide a channel of {num_antennas, num_subcarriers}")
-        self.rank, self.num_antennas, self.num_subcarriers = rank, num_antennas, num_subcarriers
+        self.num_antennas, self.num_subcarriers = num_antennas, num_subcarriers
+        self.settings |= {"num_antennas": num_antennas, "num_subcarriers": num_subcarriers}
         self.grid = (num_antennas // patch[0], num_subcarriers // patch[1])
-        self.patch = (int(patch[0]), int(patch[1]))
         tokens = rank or self.grid[0] * self.grid[1]
         values = num_antennas + num_subcarriers if rank else patch[0] * patch[1]
-        self.expand = nn.Linear(in_features, tokens * width)
+        self.expand = nn.Linear(self.in_features, tokens * width)
         self.position = nn.Parameter(torch.randn(tokens, width) * width**-0.5)
-        self.blocks = attention_blocks(layers, width, heads)
+        self.blocks = attention_blocks(self.depth, width, self.heads)
         self.norm = nn.LayerNorm(width)
         self.unpatch = nn.Linear(width, 2 * values)
         # from zero, the best guess of no knowledge: else the first steps shrink these weights, and gradients with them;
@@ -92,16 +110,18 @@ class Feedback(Head):
         super().check(statistics)
         if "csi_shape" in statistics:
             receive, transmit, subcarriers = statistic(statistics, "csi_shape", 3).tolist()
-            _check_size((self.num_antennas, self.num_subcarriers), (receive * transmit, subcarriers))
+            made = (self.num_antennas or receive * transmit, self.num_subcarriers or subcarriers)
+            _check_size(made, (receive * transmit, subcarriers))
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features (B, D) to channels in the angle-delay domain (B, R*T, K), complex64, of unit power if right."""
+        if self.expand is None:
+            raise ValueError("the size of the channel is open: give the head num_antennas and num_subcarriers")
         tokens = rearrange(self.expand(features), "b (n d) -> b n d", n=len(self.position)) + self.position
         patches = self.unpatch(self.norm(self.blocks(tokens)))
         if self.rank:
             profiles = torch.view_as_complex(rearrange(patches.float(), "b n (v c) -> b n v c", c=2).contiguous())
-            angle, delay = profiles.tensor_split([self.num_antennas], dim=-1)
-            return angle.mT @ delay
+            return profiles[..., : self.num_antennas].mT @ profiles[..., self.num_antennas :]
         pairs = rearrange(
             patches, "b (h w) (p q c) -> b (h p) (w q) c", h=self.grid[0], p=self.patch[0], q=self.patch[1], c=2
         )

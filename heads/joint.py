@@ -49,13 +49,13 @@ class Joint(Head):
         twice = sorted({name for name in metrics if metrics.count(name) > 1})
         if twice:
             raise ValueError(f"Joint needs metrics of different names, but two of its heads have {', '.join(twice)}")
-        with torch.no_grad():
-            shapes = [head(torch.zeros(2, in_features)) for head in made]  # two, for heads with batch norm
-        self.parts: list[_Shape] = []
-        for shape in shapes:
-            start = self.parts[-1].stop if self.parts else 0
-            size = shape[0].numel() * (2 if shape.is_complex() else 1)
-            self.parts.append(_Shape(start, start + size, tuple(shape.shape[1:]), shape.is_complex()))
+        self.inputs = tuple(dict.fromkeys(key for head in made for key in head.inputs))
+        self.parts = _Parts()
+
+    def configure(self, num_antennas: int, num_subcarriers: int) -> None:
+        """Tell every head the size of the channel."""
+        for head in self._heads():
+            head.configure(num_antennas, num_subcarriers)
 
     def check(self, statistics: dict[str, Tensor]) -> None:
         """Let every head refuse the data."""
@@ -67,9 +67,12 @@ class Joint(Head):
         for head in self._heads():
             head.prepare(statistics)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Map features (B, D) to the predictions of all heads, one after another, (B, C) real."""
-        return torch.cat([_flat(head(features)) for head in self._heads()], dim=1)
+    def forward(self, features: Tensor, *inputs: Tensor) -> Tensor:
+        """Map features (B, D), and the values of `inputs`, to all heads' predictions side by side, (B, C) real."""
+        read = dict(zip(self.inputs, inputs, strict=True))
+        predictions = [head.answer(features, read) for head in self._heads()]
+        self.parts.measure(predictions)
+        return torch.cat([_flat(prediction) for prediction in predictions], dim=1)
 
     def predict(self, prediction: Tensor) -> Tensor:
         """Return the answers of all heads side by side, (B, n): metres and class indices alike as real numbers."""
@@ -87,8 +90,8 @@ class Joint(Head):
     def metrics(self) -> MetricCollection:
         """Return the metrics of all heads under their own names."""
         metrics: dict[str, Metric | MetricCollection] = {}
-        for head, part in zip(self._heads(), self.parts, strict=True):
-            metrics |= {str(name): _Part(part, metric) for name, metric in head.metrics().items()}
+        for number, head in enumerate(self._heads()):
+            metrics |= {str(name): _Part(self.parts, number, metric) for name, metric in head.metrics().items()}
         return MetricCollection(metrics, compute_groups=False)
 
     def figures(self, prediction: Tensor, batch: dict[str, Tensor]) -> dict[str, Figure]:
@@ -120,6 +123,23 @@ class _Shape(NamedTuple):
         return torch.complex(*share.reshape(len(share), *self.shape, 2).unbind(-1))
 
 
+class _Parts(list[_Shape]):
+    """Where the heads' predictions stand, known from their first on: a copy of a metric must see it as well."""
+
+    def measure(self, predictions: list[Tensor]) -> None:
+        """Take the shapes (B, ...) of the predictions of all heads."""
+        self.clear()
+        for prediction in predictions:
+            start = self[-1].stop if self else 0
+            shape = tuple(prediction.shape[1:])
+            size = math.prod(shape) * (2 if prediction.is_complex() else 1)
+            self.append(_Shape(start, start + size, shape, prediction.is_complex()))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Parts:
+        """Return the same one."""
+        return self
+
+
 def _flat(prediction: Tensor) -> Tensor:
     """Return a prediction (B, ...) as real numbers, (B, C)."""
     real = torch.view_as_real(prediction) if prediction.is_complex() else prediction
@@ -131,13 +151,13 @@ class _Part(Metric):
 
     full_state_update = False
 
-    def __init__(self, part: _Shape, metric: Metric) -> None:
+    def __init__(self, parts: _Parts, number: int, metric: Metric) -> None:
         super().__init__()
-        self.part, self.metric = part, metric
+        self.parts, self.number, self.metric = parts, number, metric
 
     def update(self, prediction: Tensor, batch: dict[str, Tensor]) -> None:
         """Pass on the share."""
-        self.metric.update(self.part.of(prediction), batch)
+        self.metric.update(self.parts[self.number].of(prediction), batch)
 
     def compute(self) -> Any:
         """Return the metric's value."""

@@ -37,15 +37,15 @@ class Prediction(Head):
         hidden: Width of the network; by default 64 of a `filter`, and 512 as in the paper's Table 6 of a `direct`.
         layers: Fully connected layers of the kind `direct`: 4 as in the paper's section 5, or 2 and a tanh as in its
             Table 6.
-        num_antennas: Antenna pairs R*T, of the kind `direct`.
-        num_subcarriers: Subcarriers K, of the kind `direct`.
+        num_antennas: Antenna pairs R*T, of the kind `direct`; by default those of the data, see `configure`.
+        num_subcarriers: Subcarriers K, likewise.
 
     Raises:
         ValueError: An argument is out of range.
     """
 
     target_key: ClassVar[str] = "next_csi"
-    inputs: ClassVar[tuple[str, ...]] = ("csi",)
+    inputs = ("csi",)
     requires: ClassVar[tuple[str, ...]] = ("next_csi",)
     monitor: ClassVar[str] = "nmse_db"
     monitor_mode: ClassVar[Literal["min", "max"]] = "min"
@@ -58,8 +58,8 @@ class Prediction(Head):
         taps: int = 8,
         hidden: int | None = None,
         layers: Literal[2, 4] = 4,
-        num_antennas: int = 16,
-        num_subcarriers: int = 64,
+        num_antennas: int | None = None,
+        num_subcarriers: int | None = None,
     ) -> None:
         super().__init__(in_features)
         if kind not in ("filter", "direct"):
@@ -67,17 +67,32 @@ class Prediction(Head):
         if layers not in (2, 4):
             raise ValueError(f"layers must be 2 or 4, got {layers}")
         hidden = {"filter": 64, "direct": 512}[kind] if hidden is None else hidden
-        sizes = {"horizons": horizons, "taps": taps, "hidden": hidden, "num_antennas": num_antennas}
-        for name, value in (sizes | {"num_subcarriers": num_subcarriers}).items():
+        for name, value in {"horizons": horizons, "taps": taps, "hidden": hidden}.items():
             check_at_least(name, value, 1)
-        self.kind, self.horizons = kind, horizons
-        self.network: nn.Module
+        self.network: nn.Module | None = None
+        self.kind, self.horizons, self.hidden, self.layers = kind, horizons, hidden, layers
+        self.num_antennas, self.num_subcarriers = num_antennas, num_subcarriers
         if kind == "filter":
             self.network = LinearFilter(in_features, horizons, taps, hidden)
-        else:
-            widths = [in_features, *[hidden] * (layers - 1), 2 * horizons * num_antennas * num_subcarriers]
-            self.network = nn.Sequential(*_connected(widths), *([nn.Tanh()] if layers == 2 else []))
-            self.bounded, self.shape = layers == 2, (num_antennas, num_subcarriers)
+        elif num_antennas is not None and num_subcarriers is not None:
+            self.configure(num_antennas, num_subcarriers)
+
+    def configure(self, num_antennas: int, num_subcarriers: int) -> None:
+        """Make the layers of the kind `direct`, for the given size of the channel where the arguments left it open.
+
+        Raises:
+            ValueError: A size is below 1.
+        """
+        if self.network is not None:
+            return
+        num_antennas, num_subcarriers = self.num_antennas or num_antennas, self.num_subcarriers or num_subcarriers
+        check_at_least("num_antennas", num_antennas, 1)
+        check_at_least("num_subcarriers", num_subcarriers, 1)
+        self.num_antennas, self.num_subcarriers = num_antennas, num_subcarriers
+        self.settings |= {"num_antennas": num_antennas, "num_subcarriers": num_subcarriers}
+        outputs = 2 * self.horizons * num_antennas * num_subcarriers
+        widths = [self.in_features, *[self.hidden] * (self.layers - 1), outputs]
+        self.network = nn.Sequential(*_connected(widths), *([nn.Tanh()] if self.layers == 2 else []))
 
     def forward(self, features: Tensor, *inputs: Tensor) -> Tensor:
         """Predict the channel.
@@ -98,6 +113,8 @@ class Prediction(Head):
                 f"{[tuple(value.shape) for value in inputs]}: set data.sequence"
             )
         csi = inputs[0]
+        if self.network is None:
+            raise ValueError("the size of the channel is open: give the head num_antennas and num_subcarriers")
         if self.kind == "filter":
             if csi.shape[1] < self.horizons + 2:
                 raise ValueError(
@@ -107,14 +124,14 @@ class Prediction(Head):
             predicted: Tensor = self.network(features, csi)
             return predicted
         r, t, k = csi.shape[2:]
-        if (r * t, k) != self.shape:
+        if (r * t, k) != (self.num_antennas, self.num_subcarriers):
             raise ValueError(
-                f"the head predicts {self.shape[0]} antenna pairs and {self.shape[1]} subcarriers, the data hold "
-                f"{r * t} and {k}: set num_antennas and num_subcarriers"
+                f"the head predicts {self.num_antennas} antenna pairs and {self.num_subcarriers} subcarriers, the data "
+                f"hold {r * t} and {k}: set num_antennas and num_subcarriers"
             )
         values = rearrange(self.network(features), "b (h r t k c) -> b h r t k c", h=self.horizons, r=r, t=t, c=2)
         power = csi.abs().square()
-        level = power.amax((1, 2, 3, 4)) if self.bounded else power.mean((1, 2, 3, 4))
+        level = power.amax((1, 2, 3, 4)) if self.layers == 2 else power.mean((1, 2, 3, 4))
         return torch.view_as_complex(values.float().contiguous()) * level.sqrt().reshape(-1, 1, 1, 1, 1)
 
     def loss(self, prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
@@ -126,6 +143,10 @@ class Prediction(Head):
         if not len(error):
             return prediction.abs().sum() * 0.0
         return (error + _EXACT).log().mean() if self.kind == "filter" else error.mean()
+
+    def labelled(self, batch: dict[str, Tensor]) -> int:
+        """Return the number of links that have power at every horizon."""
+        return int(_heard(next_channel(batch)).sum())
 
     def metrics(self) -> MetricCollection:
         """Return `nmse_db` [dB] over all horizons, and if there are several `nmse_db_1` and so on for each."""

@@ -70,6 +70,18 @@ def test_models_run(file, street_data, checkpoint, two_towers, tmp_path, monkeyp
     assert any(key.startswith(("val/", "test/")) for key in commands.trainer.callback_metrics)
 
 
+TASKS = [file for file in MODELS if file.parent.name == "finetune" and not file.stem.startswith("toft")]
+
+
+@pytest.mark.parametrize("file", TASKS, ids=lambda file: file.stem)
+def test_every_task_takes_the_two_tower_too(file, street_data, two_towers, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = ["fit", "--config", str(file), *street_data, *QUICK, "--then_test", "true"]
+    commands = run([*args, "--model.checkpoint", two_towers, "--data.fractions", "[0.6, 0.2, 0.2]"])
+    assert commands.model.encoder.csi_size == (32, 64)
+    assert any(key.startswith(f"test/{file.stem}/") for key in commands.trainer.callback_metrics)
+
+
 def test_positioning_takes_the_map_by_one_word(street_data, two_towers, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     args = ["fit", "--config", str(ROOT / "experiments/finetune/toft_positioning.yaml"), *street_data, *QUICK]
@@ -83,7 +95,7 @@ def test_positioning_takes_the_map_by_one_word(street_data, two_towers, tmp_path
 @pytest.mark.parametrize("file", OVERLAYS, ids=name)
 def test_overlays_compose(file, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    base = "experiments/finetune/los.yaml" if "finetune" in file.parts else "experiments/csiclip.yaml"
+    base = "experiments/finetune/los.yaml" if "encoders" in file.parts else "experiments/csiclip.yaml"
     with pytest.raises(SystemExit) as leaving:
         main(["fit", "--config", base, "--config", str(file), "--print_config"])
     assert leaving.value.code == 0

@@ -55,13 +55,13 @@ def test_another_model_or_width_is_refused_in_one_line(pretrained, street_data, 
     start = ["fit", "--config", "experiments/finetune/los.yaml", *street_data, *QUIET, "--runs", str(tmp_path / "runs")]
     checkpoint = ["--model.checkpoint", str(pretrained / "checkpoints" / "best.ckpt")]
     capsys.readouterr()
-    assert main([*start, *checkpoint, "--config", "experiments/finetune/encoder_csiclip.yaml"]) == 2
+    assert main([*start, *checkpoint, "--config", "experiments/encoders/csiclip.yaml"]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("error: ")
     assert "of another shape" in said
-    assert main([*start, *checkpoint, "--config", "experiments/finetune/encoder_hand.yaml"]) == 2
+    assert main([*start, *checkpoint, "--config", "experiments/encoders/hand.yaml"]) == 2
     assert "does not fit this HandFeatures" in capsys.readouterr().err
-    assert main(["test", *start[1:], "--model.mode", "control", "--config", "experiments/finetune/encoder_hand.yaml",
+    assert main(["test", *start[1:], "--model.mode", "control", "--config", "experiments/encoders/hand.yaml",
                  "--ckpt_path", checkpoint[1]]) == 2  # fmt: skip
     assert capsys.readouterr().err.strip().splitlines()[-1].startswith("error: ")
 

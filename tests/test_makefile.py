@@ -50,7 +50,7 @@ def test_a_checkpoint_may_have_spaces(make):
     ("args", "said"),
     [
         (("finetune", "TASK=beam", "MODEL=foo"), "no experiments/foo.yaml for MODEL=foo and MODE=finetune; models:"),
-        (("finetune", "TASK=beam", "MODEL=foo", "MODE=control"), "no experiments/finetune/encoder_foo.yaml"),
+        (("finetune", "TASK=beam", "MODEL=foo", "MODE=control"), "no experiments/encoders/foo.yaml"),
         (("finetune", "TASK=foo"), "no experiments/finetune/foo.yaml; tasks: "),
         (("finetune",), "say which task"),
         (("study",), "say which study, such as make study STUDY=demo; there are:"),
@@ -63,7 +63,8 @@ def test_bad_names_are_one_error(make, args, said):
     assert not called
     [line] = errors
     assert said in line
-    assert "encoder_" not in line.replace("encoder_foo", "")
+    tasks = {file.stem for file in (ROOT / "experiments/finetune").iterdir()}
+    assert set(line.partition("tasks: ")[2].split()) <= tasks
 
 
 def test_pre_training_comes_first_and_nothing_goes_on_when_it_is_stopped(make):
@@ -82,4 +83,4 @@ def test_pre_training_comes_first_and_nothing_goes_on_when_it_is_stopped(make):
 def test_a_control_needs_no_checkpoint(make):
     status, called, _ = make("finetune", "TASK=los", "MODE=control", "MODEL=hand", "ARGS=--data.num_labels 5")
     assert status == 0
-    assert called[-4:] == ["--config", "experiments/finetune/encoder_hand.yaml", "--data.num_labels", "5"]
+    assert called[-4:] == ["--config", "experiments/encoders/hand.yaml", "--data.num_labels", "5"]

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from datamodules.errors import InputError, check_not_negative, check_positive
-from foundation.checkpoint import described, load_encoder, read_checkpoint, rebuild
+from foundation.checkpoint import configure_as, described, load_encoder, read_checkpoint, rebuild
 from foundation.encoder import Encoder
 from foundation.gather import total
 from foundation.optim.schedules import Schedule
 from foundation.runtime.figures import Sample, caption, log_figures
-from foundation.task import FoundationTask, OptimizerName
+from foundation.task import FoundationTask, OptimizerName, StartFrom
 from heads import Head
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ Mode = Literal["scratch", "probe", "finetune", "control"]
 
 class FineTune(FoundationTask):
     """Trains a head on the features of an encoder.
+
+    Where the data are sequences, an encoder of single snapshots sees the last one observed, an encoder of several all.
 
     Args:
         head: Makes the head from the width of the features; in YAML a head's class with its arguments.
@@ -46,12 +48,15 @@ class FineTune(FoundationTask):
         weight_decay: Weight decay.
         schedule: Learning-rate schedule, see `foundation.optim.schedules`.
         optimizer: `adamw` or `muon`, see `Muon`.
+        start_from: Checkpoint to start from, the whole or parts by name, see `FoundationTask`.
 
     Raises:
-        InputError: The mode needs a checkpoint or an encoder and has none, or the checkpoint does not fit, or the
-            encoder reads more than the CSI of several base stations, or `tokens` are asked of one that has none or of
-            several.
+        InputError: The mode needs a checkpoint or an encoder and has none, or the checkpoint does not fit, or encoder
+            or head read more than the features of several base stations, or `tokens` are asked of an encoder that has
+            none or of several.
     """
+
+    parts: ClassVar[dict[str, str]] = {"head": "head"}
 
     def __init__(
         self,
@@ -67,6 +72,7 @@ class FineTune(FoundationTask):
         weight_decay: float = 0.01,
         schedule: Schedule = "cosine",
         optimizer: OptimizerName = "adamw",
+        start_from: StartFrom = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -91,7 +97,11 @@ class FineTune(FoundationTask):
             # dropped tokens' entries: a place is then known by many of them, and known again a street further
             self.reduce, num_features = nn.Sequential(nn.Dropout(), nn.Linear(token_width, tokens)), count * tokens
         self.head = head(num_features * base_stations)
-        self.mode, self.lr, self.encoder_lr = mode, lr, encoder_lr
+        if base_stations > 1 and self.head.inputs:
+            raise InputError(
+                f"the head {type(self.head).__name__} reads one base station: set model.base_stations to 1"
+            )
+        self.mode, self.lr, self.encoder_lr, self.start_from = mode, lr, encoder_lr, start_from
         self.weight_decay, self.schedule, self.optimizer = weight_decay, schedule, optimizer
         self.name = type(self.head).__name__.lower()
         self.monitor_mode = self.head.monitor_mode
@@ -105,6 +115,7 @@ class FineTune(FoundationTask):
             part.requires_grad_(not self.frozen)
         for parameter in unread:
             parameter.requires_grad_(False)  # several processes wait for every gradient
+        self._over_time = False
         self._terms: list[Tensor] = []
         self._tested = Sample()
 
@@ -125,27 +136,31 @@ class FineTune(FoundationTask):
 
     def setup(self, stage: str) -> None:
         """Check that the data hold what the encoders read and the head's labels, then take statistics."""
-        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
-        missing = [key for key in self.head.requires if datamodule is not None and key not in datamodule.batch_keys]
+        self._over_time = getattr(self.trainer.datamodule, "sequence", None) is not None  # type: ignore[attr-defined]
         for encoder in self.encoders:
-            lacking = [key for key in encoder.input_keys if datamodule is not None and key not in datamodule.batch_keys]
-            if lacking:
-                hint = ": add to data.extras" if {"map", "geometry"} & set(lacking) else ""
-                name = type(encoder).__name__
-                raise InputError(f"encoder {name} reads {', '.join(lacking)}, which the data lack{hint}")
-        if missing and stage != "predict":
-            hint = ": set data.num_beams" if "beam" in missing else ""
-            raise InputError(f"head {type(self.head).__name__} needs {', '.join(missing)}, which the data lack{hint}")
-        if stage != "predict":
-            self.check_head(self.head)
+            self.check_keys(f"encoder {type(encoder).__name__} reads", encoder.input_keys)
+            if self.trainer.datamodule is not None and _reads_past(encoder) and not self._over_time:  # type: ignore[attr-defined]
+                raise InputError(f"encoder {type(encoder).__name__} reads several snapshots: set data.sequence")
+        labels = self.head.requires if stage != "predict" else ()
+        self.check_keys(f"head {type(self.head).__name__} needs", dict.fromkeys((*self.head.inputs, *labels)))
+        self.fit_head(self.head, check=stage != "predict")
         super().setup(stage)
+
+    def held_parts(self) -> dict[str, str]:
+        """Return the parts by name, with the encoders beyond the first."""
+        return super().held_parts() | {name: f"further.{name}" for name in self.further}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the weights of another model in one line; a head of open size becomes that of the checkpoint."""
+        configure_as(self.head, checkpoint.get("parts", {}).get("head", {}))
+        super().on_load_checkpoint(checkpoint)
 
     def prepare_from(self, datamodule: Any) -> None:
         """Take label statistics, and those of the input unless pre-training brought them."""
         if self.mode in ("scratch", "control"):
-            sample = self._links(datamodule.sample())
+            sample = datamodule.sample()
             for encoder in self.encoders:
-                encoder.prepare(sample)
+                encoder.prepare(self._links(sample, encoder))
         self.head.prepare(datamodule.statistics())
 
     def train(self, mode: bool = True) -> FineTune:
@@ -162,7 +177,7 @@ class FineTune(FoundationTask):
 
     def features(self, batch: dict[str, Any], encoder: Encoder) -> Tensor:
         """Return the features (B, D) of a batch, or (B, S * D) of several base stations."""
-        batch = self._links(batch)
+        batch = self._links(batch, encoder)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             values = encoder.encode(batch) if self.reduce is None else encoder.tokens(batch)
         if self.reduce is not None:
@@ -170,10 +185,11 @@ class FineTune(FoundationTask):
         values = values.flatten(1)
         return values.reshape(len(values) // self.base_stations, self.base_stations * values.shape[1])
 
-    def _links(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Return a batch with a row for each link: several base stations make several of a user."""
+    def _links(self, batch: dict[str, Any], encoder: Encoder) -> dict[str, Any]:
+        """Return a batch as an encoder reads it, a row for each link: several base stations make several of a user."""
         if self.base_stations == 1:
-            return batch
+            last = self._over_time and not _reads_past(encoder)
+            return {**batch, "csi": batch["csi"][:, -1]} if last else batch
         csi = batch["csi"]
         if csi.ndim != 5 or csi.shape[1] != self.base_stations:
             raise InputError(f"model.base_stations is {self.base_stations}: set data.base_stations alike")
@@ -188,8 +204,7 @@ class FineTune(FoundationTask):
 
     def answer(self, features: Tensor, batch: dict[str, Any]) -> Tensor:
         """Return the head's raw predictions (B, ...) from the features (B, D) of a batch."""
-        prediction: Tensor = self.head(features)
-        return prediction
+        return self.head.answer(features, batch)
 
     def _loss(self, predictions: list[Tensor], batch: dict[str, Any]) -> Tensor:
         return torch.stack([self.head.loss(prediction, batch) for prediction in predictions]).mean()
@@ -274,6 +289,10 @@ class FineTune(FoundationTask):
         )
 
 
+def _reads_past(encoder: Encoder) -> bool:
+    return "N" in encoder.input_axes.get("csi", "").split()
+
+
 def _find(mode: Mode, encoder: Encoder | None, checkpoint: str | None, tower: str | None) -> Encoder:
     """Return an encoder as the mode wants it: with the weights of a checkpoint, or new."""
     if mode in ("probe", "finetune"):
@@ -284,7 +303,10 @@ def _find(mode: Mode, encoder: Encoder | None, checkpoint: str | None, tower: st
         return encoder
     if checkpoint is None:
         raise InputError(f"mode `{mode}` needs model.encoder, or model.checkpoint to build the same encoder anew")
-    return rebuild(read_checkpoint(checkpoint), checkpoint, tower)
+    built = rebuild(read_checkpoint(checkpoint), checkpoint, tower)
+    if not isinstance(built, Encoder):
+        raise InputError(f"{tower} in {checkpoint} is a {type(built).__name__}, no encoder: set model.tower to another")
+    return built
 
 
 def _model_name(checkpoint: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from foundation.adaptation.finetune import FineTune, Mode
 from foundation.checkpoint import load_encoder
 from foundation.encoder import Encoder
 from foundation.optim.schedules import Schedule
-from foundation.task import OptimizerName
+from foundation.task import OptimizerName, StartFrom
 from heads import Positioning
 
 #: environments embedded at once
@@ -53,11 +53,14 @@ class MapPositioning(FineTune):
         weight_decay: Weight decay.
         schedule: Learning-rate schedule, see `foundation.optim.schedules`.
         optimizer: `adamw` or `muon`, see `Muon`.
+        start_from: Checkpoint to start from, the whole or parts by name, see `FoundationTask`.
 
     Raises:
         InputError: The mode is another one, the head finds no positions, the checkpoint has no environment tower, or
             `step` or `radius` is not positive.
     """
+
+    parts: ClassVar[dict[str, str]] = {"head": "head", "environment": "environment"}
 
     def __init__(
         self,
@@ -73,6 +76,7 @@ class MapPositioning(FineTune):
         weight_decay: float = 0.01,
         schedule: Schedule = "cosine",
         optimizer: OptimizerName = "adamw",
+        start_from: StartFrom = None,
     ) -> None:
         if mode != "probe":
             raise InputError(f"MapPositioning reads a map by frozen towers: set model.mode to probe, not {mode}")
@@ -86,6 +90,7 @@ class MapPositioning(FineTune):
             weight_decay=weight_decay,
             schedule=schedule,
             optimizer=optimizer,
+            start_from=start_from,
         )
         if not isinstance(self.head, Positioning):
             raise InputError(f"MapPositioning needs the head Positioning, not {type(self.head).__name__}")
@@ -113,7 +118,9 @@ class MapPositioning(FineTune):
         prediction = super().answer(features, batch)
         if self.training:
             return prediction
-        embedding = features if self.reduce is None else self.encoder.encode(batch)  # tokens are not the embedding
+        embedding = (
+            features if self.reduce is None else self.encoder.encode(self._links(batch, self.encoder))
+        )  # tokens are not the embedding
         channel = F.normalize(embedding.float(), dim=-1)
         prediction = prediction.clone()
         for number in batch["site"].unique().tolist():

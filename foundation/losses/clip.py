@@ -124,7 +124,7 @@ def matching(queries: Tensor, options: Tensor, group: Tensor) -> tuple[Tensor, T
     """
     hit, chance = torch.zeros(2, len(group)).unbind()
     queries, options = F.normalize(queries.float(), dim=-1).cpu(), F.normalize(options.float(), dim=-1).cpu()
-    for number in group.unique().tolist():
+    for number in sorted(set(group.tolist())):
         rows = (group == number).nonzero().squeeze(1)
         similarity = queries[rows] @ options[rows].T
         hit[rows], chance[rows] = credit(similarity, similarity.diagonal()), 1 / len(rows)

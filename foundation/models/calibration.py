@@ -25,7 +25,7 @@ from foundation.link_metrics import LinkMean, LinkQuantile
 from foundation.models.csifeedback import sum_of
 from foundation.nets.unet1d import UNet1d
 from foundation.optim.schedules import Schedule
-from foundation.task import FoundationTask
+from foundation.task import FoundationTask, StartFrom
 
 #: users whose mean stands for a user in between
 _NEIGHBOURS = 4
@@ -59,6 +59,7 @@ class TwinCalibration(FoundationTask):
         lr: Learning rate of Adam.
         weight_decay: Weight decay.
         schedule: Learning-rate schedule, see `foundation.optim.schedules`.
+        start_from: Checkpoint to start from, the whole or parts by name, see `FoundationTask`.
 
     Raises:
         InputError: There are more codewords to report than antennas, or the antennas are no multiple of 8.
@@ -67,6 +68,7 @@ class TwinCalibration(FoundationTask):
     monitor = "val/cosine"
     monitor_mode: Literal["min", "max"] = "max"
     towers: ClassVar[dict[str, str]] = {}
+    parts: ClassVar[dict[str, str]] = {"calibrator": "net"}
 
     position_mean: Tensor
     position_std: Tensor
@@ -82,6 +84,7 @@ class TwinCalibration(FoundationTask):
         lr: float = 1e-3,
         weight_decay: float = 0.0,
         schedule: Schedule = "cosine",
+        start_from: StartFrom = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -89,6 +92,7 @@ class TwinCalibration(FoundationTask):
             raise InputError(f"codewords must be 1 to {antennas}, the antennas, got {codewords}")
         self.net = UNet1d(antennas)
         self.codewords, self.labels, self.reads, self.snr_db = codewords, labels, reads, snr_db
+        self.start_from = start_from
         self.lr, self.weight_decay, self.schedule = lr, weight_decay, schedule
         self.register_buffer("codebook", dft_codebook(Array(1, antennas)), persistent=False)
         self.register_buffer("position_mean", torch.zeros(3))

@@ -14,7 +14,7 @@ from foundation.gather import concatenate, gather_rows
 from foundation.losses.clip import CLIPLoss, mixed, retrieval, spread
 from foundation.optim.schedules import Schedule
 from foundation.runtime.probe import CollapseAlarm, OnlineProbe
-from foundation.task import FoundationTask
+from foundation.task import FoundationTask, StartFrom
 
 _RETRIEVAL_BATCH = 128
 
@@ -34,6 +34,7 @@ class CSICLIP(FoundationTask):
         lr: Learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
         schedule: Learning-rate schedule, see `foundation.optim.schedules`.
+        start_from: Checkpoint to start from, the whole or parts by name, see `FoundationTask`.
     """
 
     towers: ClassVar[dict[str, str]] = {"csi": "csi_encoder", "cir": "cir_encoder"}
@@ -47,6 +48,7 @@ class CSICLIP(FoundationTask):
         lr: float = 8e-4,
         weight_decay: float = 0.01,
         schedule: Schedule = "plateau",
+        start_from: StartFrom = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -56,6 +58,7 @@ class CSICLIP(FoundationTask):
         self.csi_projection = nn.Linear(csi_encoder.num_features, embed_dim, bias=False)
         self.cir_projection = nn.Linear(cir_encoder.num_features, embed_dim, bias=False)
         self.loss = CLIPLoss(temperature)
+        self.start_from = start_from
         self.lr, self.weight_decay, self.schedule = lr, weight_decay, schedule
         self._validated: list[dict[str, Tensor]] = []
 

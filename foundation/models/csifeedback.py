@@ -13,7 +13,7 @@ from foundation.baselines.feedback import CHANCE_DB, NUMBERS_A_PATH, PrincipalCo
 from foundation.link_metrics import LinkMean, LinkMeanDb
 from foundation.nets.autoencoder import Autoencoder
 from foundation.optim.schedules import Schedule
-from foundation.task import FoundationTask
+from foundation.task import FoundationTask, StartFrom
 
 #: SNR [dB] at which the rates are compared
 _SNR_DB = 10.0
@@ -31,6 +31,7 @@ class CsiFeedback(FoundationTask):
         lr: Learning rate of Adam (the authors': 1e-2 with batches of 4).
         weight_decay: Weight decay.
         schedule: Learning-rate schedule, see `foundation.optim.schedules`.
+        start_from: Checkpoint to start from, the whole or parts by name, see `FoundationTask`.
     """
 
     monitor = "val/nmse_db"
@@ -38,11 +39,17 @@ class CsiFeedback(FoundationTask):
     towers: ClassVar[dict[str, str]] = {"autoencoder": "autoencoder"}
 
     def __init__(
-        self, autoencoder: Autoencoder, lr: float = 1e-2, weight_decay: float = 0.0, schedule: Schedule = "cosine"
+        self,
+        autoencoder: Autoencoder,
+        lr: float = 1e-2,
+        weight_decay: float = 0.0,
+        schedule: Schedule = "cosine",
+        start_from: StartFrom = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.autoencoder = autoencoder
+        self.start_from = start_from
         self.lr, self.weight_decay, self.schedule = lr, weight_decay, schedule
         self.val_metrics, self.test_metrics = _metrics(), _metrics()
         self.controls = nn.ModuleDict({"pca_nmse_db": LinkMeanDb(), "pursuit_nmse_db": LinkMeanDb()})

@@ -22,7 +22,7 @@ from foundation.nets.transformer import Tower
 from foundation.optim.schedules import Schedule
 from foundation.runtime.figures import caption, log_figures
 from foundation.runtime.probe import CollapseAlarm, OnlineProbe
-from foundation.task import FoundationTask, OptimizerName
+from foundation.task import FoundationTask, OptimizerName, StartFrom
 from heads import Feedback
 from heads.feedback import relative_error
 
@@ -60,6 +60,7 @@ class EnvChannel(FoundationTask):
         weight_decay: Weight decay.
         schedule: Learning-rate schedule, see `foundation.optim.schedules`.
         optimizer: `adamw` or `muon`, see `Muon`.
+        start_from: Checkpoint to start from, the whole or parts by name, see `FoundationTask`.
 
     Raises:
         InputError: There is neither environment tower nor decoder, or no decoder for `rebuild_first` or `profile`, or
@@ -67,6 +68,7 @@ class EnvChannel(FoundationTask):
     """
 
     towers: ClassVar[dict[str, str]] = {"channel": "channel_encoder", "environment": "environment_encoder"}
+    parts: ClassVar[dict[str, str]] = {"decoder": "decoder"}
 
     def __init__(
         self,
@@ -84,6 +86,7 @@ class EnvChannel(FoundationTask):
         weight_decay: float = 0.01,
         schedule: Schedule = "restarts",
         optimizer: OptimizerName = "adamw",
+        start_from: StartFrom = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -108,12 +111,17 @@ class EnvChannel(FoundationTask):
         if share and environment_encoder is not None:
             _share(channel_encoder, environment_encoder)
         self.decoder = None if decoder is None else decoder(width)
+        if self.decoder is not None and channel_encoder.csi_size is not None:
+            self.decoder.configure(*channel_encoder.csi_size)
         self.profile, self.profile_layer = profile, None
         if profile and self.decoder is not None:
+            if self.decoder.num_antennas is None or self.decoder.num_subcarriers is None:
+                raise InputError("model.profile needs the decoder's num_antennas and num_subcarriers: set them")
             self.profile_layer = nn.Linear(width, self.decoder.num_antennas * self.decoder.num_subcarriers)
         self.rebuild_first, self.withheld = rebuild_first, withheld
         self.loss = CLIPLoss(temperature)
         self.reconstruction, self.counterfactuals = reconstruction, counterfactuals
+        self.start_from = start_from
         self.lr, self.weight_decay, self.schedule, self.optimizer = lr, weight_decay, schedule, optimizer
         self._kept: list[dict[str, Tensor]] = []
         self._seen = 0
@@ -126,13 +134,10 @@ class EnvChannel(FoundationTask):
 
     def setup(self, stage: str) -> None:
         """Check that the data hold both descriptions."""
-        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
-        if datamodule is not None and self.environment_encoder is not None:
-            missing = [key for key in self.environment_encoder.input_keys if key not in datamodule.batch_keys]
-            if missing:
-                raise InputError(f"the environment tower needs {', '.join(missing)}: add to data.extras")
+        if self.environment_encoder is not None:
+            self.check_keys("the environment tower reads", self.environment_encoder.input_keys)
         if self.decoder is not None:
-            self.check_head(self.decoder)
+            self.fit_head(self.decoder)
         super().setup(stage)
 
     def forward(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
@@ -280,8 +285,8 @@ class EnvChannel(FoundationTask):
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer and its schedule (section IV-B)."""
-        groups = [(self, self.lr)]
-        return self.optimizers_with(groups, self.weight_decay, self.schedule, self.rebuild_first, self.optimizer)
+        stages = (self.rebuild_first, 1.0) if self.rebuild_first else (1.0,)
+        return self.optimizers_with([(self, self.lr)], self.weight_decay, self.schedule, stages, self.optimizer)
 
     def configure_callbacks(self) -> list[Callback]:
         """Watch every pre-training with a probe and an alarm."""

@@ -71,7 +71,7 @@ class CNNTransformer(Encoder):
         from timm.models.vision_transformer import Block  # not at import: timm is slow to load
 
         self.snapshots, self.domain, self.num_features = snapshots, domain, width
-        self.shape = (num_antennas, num_subcarriers)
+        self.csi_size = self.shape = (num_antennas, num_subcarriers)
         self.patch = (int(patch[0]), int(patch[1]))
         num_tokens = math.prod(math.ceil(n / p) for n, p in zip(self.shape, self.patch, strict=True))
         self.token_shape = (num_tokens, width)

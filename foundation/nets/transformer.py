@@ -120,7 +120,7 @@ class ChannelTransformer(Tower):
         tokens = num_antennas // patch[0] * (num_subcarriers // patch[1])
         super().__init__(tokens, width, layers, shared_layers, heads, embed_dim, pool)
         self.save_hyperparameters()
-        self.domain, self.size = domain, (num_antennas, num_subcarriers)
+        self.domain, self.csi_size = domain, (num_antennas, num_subcarriers)
         self.patches = nn.Conv2d(2 if domain == "csi" else 4, width, patch, stride=patch, bias=False)
 
     def forward(self, csi: Tensor) -> Tensor:
@@ -133,11 +133,11 @@ class ChannelTransformer(Tower):
         Raises:
             InputError: The data have other antenna pairs or subcarriers than the tower.
         """
-        if (csi.shape[1] * csi.shape[2], csi.shape[3]) != self.size:
+        if (csi.shape[1] * csi.shape[2], csi.shape[3]) != self.csi_size:
             raise InputError(
                 f"the data make CSI of (R, T, K) = {tuple(csi.shape[1:])}, but the channel tower was made for (R*T, K) "
-                f"= {self.size}: set its num_antennas and num_subcarriers (and pre-train anew), or data.bs, data.ue "
-                "and data.ofdm"
+                f"= {self.csi_size}: set its num_antennas and num_subcarriers (and pre-train anew), or data.bs, "
+                "data.ue and data.ofdm"
             )
         channel = unit_power(csi)
         if self.domain == "csi":

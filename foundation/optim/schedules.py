@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -16,6 +17,8 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from datamodules.errors import InputError
 
 Schedule = Literal["constant", "cosine", "restarts", "plateau"]
+#: ends of the cosines of `restarts`
+RESTARTS = (1 / 7, 3 / 7, 1.0)
 
 
 def plateau(optimizer: Optimizer, mode: Literal["min", "max"]) -> ReduceLROnPlateau:
@@ -23,24 +26,20 @@ def plateau(optimizer: Optimizer, mode: Literal["min", "max"]) -> ReduceLROnPlat
     return ReduceLROnPlateau(optimizer, mode=mode, factor=0.8, patience=10)
 
 
-def cosine(
-    optimizer: Optimizer, steps: float, schedule: Literal["cosine", "restarts"] = "cosine", first: float = 0.0
-) -> LambdaLR:
+def cosine(optimizer: Optimizer, steps: float, stages: Sequence[float] = (1.0,)) -> LambdaLR:
     """Return a schedule of one cosine or several, each from a warm-up of 5 % down to zero.
 
     Args:
         optimizer: Whose learning rates it moves.
         steps: Steps of the whole training.
-        schedule: `cosine` or `restarts`.
-        first: Share of the steps of a first stage of training; a `cosine` is run once for it and once for the rest.
+        stages: Where the cosines end, as ascending shares of the steps, the last one 1.
 
     Raises:
         InputError: The training has no end.
     """
     if not math.isfinite(steps):
         raise InputError("the cosine schedule needs an end: set trainer.max_epochs or trainer.max_steps")
-    shares = [1 / 7, 3 / 7, 1.0] if schedule == "restarts" else [first, 1.0] if first else [1.0]
-    ends = [round(steps * share) for share in shares]
+    ends = [round(steps * share) for share in stages]
 
     def factor(step: int) -> float:
         start, end = next(((s, e) for s, e in pairwise([0, *ends]) if step < e), (0, ends[-1]))

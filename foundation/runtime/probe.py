@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -70,10 +71,10 @@ class OnlineProbe(Callback):
     ) -> None:
         """Take one step of the probe."""
         features = gather(outputs["features"].detach().float())
-        labels = {key: gather(batch[key]) for key in self.head.requires}
+        rows = {key: gather(batch[key]) for key in dict.fromkeys((*self.head.inputs, *self.head.requires))}
         with torch.enable_grad():
             self.net.train()
-            loss = self.head.loss(self.net(features), labels)
+            loss = self.head.loss(self._answer(features, rows), rows)
             self.optimizer.zero_grad()
             torch.autograd.backward(loss)
             self.optimizer.step()
@@ -89,7 +90,12 @@ class OnlineProbe(Callback):
     ) -> None:
         """Score the probe."""
         self.net.eval()
-        self.metrics.update(self.net(outputs["features"].float()), batch)
+        self.metrics.update(self._answer(outputs["features"].float(), batch), batch)
+
+    def _answer(self, features: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        norm, head = self.net
+        assert isinstance(head, Head)
+        return head.answer(norm(features), batch)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the scores."""

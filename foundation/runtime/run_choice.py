@@ -19,7 +19,7 @@ from foundation.runtime.runs import CHECKPOINTS, Run, check_name, first_process,
 #: settings that a run may change when it goes on, for they take effect then; all others are those of its checkpoint
 _MAY_CHANGE = re.compile(r"(trainer|experiment|runs|run_id|ckpt_path|then_test)(\.|$)|data\.(batch_size|predict_on)$")
 #: settings that change nothing of what is served
-_IDLE = re.compile(r"data\.num_workers$|data\..*\b(cache|root|download)$|model\..*\bcheckpoint$")
+_IDLE = re.compile(r"data\.num_workers$|data\..*\b(cache|root|download)$|model\..*\bcheckpoint$|model\.start_from")
 
 
 class Choice(NamedTuple):

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from datamodules.errors import DatasetNotFoundError, InputError
-from foundation.checkpoint import load_encoder
+from foundation import ChannelTransformer, EnvChannel, FineTune, HandFeatures, load_encoder, load_part
 from foundation.models.csiclip import CSICLIP
 from foundation.nets.resnet import ResNet
+from heads import LOS, Feedback
 from tests.foundation.towers import TinyEncoder, tiny_clip
 
 
@@ -43,7 +44,8 @@ def test_an_encoder_comes_back_in_eval_mode(tmp_path):
 def test_a_model_built_in_python_saves_no_live_object(checkpoint):
     content = torch.load(checkpoint, weights_only=True)
     assert content["hyper_parameters"] == {
-        "embed_dim": 8, "temperature": 0.07, "lr": 8e-4, "weight_decay": 0.01, "schedule": "plateau"
+        "embed_dim": 8, "temperature": 0.07, "lr": 8e-4, "weight_decay": 0.01, "schedule": "plateau",
+        "start_from": None,
     }  # fmt: skip
 
 
@@ -103,3 +105,78 @@ def test_a_file_of_another_program_is_refused(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(DatasetNotFoundError, match=r"checkpoint .*x\.ckpt does not exist"):
         load_encoder(tmp_path / "x.ckpt")
+
+
+SMALL = {"width": 16, "layers": 1, "heads": 2}
+
+
+def written(model, path, **hyper_parameters):
+    content = {"state_dict": model.state_dict(), "hyper_parameters": hyper_parameters}
+    model.on_save_checkpoint(content)
+    torch.save(content, path)
+    return content
+
+
+def test_classes_go_by_their_public_names(tmp_path):
+    tower = ChannelTransformer(4, 8, (4, 4), shared_layers=0, **SMALL)
+    model = EnvChannel(tower, decoder=lambda n: Feedback(n, patch=(4, 4), **SMALL))
+    nested = {"class_path": "foundation.nets.transformer.ChannelTransformer", "init_args": {"layers": 1}}
+    settings = {"channel_encoder": nested, "_class_path": "foundation.models.envchannel.EnvChannel"}
+    content = written(model, tmp_path / "x.ckpt", **settings)
+    assert {name: part["class"] for name, part in content["parts"].items()} == {
+        "channel": "foundation.ChannelTransformer", "decoder": "heads.Feedback"
+    }  # fmt: skip
+    assert content["hyper_parameters"] == {
+        "channel_encoder": {"class_path": "foundation.ChannelTransformer", "init_args": {"layers": 1}},
+        "_class_path": "foundation.EnvChannel",
+    }
+    # a class of the user's own stays where it is
+    assert written(tiny_clip(), tmp_path / "y.ckpt")["parts"]["csi"]["class"] == "tests.foundation.towers.TinyEncoder"
+
+
+def test_checkpoints_from_before_a_move_load(tmp_path):
+    encoder = HandFeatures(4, 8)
+    encoder.mean.fill_(2.0)
+    entry = {"class": "foundation.nets.hand.HandFeatures", "init_args": dict(encoder.hparams), "prefix": "encoder."}
+    content = {"state_dict": encoder.state_dict(prefix="encoder."), "towers": {"encoder": {**entry, "model": "x"}}}
+    torch.save(content, tmp_path / "old.ckpt")
+    assert torch.equal(load_encoder(tmp_path / "old.ckpt").mean, encoder.mean)
+
+    model = CSICLIP(ResNet("resnet18", width=0.25), ResNet("resnet18", width=0.25))
+    tower = {"class_path": "foundation.resnet.ResNet", "init_args": {"backbone": "resnet18", "width": 0.25}}
+    settings = {
+        "csi_encoder": tower, "cir_encoder": tower, "_class_path": "foundation.csiclip.CSICLIP",
+        "_instantiator": "lightning.pytorch.cli.instantiate_module",
+    }  # fmt: skip
+    torch.save({"state_dict": model.state_dict(), "hyper_parameters": settings, "pytorch-lightning_version": "2.6.0"},
+               tmp_path / "model.ckpt")  # fmt: skip
+    again = CSICLIP.load_from_checkpoint(tmp_path / "model.ckpt")
+    assert torch.equal(again.csi_projection.weight, model.csi_projection.weight)
+
+
+def test_a_part_is_loaded_alone(tmp_path):
+    tower = ChannelTransformer(4, 8, (4, 4), shared_layers=0, **SMALL)
+    model = EnvChannel(tower, decoder=lambda n: Feedback(n, patch=(4, 4), **SMALL))
+    written(model, tmp_path / "x.ckpt")
+    decoder = load_part(tmp_path / "x.ckpt", "decoder")
+    assert isinstance(decoder, Feedback)
+    assert not decoder.training
+    features = torch.randn(2, 128)
+    assert torch.equal(decoder(features), model.decoder.eval()(features))
+    with pytest.raises(InputError, match="holds no part 'head': choose one of channel, decoder"):
+        load_part(tmp_path / "x.ckpt", "head")
+    with pytest.raises(InputError, match=r"decoder in .* is a Feedback, no encoder"):
+        load_encoder(tmp_path / "x.ckpt", tower="decoder")
+    with pytest.raises(InputError, match=r"the decoder in .* does not fit this LOS: 3 missing .*unexpected"):
+        load_part(tmp_path / "x.ckpt", "decoder", LOS(128, hidden=None))
+
+
+def test_a_head_keeps_the_size_that_it_took_from_the_data(tmp_path):
+    model = FineTune(lambda n: Feedback(n, rank=2, **SMALL), TinyEncoder(), mode="scratch")
+    assert not list(model.head.parameters())
+    model.head.configure(4, 8)
+    content = written(model, tmp_path / "x.ckpt")
+    assert load_part(tmp_path / "x.ckpt", "head")(torch.randn(3, 16)).shape == (3, 4, 8)
+    again = FineTune(lambda n: Feedback(n, rank=2, **SMALL), TinyEncoder(), mode="scratch")
+    again.on_load_checkpoint(content)
+    again.load_state_dict(content["state_dict"])

@@ -1,5 +1,6 @@
 import dataclasses
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ from lightning.pytorch import Trainer
 from matplotlib.collections import LineCollection
 
 from datamodules.channel.arrays import Array
+from datamodules.channel.impairments import Noise
+from datamodules.channel.motion import Sequence
 from datamodules.channel.ofdm import OFDM
 from datamodules.errors import InputError
 from datamodules.sites.environment import Environment
@@ -17,7 +20,7 @@ from foundation.adaptation.finetune import FineTune
 from foundation.models.csiclip import CSICLIP
 from foundation.nets.resnet import ResNet
 from foundation.runtime.figures import log_figures
-from heads import LOS, Beam, Feedback, Joint, Positioning
+from heads import LOS, Beam, Feedback, Joint, Positioning, Prediction
 from tests.datamodules.rays import random_site
 from tests.datamodules.test_module import build
 from tests.foundation.towers import TinyEncoder, tiny_clip
@@ -221,3 +224,92 @@ def test_a_caption_stands_below_every_picture(tmp_path):
     log_figures(trainer, lambda: {"x": figure}, "what it is of")
     assert figure.get_supxlabel() == "what it is of"
     assert (tmp_path / "plots" / "x.png").is_file()
+
+
+def starting(start_from, **settings):
+    return FineTune(lambda n: LOS(n), TinyEncoder(), mode="scratch", lr=1e-12, start_from=start_from, **settings)
+
+
+def test_training_starts_from_another_run(checkpoint, data, tmp_path):
+    torch.manual_seed(5)
+    first = FineTune(lambda n: LOS(n), TinyEncoder(), mode="scratch")
+    content = {"state_dict": first.state_dict(), "hyper_parameters": {}}
+    first.on_save_checkpoint(content)
+    torch.save(content, tmp_path / "first.ckpt")
+    whole, head, encoder = (
+        starting(start)
+        for start in (str(tmp_path / "first.ckpt"), {"head": str(tmp_path / "first.ckpt")}, {"csi": checkpoint})
+    )
+    for model in (whole, head):
+        fit(model, data, tmp_path)
+        assert torch.allclose(model.head.layers[0].weight, first.head.layers[0].weight)
+        assert model.training
+    assert whole.encoder.scale == 1, "statistics of the input come with the weights"
+    assert torch.allclose(whole.encoder.net[0].weight, first.encoder.net[0].weight)
+    assert head.encoder.scale != 1
+    assert not torch.allclose(head.encoder.net[0].weight, first.encoder.net[0].weight)
+    with pytest.raises(InputError, match=r"^model\.start_from names 'csi', but FineTune has encoder, head$"):
+        fit(encoder, data, tmp_path)
+
+
+def test_starting_from_another_model_is_one_line(checkpoint, data, tmp_path):
+    message = r"checkpoint .*x\.ckpt, of CSICLIP, does not fit this FineTune: \d+ missing"
+    with pytest.raises(InputError, match=message) as said:
+        fit(starting(checkpoint), data, tmp_path)
+    assert "unexpected (csi_encoder.scale" in str(said.value)
+    assert "\n" not in str(said.value)
+
+
+class Past(TinyEncoder):
+    input_axes: ClassVar = {"csi": "B N R T K"}
+
+    def forward(self, csi):
+        return super().forward(csi.mean(1))
+
+
+def test_encoders_see_the_last_snapshot_or_all(checkpoint, tmp_path):
+    sequence = Sequence(snapshots=5, speed=(1.0, 2.0))
+    data = build(tmp_path / "sites", sequence=sequence, observation=[Noise(snr_db=(10, 10))])
+    batch = data.sample()
+    for encoder, seen in ((TinyEncoder(), batch["csi"][:, -1]), (Past(), batch["csi"])):
+        model = FineTune(lambda n: LOS(n), encoder, mode="scratch")
+        fit(model, data, tmp_path)
+        model.eval()
+        assert torch.equal(model.features(batch, encoder), encoder.encode({"csi": seen}))
+        encoder.prepare({"csi": seen})
+        scale = encoder.scale.clone()
+        model.prepare_from(data)
+        assert encoder.scale == scale
+    model = FineTune(lambda n: LOS(n), Past(), mode="scratch")
+    with pytest.raises(InputError, match=r"encoder Past reads several snapshots: set data\.sequence"):
+        fit(model, build(tmp_path / "sites"), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["filter", "direct"])
+def test_predicted_channels_are_in_the_scale_of_the_data(kind, checkpoint, tmp_path):
+    data = build(tmp_path / "sites", sequence=Sequence(snapshots=6, speed=(0.1, 0.2)))
+    model = FineTune(lambda n: Prediction(n, kind), checkpoint=checkpoint)
+    trainer = fit(model, data, tmp_path, epochs=2)
+    [result] = trainer.test(model, datamodule=data, verbose=False)
+    assert result["test/prediction/nmse_db"] < (-10 if kind == "filter" else 3)
+    [rows, *_] = trainer.predict(model, datamodule=data)
+    truth = data.finish(next(iter(data.predict_dataloader())))
+    assert rows["prediction"].shape == (32, 1, 1, 4, 8)
+    power = (value.abs().square().mean() for value in (rows["prediction"], truth["next_csi"]))
+    assert 1e-3 < next(power) / next(power) < 3, "after two epochs the layers alone are far from done"
+
+
+def test_prediction_needs_a_sequence_and_one_station(checkpoint, data, tmp_path):
+    with pytest.raises(InputError, match=r"head Prediction needs next_csi, which the data lack: set data\.sequence"):
+        fit(FineTune(lambda n: Prediction(n), checkpoint=checkpoint), data, tmp_path)
+    with pytest.raises(InputError, match=r"head Prediction reads one base station: set model\.base_stations to 1"):
+        FineTune(lambda n: Prediction(n), checkpoint=checkpoint, base_stations=2)
+
+
+def test_a_joint_head_reads_the_past_and_takes_its_size_from_the_data(checkpoint, tmp_path):
+    data = build(tmp_path / "sites", sequence=Sequence(snapshots=4, speed=(0.1, 0.2)))
+    heads = [LOS, lambda n: Prediction(n, "direct", hidden=8)]
+    model = FineTune(lambda n: Joint(n, heads), checkpoint=checkpoint)
+    trainer = fit(model, data, tmp_path)
+    [result] = trainer.test(model, datamodule=data, verbose=False)
+    assert {"test/joint/accuracy", "test/joint/nmse_db"} <= set(result)

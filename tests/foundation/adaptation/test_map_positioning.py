@@ -134,7 +134,7 @@ def test_what_it_cannot_do_is_said(checkpoint, tmp_path):
         with pytest.raises(InputError, match="must be positive"):
             MapPositioning(head, checkpoint, **setting)
     alone = save(tmp_path / "y.ckpt", None, decoder=lambda n: _decoder(n))
-    with pytest.raises(InputError, match="no tower 'environment'"):
+    with pytest.raises(InputError, match="no part 'environment'"):
         MapPositioning(head, alone)
 
 

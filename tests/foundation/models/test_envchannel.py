@@ -193,7 +193,7 @@ def test_either_tower_comes_out_of_a_checkpoint(tmp_path):
     for tower, expected in (("channel", model.channel_encoder), ("environment", model.environment_encoder)):
         assert torch.equal(load_encoder(file, tower=tower).encode(batch), expected.encode(batch))
     assert torch.equal(load_encoder(file).encode(batch), model.channel_encoder.encode(batch))
-    with pytest.raises(InputError, match="holds no tower 'map': choose one of channel, environment"):
+    with pytest.raises(InputError, match="holds no part 'map': choose one of channel, environment, decoder"):
         load_encoder(file, tower="map")
     both = FineTune(
         lambda d: Beam(d, num_beams=4, hidden=8), checkpoint=str(file), mode="probe", tower=["channel", "environment"]
@@ -312,5 +312,5 @@ def test_towers_that_do_not_fit(make, message):
 
 
 def test_data_without_a_map(tmp_path):
-    with pytest.raises(InputError, match=r"needs map, geometry: add to data\.extras"):
+    with pytest.raises(InputError, match=r"reads map, geometry, which the data lack: add to data\.extras"):
         fit(small(), build(tmp_path / "sites", [town_site("a", 0)]), tmp_path, 1)
