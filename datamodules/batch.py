@@ -56,8 +56,11 @@ class Settings(Protocol):
     extras: list[Extra]
     geometry_los: bool
     symmetry: WorldSymmetry | None
-    base_stations: int | None
     seed: int
+
+    @property
+    def group_size(self) -> int | None:
+        """Number of links of a row."""
 
 
 class BatchMaker:
@@ -70,7 +73,7 @@ class BatchMaker:
     Args:
         sites: The sites, in the order that `site` in a batch counts.
         data: What is asked for. Recordings give their first snapshot where `sequence` is None. Labels of rows of
-            several base stations are those of the first one, but for `los`, which tells whether any is in sight.
+            several links are those of the first one, but for `los`, which tells whether any is in sight.
 
     Raises:
         InputError: Recorded CSI is to be turned, which takes rays.
@@ -80,9 +83,9 @@ class BatchMaker:
         self.bs, self.ue, self.ofdm, self.codebook = data.bs, data.ue, data.ofdm, data.codebook
         self.views, self.observation, self.snapshots = data.views, data.observation, data.sequence
         self.extras, self.geometry_los, self.symmetry = data.extras, data.geometry_los, data.symmetry
-        self.base_stations, self.seed = data.base_stations, data.seed
-        if self.symmetry is not None and self.base_stations is not None:
-            raise InputError("data.symmetry turns links one by one: it cannot be used with data.base_stations")
+        self.group_size, self.seed = data.group_size, data.seed
+        if self.symmetry is not None and self.group_size is not None:
+            raise InputError("data.symmetry turns links one by one: it cannot be used with data.group")
         self.names = torch.tensor([zlib.crc32(site.name.encode()) for site in sites])
         self.areas = torch.tensor([zlib.crc32(site.area.encode()) for site in sites])
         frames = torch.stack([site.bs_orientation for site in sites])
@@ -149,8 +152,8 @@ class BatchMaker:
         return {**rows, "los": torch.where(power > 0, rows["los"], torch.full_like(rows["los"], -1))}
 
     def _joined(self, batch: Batch) -> Batch:
-        """Give channels the axis of the base stations, (B, S, ...), and keep the labels of the first."""
-        count = self.base_stations
+        """Give channels the axis of a group, (B, G, ...), and keep the labels of the first of its links."""
+        count = self.group_size
         if count is None:
             return batch
         joined: Batch = {}

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, DistributedSampler
 from datamodules.errors import InputError
 from datamodules.sites.paths import Paths
 from datamodules.sites.recording import Recording
-from datamodules.sites.site import Site, area_numbers
+from datamodules.sites.site import Site
 
 Batch = dict[str, Any]
 
@@ -23,13 +23,13 @@ class ChannelDataset(Dataset[Batch]):
     """Links of one or more sites, fetched in batches straight from the sites' tensors.
 
     A batch holds `paths` (a dict of the fields of `Paths`) or `recorded` (B, [N,] R, T, K), and `los` (B,), `position`
-    (B, 3) [m], `bs_position` (B, 3) [m], `site` (B,) and `user` (B,). Rows of several base stations are served one
-    after another, S links a user.
+    (B, 3) [m], `bs_position` (B, 3) [m], `site` (B,) and `user` (B,). Rows of several links are served one after
+    another, G links a row.
 
     Args:
         sites: The sites, all with rays or all recorded.
-        links: Numbers of the links to serve, counted through the sites in order, shape (n,), or (n, S) for rows of one
-            user's links to S base stations; by default all.
+        links: Numbers of the links to serve, counted through the sites in order, shape (n,), or (n, G) for rows of G
+            links of one user; by default all.
 
     Raises:
         InputError: Sites with rays and recorded ones, or recorded ones of different shapes, are mixed.
@@ -98,36 +98,6 @@ class ChannelDataset(Dataset[Batch]):
         if isinstance(links, Recording):
             return {"recorded": links.csi(rows), "los": links.los[rows], "position": links.position[rows]}
         return links[rows].pad(self.num_paths).as_dict()
-
-
-def station_links(sites: Sequence[Site], count: int) -> NDArray[np.int64]:
-    """Return the links of every user to the first base stations of its area, shape (users, count).
-
-    Args:
-        sites: The sites; those of one area share their users, row by row.
-        count: Number S of base stations.
-
-    Raises:
-        InputError: An area has fewer base stations, or they do not share their users.
-    """
-    starts = np.cumsum([0, *(len(site) for site in sites)])
-    areas: dict[int, list[int]] = {}
-    for number, group in enumerate(area_numbers(sites)):
-        areas.setdefault(group, []).append(number)
-    rows = []
-    for numbers in areas.values():
-        chosen, area = numbers[:count], sites[numbers[0]].area
-        if len(chosen) < count:
-            raise InputError(f"data.base_stations is {count}, but area {area} has {len(chosen)}")
-        position = sites[chosen[0]].links.position
-        # those beyond the chosen too: users of another source would be left out unsaid
-        if any(not torch.equal(position, sites[n].links.position) for n in numbers[1:]):
-            raise InputError(
-                f"the base stations of area {area} do not share their users, which data.base_stations needs: "
-                "of a DeepMIMO scenario set unserved to true"
-            )
-        rows.append(starts[chosen] + np.arange(len(position))[:, None])
-    return np.concatenate(rows)
 
 
 def _kind(shape: tuple[int, ...] | None) -> str:

@@ -18,9 +18,10 @@ from datamodules.channel.codebook import dft_codebook
 from datamodules.channel.impairments import View
 from datamodules.channel.motion import Sequence as Snapshots
 from datamodules.channel.ofdm import OFDM
-from datamodules.dataset import Batch, ChannelDataset, ShardedSampler, station_links
+from datamodules.dataset import Batch, ChannelDataset, ShardedSampler
 from datamodules.defaults import grid_of, rule_of, sequence_of
 from datamodules.errors import InputError, check_not_negative, check_positive
+from datamodules.groups import Group, group_links, variant_names
 from datamodules.maps.augmentation import WorldSymmetry
 from datamodules.sites.site import Site, area_numbers
 from datamodules.sources.base import Source
@@ -60,14 +61,17 @@ class ChannelDataModule(LightningDataModule):
         observation: What happens to `csi` before the model sees it; labels come from the clean channel.
         num_labels: Trains on that many links only, drawn by seed; validation and test stay whole.
         max_per_area: Serves at most that many links of one area, drawn by seed (CSI-CLIP section IV-A: 50,000); with
-            `base_stations` that many users, each with its links to all of them.
+            `group` that many rows.
         sequence: Makes `csi` a sequence (B, N, R, T, K) of a moving user, and adds `next_csi` (B, R, T, K). A recording
             of one device is cut into such sequences; without, each of its snapshots is a link.
         extras: Adds `map` (B, 1, 64, 64), `geometry` (B, 8) or `domain` (B, A).
         geometry_los: Whether `geometry` tells the line of sight.
         symmetry: Turns, mirrors and stretches the world of every training link, anew in every epoch.
-        base_stations: Serves the links of a user to the first S base stations of its area together: `csi`
-            (B, S, R, T, K), labels as seen from the first of them. A link with no path is zeros.
+        group: Serves the links of a user together that differ in the `station`, `csi` (B, S, R, T, K), or in the
+            `variant` of a twin, (B, V, R, T, K). Labels are those of the first link, but for `los`, which is 1 where
+            any of them is in sight, and -1 where none has a path. A link with no path is zeros.
+        base_stations: Number S of a group of stations, the first of each area; by default all.
+        variants: Names of a group of variants, in order; by default all, in the order of the source.
         num_workers: Loader processes; rows cost so little that none are needed on a CPU. Default: 2 with CUDA.
         predict_on: Which side `lightning predict` runs over.
         split_seed: Draws the split.
@@ -97,7 +101,9 @@ class ChannelDataModule(LightningDataModule):
         extras: list[Extra] | None = None,
         geometry_los: bool = True,
         symmetry: WorldSymmetry | None = None,
+        group: Group | None = None,
         base_stations: int | None = None,
+        variants: list[str] | None = None,
         num_workers: int | None = None,
         predict_on: Literal["all", "train", "validation", "test"] = "all",
         split_seed: int = 0,
@@ -117,10 +123,20 @@ class ChannelDataModule(LightningDataModule):
         self.num_beams = num_beams
         self.num_workers = num_workers if num_workers is not None else 2 * torch.cuda.is_available()
         self.sequence, self.extras, self.geometry_los = sequence, extras or [], geometry_los
-        self.symmetry, self.base_stations = symmetry, base_stations
+        self.symmetry, self.base_stations, self.variants = symmetry, base_stations, variants
+        self.group: Group | None = "station" if group is None and base_stations is not None else group
+        for key, value, of in (("base_stations", base_stations, "station"), ("variants", variants, "variant")):
+            if value is not None and self.group != of:
+                raise InputError(f"data.{key} belongs to data.group: {of}, not to {self.group}")
         self.predict_on, self.split_seed, self.seed = predict_on, split_seed, seed
         self.sides: dict[str, ChannelDataset] = {}
         self.dropped = 0
+
+    @property
+    def group_size(self) -> int | None:
+        """Number of links of a row, G; None where each is a row of its own."""
+        links = self.sides["all"].links
+        return links.shape[1] if links.ndim == 2 else None
 
     @property
     def batch_keys(self) -> tuple[str, ...]:
@@ -147,6 +163,8 @@ class ChannelDataModule(LightningDataModule):
         self.sequence = sequence_of(sites, self.sequence)
         if self.sequence is not None:
             sites = [site.windows(len(self.sequence.times)) for site in sites]
+        if self.group == "variant":
+            self.variants = variant_names(sites, self.variants)
         self.split = rule_of(sites, self.split)
         masks = split_links(sites, self.split, self.fractions, self.block, self.holdout, self.split_seed)
         rows = self._rows(sites)
@@ -166,15 +184,15 @@ class ChannelDataModule(LightningDataModule):
         self._make = BatchMaker(sites, self)
 
     def _rows(self, sites: Sequence[Site]) -> NDArray[np.int64]:
-        """Number the links that are served, (n,), or those of users to S base stations, (n, S).
+        """Number the links that are served, (n,), or those of a group together, (n, G).
 
         A row has a path, and is within the share of its area.
         """
         served = torch.cat([site.links.has_path for site in sites]).numpy()
         self.dropped = int((~served).sum())
         rows = np.flatnonzero(served)
-        if self.base_stations is not None:
-            rows = station_links(sites, self.base_stations)
+        if self.group is not None:
+            rows = group_links(sites, self.group, self.base_stations, self.variants or ())
             rows = rows[served[rows].any(1)]
         if self.max_per_area is None:
             return rows
@@ -252,7 +270,7 @@ class ChannelDataModule(LightningDataModule):
         from datamodules.plots.figures import plot_csi
 
         csi = batch["csi"][index].cpu()
-        return plot_csi(csi[0] if csi.ndim == 4 else csi, self.ofdm.bandwidth, prediction)
+        return plot_csi(csi.reshape(-1, *csi.shape[-3:])[0], self.ofdm.bandwidth, prediction)
 
     # --- from the train side only
 

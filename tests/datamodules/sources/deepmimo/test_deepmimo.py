@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.dataset import station_links
 from datamodules.errors import InputError
+from datamodules.groups import group_links
 from datamodules.sites.site import Site
 from datamodules.sources.deepmimo.v4 import DeepMIMO, place_of
 from tests.data.deepmimo.data import BASE_STATIONS, BUILDINGS, Reference, load_reference, real_root, write_scenario
@@ -103,9 +103,9 @@ def test_unserved_users_are_kept_where_asked_for(root: Path) -> None:
         assert (site.links.los[~reached] == -1).all()
         assert torch.equal(site.links.position, sites[0].links.position)
         assert torch.equal(site.paths[reached].gain, served.paths.gain)
-    assert len(station_links(sites, 2)) == 200
+    assert len(group_links(sites, "station", 2)) == 200
     with pytest.raises(InputError, match="set unserved to true"):
-        station_links(plain, 2)
+        group_links(plain, "station", 2)
 
 
 def test_site_says_what_it_is(root: Path) -> None:

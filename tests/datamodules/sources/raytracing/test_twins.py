@@ -9,7 +9,10 @@ import pytest
 import shapely
 import torch
 
+from datamodules.channel.arrays import Array
+from datamodules.channel.ofdm import OFDM
 from datamodules.errors import InputError
+from datamodules.module import ChannelDataModule
 from datamodules.sites.user_matching import pair
 from datamodules.sources.raytracing import scene_geometry as places
 from datamodules.sources.raytracing import scenes, tracing
@@ -17,6 +20,7 @@ from datamodules.sources.raytracing.foliage import Foliage, attenuation_at, chor
 from datamodules.sources.raytracing.sionna_rt import SionnaRT
 from datamodules.sources.raytracing.twins import LeafyTracer, Twins
 from datamodules.splits import split_links
+from foundation.models.calibration import TwinCalibration
 from tests.datamodules.town import write_town
 from tests.raytracing import requires_sionna, skip_without_sionna, write_scene
 
@@ -44,8 +48,13 @@ def base(town):
 
 
 @pytest.fixture(scope="module")
-def sites(base, tmp_path_factory):
-    return Twins(base, VARIANTS, cache=str(tmp_path_factory.mktemp("cache"))).sites()
+def source(base, tmp_path_factory):
+    return Twins(base, VARIANTS, cache=str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="module")
+def sites(source):
+    return source.sites()
 
 
 def test_chords_of_a_ball_have_their_closed_form():
@@ -164,6 +173,18 @@ def test_variants_are_the_same_users_row_by_row(sites):
     assert {site.carrier_frequency for site in sites[6:]} == {28e9}
     assert {site.carrier_frequency for site in sites[:6]} == {3.5e9}
     assert {site.provenance["source"] for site in sites} == {"twins"}
+
+
+def test_variants_of_a_group_are_the_same_users_row_by_row(source, sites):
+    data = ChannelDataModule(source, bs=Array(1, 8), ofdm=OFDM(4), group="variant", variants=list(VARIANTS)[1::-1])
+    data.setup()
+    links = data.sides["all"].links
+    assert data.variants == [sites[link // 40].domain["variant"] for link in links[0]] == list(VARIANTS)[1::-1]
+    position = torch.cat([site.paths.position for site in sites])[links]
+    assert torch.equal(position[:, 0], position[:, 1])
+    batch = data.finish(data.sides["test"].__getitems__([0, 1, 2]))
+    assert batch["csi"].shape == (3, 2, 1, 8, 4)
+    assert TwinCalibration(antennas=8).links(batch)["low"].shape[1:] == (1, 8, 4)
 
 
 def test_no_split_parts_a_user_from_its_twin(sites):
