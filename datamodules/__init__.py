@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from datamodules.module import ChannelDataModule
     from datamodules.plots.figures import plot_csi, plot_site, plot_statistics
     from datamodules.sites.environment import Environment
+    from datamodules.sites.link_file import save_links
     from datamodules.sites.paths import Paths
     from datamodules.sites.recording import Recording
     from datamodules.sites.site import Site
@@ -87,6 +88,7 @@ __all__ = [
     "plot_csi",
     "plot_site",
     "plot_statistics",
+    "save_links",
     "synthesize",
     "write_deepmimo",
     "write_waird",
@@ -131,6 +133,7 @@ _HOME = {
     "plot_csi": "plots.figures",
     "plot_site": "plots.figures",
     "plot_statistics": "plots.figures",
+    "save_links": "sites.link_file",
     "synthesize": "channel.synthesis",
     "write_deepmimo": "export.deepmimo",
     "write_waird": "export.waird",

@@ -11,7 +11,7 @@ from datamodules.channel.ofdm import OFDM
 from datamodules.errors import InputError
 from datamodules.sites.recording import Recording, same_interval
 from datamodules.sites.site import Site
-from datamodules.splits import Rule
+from datamodules.splits import Rule, current_name
 
 _BS, _UE, _OFDM = Array(rows=1, cols=32), Array(), OFDM()
 
@@ -76,13 +76,13 @@ def rule_of(sites: Sequence[Site], split: Rule | None) -> Rule:
         InputError: There are neither positions nor timestamps to split by.
     """
     if split is not None:
-        return split
+        return current_name(split)
     if all(site.links.position.isfinite().all() for site in sites):
         return "spatial"
     if all(isinstance(site.links, Recording) and site.links.timestamps is not None for site in sites):
         return "time"
     raise InputError(
-        "the data know neither every user's position nor timestamps: set data.split to `random`, or to `site` with "
+        "the data know neither every user's position nor timestamps: set data.split to `random`, or to `area` with "
         "several files"
     )
 

@@ -16,22 +16,32 @@ classes, so that the thresholds of ConTwin's Table 4 (5 degrees, 25 GHz) apply t
 
 from __future__ import annotations
 
+import fnmatch
 import math
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.channel.arrays import Array
-from datamodules.channel.motion import MOBILITIES
+from datamodules.channel.motion import MOBILITIES, draw_motion
+from datamodules.channel.motion import Sequence as Snapshots
+from datamodules.errors import InputError
 from datamodules.sites.recording import Recording
 from datamodules.sites.site import Site
 
 AXES = ("scenario", "los", "mobility", "tilt", "frequency")
 #: not -1, which is an uptilt of one degree
 UNKNOWN = -(2**31)
+#: what else tells worlds apart, by name
+_NAMED = ("variant", "city", "area")
 _SCENARIOS = ("umi", "uma", "rma", "inh")
+#: axes where two values are a range
+_NUMBERS = ("tilt", "frequency")
 
 
 def site_domains(sites: Sequence[Site], bs: Array) -> Tensor:
@@ -84,3 +94,146 @@ def _site_domain(site: Site, bs: Array) -> list[int]:
         round(math.degrees(tilt)),
         round(site.carrier_frequency / 1e6),
     ]
+
+
+class Worlds:
+    """Under which conditions the rows of a datamodule were seen, in words that a user writes.
+
+    The axes are those of a domain label, and the names `variant`, `city` and `area` of a site. Scenarios and mobility
+    are told by name, `los` by 0 and 1, `tilt` in degrees and `frequency` in MHz, both rounded.
+
+    Args:
+        sites: The sites.
+        rows: Numbers of the links, counted through the sites in order, shape (n,), or (n, G) for rows of several links:
+            in sight where one of them is, else of a condition that all of them share.
+        bs: Array the channel is synthesised with.
+        sequence: What draws the users' motion, or None.
+        seed: Draws the motion.
+    """
+
+    AXES = (*_NAMED, *AXES)
+
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        rows: NDArray[np.int64],
+        bs: Array,
+        sequence: Snapshots | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.sites, self.rows = list(sites), rows
+        self.bs, self.sequence, self.seed = bs, sequence, seed
+        self._labels: dict[str, NDArray[np.str_]] = {}
+
+    def labels(self, axis: str) -> NDArray[np.str_]:
+        """Return the label of each row on an axis as text, empty where it is not known, shape (n,)."""
+        if axis not in self._labels:
+            each = [np.broadcast_to(self._label(axis, number), len(site)) for number, site in enumerate(self.sites)]
+            labels = np.concatenate(each)[self.rows]
+            if labels.ndim == 2 and axis == "los":
+                labels = np.sort(labels, axis=1)[:, -1]
+            elif labels.ndim == 2:
+                labels = np.where((labels == labels[:, :1]).all(1), labels[:, 0], "")
+            self._labels[axis] = labels
+        return self._labels[axis]
+
+    def select(self, key: str, conditions: dict[str, Any]) -> NDArray[np.bool_]:
+        """Return which rows meet all conditions, shape (n,).
+
+        Args:
+            key: What asks, for messages, such as `data.train_on`.
+            conditions: By axis a value, several of them, or, of tilt and frequency, the lowest and the highest one.
+                Names may have a `*` as in file names.
+
+        Raises:
+            InputError: An axis is unknown, or a value that the data do not hold is asked for.
+        """
+        chosen = np.ones(len(self.rows), dtype=bool)
+        for axis, given in conditions.items():
+            if axis not in self.AXES:
+                raise InputError(f"{key} names the axis {axis}: choose among {', '.join(self.AXES)}")
+            wanted = list(given) if isinstance(given, list | tuple) else [given]
+            labels = self.labels(axis)
+            held = self._held(axis)
+            if axis in _NUMBERS and len(wanted) == 2:
+                low, high = (_number(f"{key}.{axis}", value) for value in wanted)
+                matching = [label for label in held if low <= float(label) <= high]
+                unknown = [] if matching else [f"{low:g} to {high:g}"]
+            else:
+                found = [fnmatch.filter(held, _text(value)) for value in wanted]
+                matching = [label for part in found for label in part]
+                unknown = [_text(value) for value, part in zip(wanted, found, strict=True) if not part]
+            if unknown or not wanted:
+                raise InputError(
+                    f"{key}.{axis} names {', '.join(unknown) or 'nothing'}, but the data hold {shown(held)}"
+                )
+            chosen &= np.isin(labels, matching)
+        return chosen
+
+    def split_by(self, key: str, names: Sequence[str]) -> list[NDArray[np.bool_]]:
+        """Return which rows are of each of several worlds, told by labels of one axis, shape (n,) each.
+
+        Raises:
+            InputError: No axis has all of these labels.
+        """
+        for axis in self.AXES:
+            if set(names) <= set(self._held(axis)):
+                return [self.labels(axis) == name for name in names]
+        several = "; ".join(f"{axis} {shown(held)}" for axis in self.AXES if len(held := self._held(axis)) > 1)
+        raise InputError(
+            f"{key} names {', '.join(names)}, which are no labels of one axis; the data hold "
+            + (several or "one world only")
+        )
+
+    def _held(self, axis: str) -> list[str]:
+        return sorted(set(np.unique(self.labels(axis)).tolist()) - {""})
+
+    def _label(self, axis: str, number: int) -> NDArray[np.str_] | str:
+        site = self.sites[number]
+        if axis == "city":
+            return site.place
+        if axis == "area":
+            return site.area
+        if axis == "variant":
+            return str(site.domain.get("variant", ""))
+        if axis == "scenario":
+            return str(site.domain.get("scenario", site.place))
+        if axis == "los":
+            seen: NDArray[np.str_] = np.array(["0", "1", ""])[site.links.los.long().numpy()]
+            return seen
+        if axis == "mobility":
+            moving: NDArray[np.str_] = np.array([*MOBILITIES, ""])[self._mobility(number)]
+            return moving
+        return str(_site_domain(site, self.bs)[AXES.index(axis)])
+
+    def _mobility(self, number: int) -> NDArray[np.int64] | int:
+        """Return the class of a site's users, an index into `MOBILITIES`; -1 if unknown."""
+        site = self.sites[number]
+        if self.sequence is None or isinstance(site.links, Recording):
+            mobility = site.domain.get("mobility")
+            return MOBILITIES.index(mobility) if mobility in MOBILITIES else -1
+        user = torch.arange(len(site))
+        span = speed_spans([site]).expand(len(site), 2)
+        area = torch.full_like(user, zlib.crc32(site.area.encode()))
+        drawn = draw_motion(self.sequence, area, user, self.seed, span).mobility
+        codes: NDArray[np.int64] = drawn.numpy()
+        return codes
+
+
+def shown(names: Sequence[str]) -> str:
+    """List names for a message, ten at most."""
+    return (", ".join(names[:10]) or "none") + f" and {len(names) - 10} more" * (len(names) > 10)
+
+
+def _text(value: object) -> str:
+    """Write a value as labels are written: 28000.0 and true are 28000 and 1."""
+    return (
+        str(int(value)) if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()) else str(value)
+    )
+
+
+def _number(key: str, value: object) -> float:
+    try:
+        return float(str(value))
+    except ValueError:
+        raise InputError(f"{key} must be numbers, got {value!r}") from None

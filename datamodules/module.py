@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -19,14 +18,14 @@ from datamodules.channel.impairments import View
 from datamodules.channel.motion import Sequence as Snapshots
 from datamodules.channel.ofdm import OFDM
 from datamodules.dataset import Batch, ChannelDataset, ShardedSampler
-from datamodules.defaults import grid_of, rule_of, sequence_of
+from datamodules.defaults import grid_of, sequence_of
 from datamodules.errors import InputError, check_not_negative, check_positive
-from datamodules.groups import Group, group_links, variant_names
+from datamodules.groups import Group, variant_names
 from datamodules.maps.augmentation import WorldSymmetry
-from datamodules.sites.site import Site, area_numbers
+from datamodules.sides import make_sides
 from datamodules.sources.base import Source
 from datamodules.sources.build import build
-from datamodules.splits import SIDES, Fractions, Rule, split_links
+from datamodules.splits import SIDES, Fractions, Rule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,13 +52,21 @@ class ChannelDataModule(LightningDataModule):
             positions.
         fractions: Shares of train, validation and test.
         block: Side of the blocks of the `spatial` split [m].
-        holdout: Areas (`site`) or places (`city`) of the test side.
+        guard: With the `spatial` split, drops users of the train side that are nearer than this to a user of another
+            side [m]; 0 drops none.
+        holdout: Areas (`area`) or cities (`city`) of the test side.
+        train_on: Which worlds the train side sees of its users, by domain label, such as `{variant: twin}` or `{los: 1,
+            mobility: static}`, see `domains.Worlds`; by default all.
+        validate_on: Likewise, the validation side.
+        test_on: Likewise, the test side.
         batch_size: Most links a batch of one process; training batches are of near-equal size and leave no link out.
         num_beams: Adds `beam` (B,) and `beam_power` (B, Q) of a DFT codebook with that many beams; -1 and NaN where a
             link has no power.
         views: Adds `views`, two independent observations of the same channels; an empty list gives two clean ones.
         observation: What happens to `csi` before the model sees it; labels come from the clean channel.
-        num_labels: Trains on that many links only, drawn by seed; validation and test stay whole.
+        num_labels: Trains on that many links only, drawn by seed, or on so many of each world that it names by a domain
+            label, such as `{twin: 5120, target: 40}`; other worlds, validation and test stay whole.
+        train_links: File that names the links to train on, see `save_links`.
         max_per_area: Serves at most that many links of one area, drawn by seed (CSI-CLIP section IV-A: 50,000); with
             `group` that many rows.
         sequence: Makes `csi` a sequence (B, N, R, T, K) of a moving user, and adds `next_csi` (B, R, T, K). A recording
@@ -90,12 +97,17 @@ class ChannelDataModule(LightningDataModule):
         split: Rule | None = None,
         fractions: Fractions = (0.7, 0.1, 0.2),
         block: float = 20.0,
+        guard: float = 5.0,
         holdout: list[str] | None = None,
+        train_on: dict[str, Any] | None = None,
+        validate_on: dict[str, Any] | None = None,
+        test_on: dict[str, Any] | None = None,
         batch_size: int = 128,
         num_beams: int | None = None,
         views: list[View] | None = None,
         observation: list[View] | None = None,
-        num_labels: int | None = None,
+        num_labels: int | dict[str, int] | None = None,
+        train_links: str | None = None,
         max_per_area: int | None = None,
         sequence: Snapshots | None = None,
         extras: list[Extra] | None = None,
@@ -110,17 +122,20 @@ class ChannelDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        total = num_labels if isinstance(num_labels, int) else None
         check_positive(
-            "data", block=block, batch_size=batch_size, num_labels=num_labels, max_per_area=max_per_area,
+            "data", block=block, batch_size=batch_size, num_labels=total, max_per_area=max_per_area,
             base_stations=base_stations,
         )  # fmt: skip
-        check_not_negative("data", num_beams=num_beams, num_workers=num_workers, split_seed=split_seed, seed=seed)
+        seeds = {"split_seed": split_seed, "seed": seed}
+        check_not_negative("data", guard=guard, num_beams=num_beams, num_workers=num_workers, **seeds)
         self.sources = source if isinstance(source, list) else [source]
         self._given = (bs, ue, ofdm)
         self.split, self.fractions, self.block, self.holdout = split, fractions, block, holdout or []
-        self.batch_size, self.num_labels, self.max_per_area = batch_size, num_labels, max_per_area
-        self.views, self.observation = views, observation or []
-        self.num_beams = num_beams
+        self.guard, self.num_labels, self.train_links = guard, num_labels, train_links
+        self.train_on, self.validate_on, self.test_on = train_on, validate_on, test_on
+        self.batch_size, self.max_per_area = batch_size, max_per_area
+        self.views, self.observation, self.num_beams = views, observation or [], num_beams
         self.num_workers = num_workers if num_workers is not None else 2 * torch.cuda.is_available()
         self.sequence, self.extras, self.geometry_los = sequence, extras or [], geometry_los
         self.symmetry, self.base_stations, self.variants = symmetry, base_stations, variants
@@ -130,7 +145,7 @@ class ChannelDataModule(LightningDataModule):
                 raise InputError(f"data.{key} belongs to data.group: {of}, not to {self.group}")
         self.predict_on, self.split_seed, self.seed = predict_on, split_seed, seed
         self.sides: dict[str, ChannelDataset] = {}
-        self.dropped = 0
+        self._facts: dict[str, Any] = {"split": split}
 
     @property
     def group_size(self) -> int | None:
@@ -165,50 +180,15 @@ class ChannelDataModule(LightningDataModule):
             sites = [site.windows(len(self.sequence.times)) for site in sites]
         if self.group == "variant":
             self.variants = variant_names(sites, self.variants)
-        self.split = rule_of(sites, self.split)
-        masks = split_links(sites, self.split, self.fractions, self.block, self.holdout, self.split_seed)
-        rows = self._rows(sites)
-        first = rows if rows.ndim == 1 else rows[:, 0]
-        for side, mask in zip(SIDES, masks, strict=True):
-            self.sides[side] = ChannelDataset(sites, rows[mask[first]])
-        for side, share in zip(SIDES, self.fractions, strict=True):
-            if not len(self.sides[side]) and (share > 0 or side == "train"):
-                raise InputError(f"no link with a path on the {side} side of the `{self.split}` split: add data")
-        self.sides["all"] = ChannelDataset(sites, rows)
-        if self.num_labels is not None:
-            links = self.sides["train"].links
-            if not 0 < self.num_labels <= len(links):
-                raise InputError(f"data.num_labels is {self.num_labels}, but the train side holds {len(links)} links")
-            keep = np.random.default_rng(self.seed).permutation(len(links))[: self.num_labels]
-            self.sides["train"] = ChannelDataset(sites, links[np.sort(keep)])
+        self.sides, self._facts = make_sides(self, sites)
         self._make = BatchMaker(sites, self)
 
-    def _rows(self, sites: Sequence[Site]) -> NDArray[np.int64]:
-        """Number the links that are served, (n,), or those of a group together, (n, G).
-
-        A row has a path, and is within the share of its area.
-        """
-        served = torch.cat([site.links.has_path for site in sites]).numpy()
-        self.dropped = int((~served).sum())
-        rows = np.flatnonzero(served)
-        if self.group is not None:
-            rows = group_links(sites, self.group, self.base_stations, self.variants or ())
-            rows = rows[served[rows].any(1)]
-        if self.max_per_area is None:
-            return rows
-        area = np.repeat(area_numbers(sites), [len(site) for site in sites])[rows if rows.ndim == 1 else rows[:, 0]]
-        rng = np.random.default_rng([self.seed, 1])  # not the order that the split draws
-        chosen = [rng.permutation(np.flatnonzero(area == number))[: self.max_per_area] for number in np.unique(area)]
-        kept: NDArray[np.int64] = rows[np.sort(np.concatenate(chosen))]
-        return kept
-
     def describe(self) -> dict[str, Any]:
-        """Return the split rule, the sizes, the links dropped for want of a path, and the places of both sides."""
+        """Return the split rule, what else decides what is on the sides, links dropped and why, sizes and cities."""
         if not self.sides:
-            return {"split": self.split}
+            return self._facts
         sizes = {f"n_{side}": len(self.sides[side]) for side in SIDES}
-        places = {f"{side}_places": self.sides[side].places for side in ("train", "test")}
-        return {"split": self.split, **sizes, "dropped_no_path": self.dropped, **places}
+        return {**self._facts, **sizes, **{f"{side}_places": self.sides[side].places for side in ("train", "test")}}
 
     # --- loaders
 

@@ -1,4 +1,4 @@
-"""Named, leak-free splits of links into train, validation and test."""
+"""Named, leak-free splits: users are dealt to train, validation and test, with all their links."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from datamodules.errors import InputError
 from datamodules.sites.recording import Recording
 from datamodules.sites.site import Site
+from datamodules.sites.user_matching import ground_numbers, user_numbers
 
-Rule = Literal["random", "spatial", "time", "site", "city"]
+#: `site` is the old word for `area`
+Rule = Literal["random", "spatial", "time", "area", "city", "site"]
 Fractions = tuple[float, float, float]
 
 #: one boolean mask a side, over all links in order of the sites
@@ -33,44 +35,48 @@ def split_links(
     holdout: Sequence[str] = (),
     seed: int = 0,
 ) -> Masks:
-    """Split the links of all sites.
+    """Split the users of all sites, each with its links to every base station and in every variant.
 
     Args:
         sites: The sites; links are numbered through them in order.
-        rule: `random` shuffles the links, so that a test user may stand beside a training user (the papers' rule, for
+        rule: `random` shuffles the users, so that a test user may stand beside a training user (the papers' rule, for
             comparison only); `spatial` shuffles square blocks of the map, the same for all base stations of an area;
-            `time` trains on what was recorded first and tests on what was recorded last; `site` holds out whole areas,
-            `city` whole places. Areas that overlap on the ground stay together.
-        fractions: Shares of train, validation and test; with `site` and `city` of what they shuffle.
+            `time` trains on what was recorded first and tests on what was recorded last; `area` holds out whole areas,
+            `city` whole cities. Areas that overlap on the ground stay together.
+        fractions: Shares of train, validation and test; with `area` and `city` of what they shuffle.
         block: Side of a block [m].
-        holdout: For `site` the areas, for `city` the places of the test side, with `*` as in file names; drawn by seed
+        holdout: For `area` the areas, for `city` the cities of the test side, with `*` as in file names; drawn by seed
             when empty.
         seed: Draws the split.
 
     Returns:
-        Masks over all links, one a side. They do not overlap. With `time`, links recorded while one side ends and the
-        next begins are on none.
+        Masks over all links, one a side. They do not overlap, and no user (`user_numbers`) is on two sides. On none,
+        with `time`, are links recorded while one side ends and the next begins, and users recorded before and after.
 
     Raises:
         InputError: A side is empty, a held-out name is unknown, or the fractions are no shares of one.
     """
+    rule = current_name(rule)
     if min(fractions) < 0 or not math.isclose(sum(fractions), 1.0, abs_tol=1e-6):
         raise InputError(f"split fractions must be three shares of 1, got {tuple(fractions)}")
-    if holdout and rule not in ("site", "city"):
-        raise InputError(f"holdout is for the splits `site` and `city`, not `{rule}`")
+    if holdout and rule not in ("area", "city"):
+        raise InputError(f"holdout is for the splits `area` and `city`, not `{rule}`")
     site_of = np.repeat(np.arange(len(sites)), [len(site) for site in sites])
+    user = user_numbers(sites)
     rng = np.random.default_rng(seed)
     if rule == "random":
-        side = _deal(np.arange(len(site_of)), fractions, rng)
+        side = _deal(user, fractions, rng)
         _warn_of_copies(sites, side)
     elif rule == "spatial":
-        side = _deal(_blocks(sites, site_of, block), fractions, rng)
+        side = _deal(_blocks(sites, site_of, user, block), fractions, rng)
     elif rule == "time":
         side = _deal_in_time(sites, fractions)
     else:
-        group = np.array(_groups(sites) if rule == "site" else _number([site.place for site in sites]))
-        names = [site.area if rule == "site" else site.place for site in sites]
-        side = _deal_groups(sites, site_of, group, names, fractions, block, holdout, rng)
+        names = [site.area if rule == "area" else site.place for site in sites]
+        first = {name: i for i, name in reversed(list(enumerate(names)))}
+        group = ground_numbers(sites) if rule == "area" else np.array([first[name] for name in names])
+        side = _deal_groups(sites, site_of, user, group, names, fractions, block, holdout, rng)
+    _leave_out_straddling(user, side)
     masks = (side == 0, side == 1, side == 2)
     for name, mask, share in zip(SIDES, masks, fractions, strict=True):
         if not mask.any() and (share > 0 or name == "train"):
@@ -79,6 +85,54 @@ def split_links(
                 "change data.split, data.fractions, data.block or data.holdout"
             )
     return masks
+
+
+def current_name(rule: Rule) -> Rule:
+    """Return the name of a rule as it is today; warns of the old one."""
+    if rule != "site":
+        return rule
+    warnings.warn("the split `site` is now called `area`: write data.split: area", FutureWarning, stacklevel=3)
+    return "area"
+
+
+def guard_band(sites: Sequence[Site], masks: Masks, width: float) -> NDArray[np.bool_]:
+    """Find the links of the train side whose user stands too near to one of another side.
+
+    Users are compared on the ground plane with those of the same area and of areas that overlap it, whatever base
+    station or variant their links are of. A link without any path is on no side in earnest, and bars nobody.
+
+    Args:
+        sites: The sites.
+        masks: What `split_links` returned.
+        width: How near is too near [m]; 0 finds none.
+
+    Returns:
+        Mask over all links.
+    """
+    from scipy.spatial import cKDTree
+
+    barred = np.zeros(len(masks[0]), dtype=bool)
+    if width <= 0:
+        return barred
+    position = np.concatenate([site.links.position.numpy()[:, :2] for site in sites])
+    served = torch.cat([site.links.has_path for site in sites]).numpy()
+    ground = np.repeat(ground_numbers(sites), [len(site) for site in sites])
+    train, other = masks[0] & served, (masks[1] | masks[2]) & served
+    for number in np.unique(ground[train]):
+        here = ground == number
+        near, links = np.flatnonzero(here & other), np.flatnonzero(here & train)
+        if len(near):
+            distance, _ = cKDTree(position[near]).query(position[links], distance_upper_bound=width)
+            barred[links] = np.isfinite(distance)
+    user = user_numbers(sites)
+    return masks[0] & np.isin(user, user[barred])
+
+
+def _leave_out_straddling(user: NDArray[np.int64], side: NDArray[np.int8]) -> None:
+    """Take the links of users that are on several sides off all of them (3), in place."""
+    count = user.max(initial=0) + 1
+    on = np.stack([np.bincount(user[side == number], minlength=count) > 0 for number in range(3)])
+    side[(on.sum(0) > 1)[user]] = 3
 
 
 def _warn_of_copies(sites: Sequence[Site], side: NDArray[np.int8]) -> None:
@@ -155,7 +209,9 @@ def _deal_in_time(sites: Sequence[Site], fractions: Fractions) -> NDArray[np.int
     return side
 
 
-def _blocks(sites: Sequence[Site], site_of: NDArray[np.int64], block: float) -> NDArray[np.int64]:
+def _blocks(
+    sites: Sequence[Site], site_of: NDArray[np.int64], user: NDArray[np.int64], block: float
+) -> NDArray[np.int64]:
     """Number the map blocks: links of one area in one square share a number."""
     if block <= 0:
         raise InputError(f"data.block must be positive [m], got {block}")
@@ -165,48 +221,18 @@ def _blocks(sites: Sequence[Site], site_of: NDArray[np.int64], block: float) -> 
             "the `spatial` split needs every user's position, and the data lack some: set data.split to "
             "`time`, where there are timestamps, or to `random`"
         )
-    cell = np.floor(position / block).astype(np.int64)
-    group = np.array(_groups(sites))[site_of]
+    # where its first link has it: stored twice, a user may lie a rounding error beyond the edge of a block
+    _, first, number_of = np.unique(user, return_index=True, return_inverse=True)
+    cell = np.floor(position[first] / block).astype(np.int64)[number_of]
+    group = ground_numbers(sites)[site_of]
     number: NDArray[np.int64] = np.unique(np.column_stack([group, cell]), axis=0, return_inverse=True)[1].reshape(-1)
     return number
-
-
-def _number(names: Sequence[str]) -> list[int]:
-    """Number names in order of appearance."""
-    first = {name: i for i, name in reversed(list(enumerate(names)))}
-    return [first[name] for name in names]
-
-
-def _groups(sites: Sequence[Site]) -> list[int]:
-    """Number the sites so that those of one area, or of areas of a place that overlap, share a number."""
-    parent = _number([site.area for site in sites])
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            i = parent[i]
-        return i
-
-    boxes: dict[int, NDArray[np.float32]] = {}
-    for i, site in enumerate(sites):
-        if len(site):
-            position = site.links.position.numpy()[:, :2]
-            box = np.concatenate([position.min(0), -position.max(0)])
-            boxes[root(i)] = np.minimum(boxes.get(root(i), box), box)
-    areas = list(boxes)
-    corners = np.array([boxes[i] for i in areas]).reshape(-1, 4)
-    for n, i in enumerate(areas):
-        # two boxes overlap when each begins before the other ends; compared with all later ones at once
-        later = corners[n + 1 :]
-        overlap = (later[:, :2] <= -corners[n, 2:]).all(1) & (corners[n, :2] <= -later[:, 2:]).all(1)
-        for j in (areas[n + 1 + k] for k in np.flatnonzero(overlap)):
-            if sites[i].place == sites[j].place:
-                parent[root(j)] = root(i)
-    return [root(i) for i in range(len(sites))]
 
 
 def _deal_groups(
     sites: Sequence[Site],
     site_of: NDArray[np.int64],
+    user: NDArray[np.int64],
     group: NDArray[np.int64],
     names: list[str],
     fractions: Fractions,
@@ -228,10 +254,10 @@ def _deal_groups(
     share = fractions[1] / (fractions[0] + fractions[1]) if fractions[0] + fractions[1] else 0.0
     # whole areas validate where about that share of them can be dealt, else blocks of the training areas: the windows
     # of one city overlap into few large groups
-    area = np.array(_groups(sites))[site_of]
+    area = ground_numbers(sites)[site_of]
     dealt = _deal(area[~test], (1 - share, share, 0.0), rng)
     if not 0.5 * share <= (dealt == 1).mean() <= 2 * share:
-        dealt = _deal(_blocks(sites, site_of, block)[~test], (1 - share, share, 0.0), rng)
+        dealt = _deal(_blocks(sites, site_of, user, block)[~test], (1 - share, share, 0.0), rng)
     side = np.full(len(site_of), 2, dtype=np.int8)
     side[~test] = dealt
     return side

@@ -1,4 +1,4 @@
-"""The same users in two places of storage: two bands of a city, two fidelities, twins with and without foliage."""
+"""Which links are of one user: of several base stations, two bands of a city, twins with and without foliage."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.errors import InputError
-from datamodules.sites.site import Site
+from datamodules.sites.site import Site, area_numbers
 
 
 def pair(sites_a: Sequence[Site], sites_b: Sequence[Site], tolerance: float = 1e-3) -> list[tuple[Tensor, Tensor]]:
@@ -54,3 +55,91 @@ def _match(a: Site, b: Site, tolerance: float) -> tuple[Tensor, Tensor]:
     distance, index = trees[1].query(trees[0].data, distance_upper_bound=tolerance)
     first = np.flatnonzero(np.isfinite(distance))
     return torch.from_numpy(first), torch.from_numpy(index[first].astype(np.int64))
+
+
+def user_numbers(sites: Sequence[Site]) -> NDArray[np.int64]:
+    """Number the users of all sites, in order of their first links: links of one user share a number.
+
+    The sites of an area that have the same positions share their users row by row. Where they do not, and between areas
+    that overlap on the ground (say the bands of a city), users at one spot, to the millimetre, are one. Rows that share
+    a spot within a site, such as the snapshots of a device at rest, stay apart.
+
+    Returns:
+        A number a link, shape (number of links,); links are numbered through the sites in order.
+    """
+    area, ground = np.array(area_numbers(sites), dtype=np.int64), ground_numbers(sites)
+    sizes = np.array([len(site) for site in sites], dtype=np.int64)
+    starts = np.cumsum(sizes) - sizes
+    site_of = np.repeat(np.arange(len(sites)), sizes)
+    links = np.arange(len(site_of))
+    _, first, number_of = np.unique(area, return_index=True, return_inverse=True)
+    shares = np.array([_same_rows(sites[a], site) for a, site in zip(first[number_of], sites, strict=True)], dtype=bool)
+    shares = (np.bincount(number_of, ~shares) == 0)[number_of]  # all sites of the area do
+    # the link of the same row in the first site of the area
+    user = np.where(shares[site_of], links - starts[site_of] + starts[first[number_of]][site_of], links)
+    if not shares.all() or len(np.unique(ground)) < len(first):
+        user = _joined_by_spot(sites, site_of, ground[site_of], shares[site_of], user)
+    number: NDArray[np.int64] = np.unique(user, return_inverse=True)[1].astype(np.int64)
+    return number
+
+
+def _same_rows(one: Site, other: Site) -> bool:
+    a, b = one.links.position, other.links.position
+    return one is other or (a.shape == b.shape and bool(torch.equal(a.nan_to_num(), b.nan_to_num())))
+
+
+def _joined_by_spot(
+    sites: Sequence[Site],
+    site_of: NDArray[np.int64],
+    ground: NDArray[np.int64],
+    shares: NDArray[np.bool_],
+    user: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Return the first link of every link's user, where users at one spot are joined."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    position = np.concatenate([site.links.position.numpy() for site in sites]).astype(np.float64)
+    located = np.flatnonzero(np.isfinite(position).all(1))
+    spots = np.column_stack([ground[located], np.round(1e3 * position[located])])
+    spot = np.unique(spots, axis=0, return_inverse=True)[1].reshape(-1)
+    pairs, count = np.unique(np.column_stack([spot, site_of[located]]), axis=0, return_counts=True)
+    crowded = np.isin(spot, pairs[count > 1, 0])
+    joins = ~crowded | ~shares[located]
+    total = len(user)
+    ends = np.concatenate([user, total + spot[joins]])
+    begins = np.concatenate([np.arange(total), located[joins]])
+    size = total + spot.max(initial=0) + 1
+    graph = coo_array((np.ones(len(ends), dtype=bool), (begins, ends)), shape=(size, size))
+    component = connected_components(graph, directed=False)[1][:total]
+    _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
+    joined: NDArray[np.int64] = first[inverse]
+    return joined
+
+
+def ground_numbers(sites: Sequence[Site]) -> NDArray[np.int64]:
+    """Number the sites so that those of one area, or of areas of a city that overlap, share a number."""
+    named: dict[str, int] = {}
+    parent = [named.setdefault(site.area, i) for i, site in enumerate(sites)]
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            i = parent[i]
+        return i
+
+    boxes: dict[int, NDArray[np.float32]] = {}
+    for i, site in enumerate(sites):
+        if len(site):
+            position = site.links.position.numpy()[:, :2]
+            box = np.concatenate([position.min(0), -position.max(0)])
+            boxes[root(i)] = np.minimum(boxes.get(root(i), box), box)
+    areas = list(boxes)
+    corners = np.array([boxes[i] for i in areas]).reshape(-1, 4)
+    for n, i in enumerate(areas):
+        # two boxes overlap when each begins before the other ends; compared with all later ones at once
+        later = corners[n + 1 :]
+        overlap = (later[:, :2] <= -corners[n, 2:]).all(1) & (corners[n, :2] <= -later[:, 2:]).all(1)
+        for j in (areas[n + 1 + k] for k in np.flatnonzero(overlap)):
+            if sites[i].place == sites[j].place:
+                parent[root(j)] = root(i)
+    return np.array([root(i) for i in range(len(sites))], dtype=np.int64)

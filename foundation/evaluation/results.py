@@ -42,7 +42,7 @@ class Row:
         variant: Name of the run within it, without what other columns say.
         head: Task, empty for zero-shot.
         mode: `scratch`, `probe`, `finetune`, `control` or `zeroshot`.
-        split: Split rule.
+        split: Split rule, with its guard band where it has one.
         train_place: Cities of the train side, joined by `+`.
         test_place: Those of the test side.
         place: Name that the study gives the data of the run (`Study.places`), empty where it has one for all.
@@ -90,7 +90,7 @@ def rows_of(summary: dict[str, Any]) -> list[Row]:
         "variant": variant_of(summary["run_id"], head, mode),
         "head": head,
         "mode": mode,
-        "split": summary.get("split", ""),
+        "split": _split(summary),
         "train_place": "+".join(summary.get("train_places", [])),
         "test_place": "+".join(summary.get("test_places", [])),
         "place": place_of(summary["run_id"]),
@@ -106,6 +106,12 @@ def rows_of(summary: dict[str, Any]) -> list[Row]:
     }
     metrics = {key.rsplit("/", 1)[-1]: value for key, value in summary.get("metrics", {}).items() if value is not None}
     return [Row(metric=name, value=value, **common) for name, value in metrics.items()]
+
+
+def _split(summary: dict[str, Any]) -> str:
+    """Return the split rule and its guard band, if any: `spatial, guard 5 m`."""
+    rule, guard = summary.get("split") or "", summary.get("guard")
+    return f"{rule}, guard {guard:g} m" if guard else rule
 
 
 def variant_of(run_id: str, head: str, mode: str) -> str:
@@ -225,6 +231,8 @@ _PREFACE = (
     "seeds; several places of one city are averaged within each seed first. `labels` is the number of links that a run",
     "learned from. `checkpoint` says which of a run's checkpoints was tested: `last` is the one at its end, `best of 4",
     "by 186 links` the best of 4 on so many labelled links of the validation side, which come on top of `labels`.",
+    "`split` is the rule that dealt the users: `spatial, guard 5 m` dropped those of the train side that stood nearer",
+    "than that to one of another side; rows that say `spatial` alone have no guard band, which flatters them.",
 )
 
 

@@ -7,7 +7,8 @@ import torch
 
 from datamodules.errors import InputError
 from datamodules.sites.recording import Recording
-from datamodules.splits import split_links
+from datamodules.sites.user_matching import user_numbers
+from datamodules.splits import guard_band, split_links
 from tests.datamodules.rays import random_site
 
 
@@ -17,7 +18,7 @@ def moved(site, x):
 
 
 def test_sides_are_whole_and_apart():
-    sites = [random_site("a", 300), random_site("b", 200, seed=1)]
+    sites = [random_site("a", 300), random_site("b", 200, seed=1, area="other")]
     for rule in ("random", "spatial"):
         masks = split_links(sites, rule)
         assert np.sum(masks, axis=0).tolist() == [1] * 500
@@ -27,7 +28,9 @@ def test_sides_are_whole_and_apart():
 
 @pytest.mark.parametrize("recorded", [False, True])
 def test_copies_on_both_sides_of_a_random_split_are_counted(recorded):
-    sites = [random_site("a", 100), random_site("b", 100), random_site("c", 100, seed=1)]
+    # the very channels again, of users elsewhere
+    sites = [random_site("a", 100), random_site("b", 100, place="y"), random_site("c", 100, seed=1)]
+    sites[1] = dataclasses.replace(moved(sites[1], 1e3), area="b")
     if recorded:
         csi = torch.randn(100, 1, 4, 64, dtype=torch.complex64)
         csi[0] = 0
@@ -74,17 +77,102 @@ def test_city_holds_out_whole_places():
     assert validation.any()
 
 
-def test_site_draws_areas_and_keeps_overlapping_ones_together():
+def test_area_draws_areas_and_keeps_overlapping_ones_together():
     # areas 0 and 1 lie on one another, the others 1 km apart
     xs = (0, 50, 1000, 2000, 3000, 4000, 5000, 6000, 7000, 8000)
     sites = [moved(random_site(f"s{i}", 50, i, area=f"a{i}"), x) for i, x in enumerate(xs)]
     for seed in range(8):
-        masks = split_links(sites, "site", seed=seed)
+        masks = split_links(sites, "area", seed=seed)
         test = masks[2].reshape(10, 50)
         assert (test == test[:, :1]).all(), "an area straddles"
         assert test[0, 0] == test[1, 0], "overlapping areas straddle"
         assert test.any()
         assert not test.all()
+
+
+def test_the_old_word_for_area_is_read_with_a_warning():
+    sites = [moved(random_site(f"s{i}", 50, i, area=f"a{i}"), 1e3 * i) for i in range(10)]
+    with pytest.warns(FutureWarning, match="`site` is now called `area`"):
+        old = split_links(sites, "site")
+    assert np.array_equal(old, split_links(sites, "area"))
+
+
+def worlds(kind, users=200):
+    """Four sites of the same users on ground of their own, twice in each of three cities."""
+    sites = []
+    for city in range(3):
+        for block in range(2):
+            area = f"{city}{block}"
+            of_area = random_site(area, users, seed=10 * city + block)
+            for number in range(4):
+                site = random_site(f"{area}_{number}", users, seed=100 + len(sites), area=area, place=f"city{city}")
+                paths = dataclasses.replace(site.paths, position=of_area.paths.position)
+                if kind == "served users only":
+                    keep = np.random.default_rng(len(sites)).permutation(users)[: users // 2]
+                    paths = paths[torch.from_numpy(keep)]
+                elif kind == "bands":
+                    area = f"{city}{block}_{number}"
+                    # on the edges of blocks, where a rounding error moves half of them into the next one
+                    edge = torch.tensor([1e-6 * (-1) ** number, 0.0, 0.0])
+                    x, y, z = paths.position.unbind(1)
+                    position = torch.stack([(x / 20).round() * 20, y, z], 1) + edge
+                    paths = dataclasses.replace(paths, position=position)
+                elif kind == "recorded":
+                    csi = torch.randn(users, 1, 2, 4, dtype=torch.complex64)
+                    stamps = torch.rand(users, dtype=torch.float64) * 0.3 + torch.arange(users)
+                    paths = dataclasses.replace(Recording.build(csi, paths.position), timestamps=stamps)
+                site = dataclasses.replace(site, links=paths, area=area, environment=of_area.environment)
+                sites.append(moved_links(site, 1e4 * city + 1e3 * block))
+    return sites
+
+
+def moved_links(site, x):
+    links = dataclasses.replace(site.links, position=site.links.position + torch.tensor([x, 0.0, 0.0]))
+    return dataclasses.replace(site, links=links)
+
+
+@pytest.mark.parametrize("rule", ["random", "spatial", "time", "area", "city"])
+@pytest.mark.parametrize("kind", ["twins", "served users only", "bands", "recorded"])
+def test_no_rule_parts_the_links_of_a_user(rule, kind):
+    if (rule == "time") != (kind == "recorded") and rule == "time":
+        pytest.skip("rays have no time")
+    sites = worlds(kind)
+    for seed in range(3):
+        masks = split_links(sites, rule, (0.4, 0.3, 0.3), seed=seed)
+        spot = np.concatenate([site.links.position.numpy().round(2) for site in sites])
+        _, user, count = np.unique(spot, axis=0, return_inverse=True, return_counts=True)
+        assert (count > 1).any()
+        on = np.stack([np.bincount(user.reshape(-1)[mask], minlength=len(count)) > 0 for mask in masks])
+        assert on.sum(0).max() == 1, "a user is on two sides"
+        assert on.any(1).all()
+
+
+def test_users_are_numbered_by_row_or_by_spot():
+    twins = [random_site("a", 5), random_site("b", 5)]
+    assert user_numbers(twins).tolist() == [*range(5)] * 2
+    still = random_site("still", 3, area="still", place="elsewhere")
+    still = dataclasses.replace(still, links=dataclasses.replace(still.paths, position=torch.zeros(3, 3)))
+    assert user_numbers([*twins, still]).tolist() == [*range(5)] * 2 + [5, 6, 7], "snapshots of one device stay apart"
+    few = dataclasses.replace(twins[1], links=twins[1].paths[torch.tensor([4, 2])])
+    assert user_numbers([twins[0], few]).tolist() == [*range(5), 4, 2]
+    unknown = [
+        dataclasses.replace(site, links=dataclasses.replace(site.paths, position=torch.full((5, 3), torch.nan)))
+        for site in twins
+    ]
+    assert user_numbers(unknown).tolist() == [*range(5)] * 2, "an area shares its users row by row"
+
+
+def test_the_guard_band_is_what_a_search_over_all_pairs_finds():
+    sites = worlds("twins", 400)[:12]
+    masks = split_links(sites, "spatial", (0.6, 0.2, 0.2))
+    position = np.concatenate([site.paths.position.numpy()[:, :2] for site in sites]).astype(np.float64)
+    served = np.concatenate([site.paths.has_path.numpy() for site in sites])
+    other = position[(masks[1] | masks[2]) & served]
+    near = np.array([(np.hypot(*(other - spot).T) < 5).any() for spot in position])
+    barred = guard_band(sites, masks, 5.0)
+    assert 0 < barred.sum() < masks[0].sum()
+    assert np.array_equal(barred & served, masks[0] & near & served)
+    assert not guard_band(sites, masks, 0.0).any()
 
 
 @pytest.mark.parametrize(

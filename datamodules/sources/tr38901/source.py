@@ -79,7 +79,7 @@ class TR38901(Source):
     """Links of the 3GPP TR 38.901 system-level model (clause 7.5), by Sionna PHY.
 
     There is one site for every combination of `scenarios`, `los`, `speeds`, `downtilts` and `frequencies`, with
-    `sequences` links of its own. It is its own area, on ground of its own, so that a split by `site` holds out
+    `sequences` links of its own. It is its own area, on ground of its own, so that a split by `area` holds out
     conditions; its place is the scenario. Path loss and shadow fading are part of the channel. There is no map, and no
     two links share an obstacle: positions bear on angles, distances and the probability of line of sight alone.
 

@@ -50,6 +50,11 @@ def test_a_place_may_have_a_hyphen_and_a_table_without_places_no_column():
     assert "place" not in lines(run())[0]
 
 
+def test_a_table_says_the_guard_band():
+    assert lines(run(guard=5.0))[0]["split"] == "spatial, guard 5 m"
+    assert lines(run(guard=0.0))[0]["split"] == lines(run())[0]["split"] == "spatial", "none, and from before there was"
+
+
 def test_a_table_says_by_how_many_links_the_checkpoint_was_chosen():
     assert lines(run(n_validation=246, validations=6))[0]["checkpoint"] == "best of 6 by 246 links"
     assert lines(run(n_validation=246, validations=1))[0]["checkpoint"] == "last"

@@ -117,7 +117,7 @@ def test_holding_out_a_city(sites):
 
 
 def test_areas_that_overlap_stay_on_one_side(sites):
-    side = np.argmax(split_links(sites, "site", (1.0, 0.0, 0.0), holdout=["village_0001"]), axis=0)
+    side = np.argmax(split_links(sites, "area", (1.0, 0.0, 0.0), holdout=["village_0001"]), axis=0)
     starts = np.cumsum([0, *(len(site) for site in sites)])[:-1]
     boxes = [shapely.box(*shapely.MultiPoint(site.paths.position[:, :2].numpy()).bounds) for site in sites]
     overlaps = 0

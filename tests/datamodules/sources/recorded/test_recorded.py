@@ -207,7 +207,7 @@ def test_links_without_label_power_or_position(tmp_path: Path) -> None:
         split="random", bs=Array(1, T), ue=Array(1, R), ofdm=OFDM(K, 20e6), batch_size=8,
     )  # fmt: skip
     module.setup()
-    assert module.dropped == 3
+    assert module.describe()["dropped_no_path"] == 3
     assert module.sample()["csi"].isfinite().all()
 
 

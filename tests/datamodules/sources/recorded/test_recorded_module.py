@@ -52,7 +52,7 @@ def test_arrays_and_grid_come_from_the_recording(tmp_path: Path) -> None:
     assert (module.bs, module.ue, module.ofdm) == (Array(2, 2), Array(1, 2), OFDM(K, 20e6))
     assert module.sample()["csi"].shape[1:] == (R, T, K)
     assert module.sample()["beam_power"].shape[1:] == (16,)
-    assert module.split == "spatial"
+    assert module.describe()["split"] == "spatial"
     plain = serve(write(tmp_path / "b.safetensors"))
     assert (plain.bs, plain.ue, plain.ofdm) == (Array(1, T), Array(1, R), OFDM(K, 20e6))
 
@@ -71,7 +71,7 @@ def test_settings_that_contradict_the_recording(tmp_path: Path, settings: Any, m
     file = write(tmp_path / "a.safetensors", SHAPES)
     with pytest.raises(InputError, match=message):
         serve(file, **settings)
-    assert serve(file, bs=Array(2, 2), ue=Array(1, 2), ofdm=OFDM(8, 20e6)).dropped == 0
+    assert serve(file, bs=Array(2, 2), ue=Array(1, 2), ofdm=OFDM(8, 20e6)).describe()["dropped_no_path"] == 0
 
 
 def test_recordings_that_differ_are_not_mixed(tmp_path: Path) -> None:

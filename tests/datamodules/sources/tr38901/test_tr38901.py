@@ -86,7 +86,7 @@ def test_no_two_sites_of_a_place_stand_on_the_same_ground(tmp_path: Path) -> Non
     assert all(left[2] < right[0] for left, right in itertools.pairwise(bounds))
     module = ChannelDataModule(
         source(tmp_path, scenarios=["inh"], los=["los", "nlos", "mixed"], sequences=200),
-        split="site", holdout=[sites[1].area], bs=SMALL["bs"], ofdm=SMALL["ofdm"],
+        split="area", holdout=[sites[1].area], bs=SMALL["bs"], ofdm=SMALL["ofdm"],
     )  # fmt: skip
     module.setup()
     assert len(module.sides["test"]) == 200

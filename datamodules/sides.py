@@ -1,0 +1,124 @@
+"""The sides of a datamodule: which links train, validate and test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from datamodules.dataset import ChannelDataset
+from datamodules.defaults import rule_of
+from datamodules.domains import Worlds
+from datamodules.errors import InputError
+from datamodules.groups import group_links
+from datamodules.sites.link_file import read_links
+from datamodules.sites.site import Site, area_numbers
+from datamodules.splits import SIDES, guard_band, split_links
+
+if TYPE_CHECKING:
+    from datamodules.module import ChannelDataModule
+
+
+def make_sides(data: ChannelDataModule, sites: Sequence[Site]) -> tuple[dict[str, ChannelDataset], dict[str, Any]]:
+    """Deal the users to the sides, and leave on each the links of the worlds that it sees.
+
+    Args:
+        data: Holds the settings, its arrays and sequence those of the sites.
+        sites: The sites.
+
+    Returns:
+        The sides by name, with `all` for all links that are served, and what `ChannelDataModule.describe` says of them.
+
+    Raises:
+        InputError: A side is empty, or a setting asks for links that it does not hold.
+    """
+    served = torch.cat([site.links.has_path for site in sites]).numpy()
+    rows = _rows(data, sites, served)
+    first = rows if rows.ndim == 1 else rows[:, 0]
+    rule = rule_of(sites, data.split)
+    facts: dict[str, Any] = {"split": rule, "dropped_no_path": int((~served).sum())}
+    masks = split_links(sites, rule, data.fractions, data.block, data.holdout, data.split_seed)
+    dealt = dict(zip(SIDES, (mask[first] for mask in masks), strict=True))
+    if rule == "spatial":
+        barred = guard_band(sites, masks, data.guard)[first]
+        facts |= {"guard": data.guard, "dropped_guard": int((dealt["train"] & barred).sum())}
+        dealt["train"] &= ~barred
+        if not dealt["train"].any():
+            raise InputError(
+                f"no link on the train side is {data.guard:g} m from those of other sides: lower data.guard, or raise "
+                f"data.block from {data.block:g} m"
+            )
+    worlds = Worlds(sites, rows, data.bs, data.sequence, data.seed)
+    given = {"train_on": data.train_on, "validate_on": data.validate_on, "test_on": data.test_on}
+    for (side, mask), share, (key, conditions) in zip(dealt.items(), data.fractions, given.items(), strict=True):
+        if conditions:
+            mask &= worlds.select(f"data.{key}", conditions)
+            facts[key] = conditions
+        if not mask.any() and (share > 0 or side == "train"):
+            seen = f" that data.{key} lets through" if conditions else ""
+            raise InputError(f"no link with a path{seen} on the {side} side of the `{rule}` split: add data")
+    keep = np.flatnonzero(dealt["train"])
+    if data.train_links is not None:
+        keep = _named(data.train_links, sites, rows, keep)
+        facts["train_links"] = str(data.train_links)
+    if data.num_labels is not None:
+        keep = _drawn(data.num_labels, worlds, keep, data.seed)
+        facts["num_labels"] = data.num_labels
+    dealt["train"] = np.isin(np.arange(len(rows)), keep)
+    sides = {side: ChannelDataset(sites, rows[mask]) for side, mask in dealt.items()}
+    return {**sides, "all": ChannelDataset(sites, rows)}, facts
+
+
+def _rows(data: ChannelDataModule, sites: Sequence[Site], served: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Number the links that are served, (n,), or those of a group together, (n, G).
+
+    A row has a path, and is within the share of its area.
+    """
+    rows = np.flatnonzero(served)
+    if data.group is not None:
+        rows = group_links(sites, data.group, data.base_stations, data.variants or ())
+        rows = rows[served[rows].any(1)]
+    if data.max_per_area is None:
+        return rows
+    area = np.repeat(area_numbers(sites), [len(site) for site in sites])[rows if rows.ndim == 1 else rows[:, 0]]
+    rng = np.random.default_rng([data.seed, 1])  # not the order that the split draws
+    chosen = [rng.permutation(np.flatnonzero(area == number))[: data.max_per_area] for number in np.unique(area)]
+    kept: NDArray[np.int64] = rows[np.sort(np.concatenate(chosen))]
+    return kept
+
+
+def _named(file: str, sites: Sequence[Site], rows: NDArray[np.int64], train: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return which rows of the train side a file names; of a row of several links by any of them."""
+    links = read_links(file, sites)
+    named = train[np.isin(rows[train], links).reshape(len(train), -1).any(1)]
+    strange = links[~np.isin(links, rows[named])]
+    if len(strange) or not len(links):
+        starts = np.cumsum([0, *(len(site) for site in sites)])
+        number = int(np.searchsorted(starts, strange[0], side="right") - 1) if len(strange) else 0
+        first = f", first row {strange[0] - starts[number]} of site {sites[number].name}" if len(strange) else ""
+        raise InputError(
+            f"data.train_links: {len(strange)} of the {len(links)} links that {file} names are not on the train "
+            f"side{first}: choose among its links, with the same data.split and data.split_seed"
+        )
+    return named
+
+
+def _drawn(count: int | dict[str, int], worlds: Worlds, train: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Draw so many rows of the train side, or so many of each world named; other worlds stay whole."""
+    if isinstance(count, int):
+        return _draw("data.num_labels", count, train, "", seed)
+    names = [str(name) for name in count]
+    masks = worlds.split_by("data.num_labels", names)
+    kept = [train[~np.any(masks, axis=0)[train]]]
+    for name, mask, number in zip(names, masks, count.values(), strict=True):
+        kept.append(_draw(f"data.num_labels.{name}", number, train[mask[train]], f" of {name}", seed))
+    return np.concatenate(kept)
+
+
+def _draw(key: str, count: int, rows: NDArray[np.int64], world: str, seed: int) -> NDArray[np.int64]:
+    if not 0 < count <= len(rows):
+        raise InputError(f"{key} is {count}, but the train side holds {len(rows)} links{world}")
+    return np.random.default_rng(seed).permutation(rows)[:count]

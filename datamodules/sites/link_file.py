@@ -1,0 +1,88 @@
+"""Files that name links: which of them to train on, chosen say by the error of a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from datamodules.errors import InputError, refuse_pointer
+from datamodules.sites.site import Site
+
+
+def save_links(file: str | Path, sites: Sequence[Site], links: NDArray[np.int64] | Sequence[int]) -> None:
+    """Write which links to train on, for `data.train_links`: the rows of each site by its name.
+
+    What to write after a selection by error, with `error` one NMSE a row of a test side:
+
+        side = data.sides["test"]
+        save_links("chosen.json", side.sites, side.links[select(error, "top", 40)])
+
+    Args:
+        file: The file, `.json` or `.safetensors`.
+        sites: The sites that number the links, in their order.
+        links: Numbers of the links, counted through the sites in order, any shape.
+
+    Raises:
+        InputError: The name of the file ends otherwise, or it cannot be written.
+    """
+    file, starts = Path(file), np.cumsum([0, *(len(site) for site in sites)])
+    chosen = np.unique(np.asarray(links))
+    site = np.searchsorted(starts, chosen, side="right") - 1
+    rows = {sites[number].name: chosen[site == number] - starts[number] for number in np.unique(site)}
+    try:
+        if _is_json(file):
+            file.write_text(json.dumps({name: part.tolist() for name, part in rows.items()}))
+        else:
+            save_file({name: torch.from_numpy(part) for name, part in rows.items()}, file)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot write {file}: {error}") from error
+
+
+def read_links(file: str | Path, sites: Sequence[Site]) -> NDArray[np.int64]:
+    """Read a file of links.
+
+    Args:
+        file: What `save_links` wrote: an object of lists of rows by name of the site in JSON, or an integer tensor (n,)
+            by name of the site in safetensors.
+        sites: The sites that number the links, in their order; they may be more than the file names.
+
+    Returns:
+        Numbers of the links, counted through the sites in order, shape (n,), ascending.
+
+    Raises:
+        InputError: The file is not there or holds something else, or names a site or a row that the data lack.
+    """
+    file = Path(file)
+    refuse_pointer(file)
+    try:
+        named = json.loads(file.read_text()) if _is_json(file) else load_file(file)
+        rows = {name: torch.as_tensor(part) for name, part in named.items()}
+    except (OSError, SafetensorError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise InputError(f"cannot read links from {file}: {error}") from error
+    starts = np.cumsum([0, *(len(site) for site in sites)])
+    known = {site.name: number for number, site in enumerate(sites)}
+    links: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)]
+    for name, part in rows.items():
+        if name not in known:
+            raise InputError(f"{file} names the site {name}, which the data lack")
+        if part.ndim != 1 or (len(part) and (part.is_floating_point() or part.dtype == torch.bool)):
+            raise InputError(f"{file}: the rows of site {name} must be whole numbers, one beside another")
+        size = len(sites[known[name]])
+        outside = part[(part < 0) | (part >= size)]
+        if len(outside):
+            raise InputError(f"{file} names row {int(outside[0])} of site {name}, which has {size} links")
+        links.append(starts[known[name]] + part.long().numpy())
+    return np.unique(np.concatenate(links))
+
+
+def _is_json(file: Path) -> bool:
+    if file.suffix not in (".json", ".safetensors"):
+        raise InputError(f"a file of links is .json or .safetensors, got {file}")
+    return file.suffix == ".json"
