@@ -9,16 +9,19 @@ from torch import Tensor, nn
 
 from datamodules.channel.arrays import Array
 from datamodules.channel.codebook import (
+    cosine,
     dft_codebook,
     dft_weights,
     hits,
+    noise_power,
+    precoder,
+    rate,
     rebuilt,
     reported,
     shares,
     sounded,
     top_codewords,
 )
-from datamodules.channel.precoding import cosine, noise_power, precoder, rate
 from datamodules.errors import InputError
 from foundation.baselines.calibration import nearest_mean
 from foundation.link_metrics import LinkMean, LinkQuantile

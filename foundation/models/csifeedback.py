@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from datamodules.channel.precoding import noise_power, precoder, rate
+from datamodules.channel.codebook import noise_power, precoder, rate
 from datamodules.channel.transforms import kept_energy, to_csi
 from foundation.baselines.feedback import CHANCE_DB, NUMBERS_A_PATH, PrincipalComponents, matching_pursuit
 from foundation.link_metrics import LinkMean, LinkMeanDb

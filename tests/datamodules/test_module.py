@@ -1,5 +1,4 @@
 import dataclasses
-from itertools import chain
 
 import numpy as np
 import pytest
@@ -8,7 +7,6 @@ import torch
 import datamodules.module as module_of_data
 from datamodules.channel.arrays import Array
 from datamodules.channel.codebook import beam_power, dft_codebook
-from datamodules.channel.draws import LinkDraws
 from datamodules.channel.impairments import CommonPhase, Noise, PartialSubcarriers, TimingOffset
 from datamodules.channel.motion import Sequence
 from datamodules.channel.ofdm import OFDM
@@ -42,10 +40,6 @@ def build(tmp_path, sites=None, **settings):
     return module
 
 
-def draws(count):
-    return LinkDraws(0, torch.arange(count))
-
-
 def first(module, loader="train_dataloader"):
     return module.finish(next(iter(getattr(module, loader)())))
 
@@ -73,44 +67,6 @@ def test_many_missing_sites_are_made_by_processes(tmp_path, monkeypatch):
     assert asked == [1]
     build(tmp_path / "anew", sites)
     assert asked == [1]
-
-
-def batches(links, size, world=1, rank=0, **settings):
-    return list(ShardedSampler(ChannelDataset([random_site("a", links)]), size, True, 0, rank, world, **settings))
-
-
-@pytest.mark.parametrize(("links", "size"), [(100, 64), (65, 64), (128, 64), (1000, 128), (1, 64), (13, 64)])
-def test_every_link_is_served_once_a_pass_in_batches_of_near_equal_size(links, size):
-    served = batches(links, size)
-    assert sorted(chain(*served)) == list(range(links))
-    sizes = [len(batch) for batch in served]
-    assert max(sizes) <= min(size, min(sizes) + 1)
-
-
-@pytest.mark.parametrize("world", [2, 3])
-@pytest.mark.parametrize("links", [96, 101])
-def test_ranks_see_together_what_one_process_sees(world, links):
-    one = batches(links, 4 * world)
-    ranks = [batches(links, 4, world, rank) for rank in range(world)]
-    assert {len(rank) for rank in ranks} == {len(one)}
-    for alone, *shares in zip(one, *ranks, strict=True):
-        assert len({len(share) for share in shares}) == 1, "a gathered loss needs equal batches"
-        assert abs(len(alone) - sum(map(len, shares))) < world
-    together = [link for shares in zip(*ranks, strict=True) for share in shares for link in share]
-    assert together == [*chain(*one)][: links - links % world]
-    if links == 96:
-        assert [[*chain(*shares)] for shares in zip(*ranks, strict=True)] == one
-    dataset = ChannelDataset([random_site("a", links)])
-    shares = [list(ShardedSampler(dataset, 4, False, rank=rank, num_replicas=world)) for rank in range(world)]
-    assert sorted(chain(*chain(*shares))) == list(range(links)), "a link is repeated or left out"
-
-
-@pytest.mark.parametrize("links", [1, 3, 8, 9, 33])
-def test_all_ranks_serve_as_many_batches_of_an_evaluated_side(links):
-    dataset = ChannelDataset([random_site("a", links)])
-    shares = [list(ShardedSampler(dataset, 4, False, rank=rank, num_replicas=2)) for rank in range(2)]
-    assert len({len(share) for share in shares}) == 1, "a rank would wait for the others"
-    assert [[*chain(*share)] for share in shares] == [list(range(rank, links, 2)) for rank in range(2)]
 
 
 def test_a_batch_of_no_links_has_the_keys_and_shapes_of_others(tmp_path):
@@ -183,19 +139,6 @@ def test_the_stations_and_the_twins_of_a_user_see_it_move_alike_whatever_else_is
         torch.testing.assert_close(seen["clean_csi"], before["clean_csi"])
         torch.testing.assert_close(seen["csi"], before["csi"])
         assert torch.equal(seen["domain"], before["domain"])
-
-
-def test_fewer_links_than_ranks_still_train():
-    assert [batches(1, 4, 2, rank) for rank in range(2)] == [[[0]], [[0]]]
-
-
-def test_epochs_differ_and_repeat_by_seed():
-    sampler = ShardedSampler(ChannelDataset([random_site("a", 100)]), 10, True, seed=3)
-    orders = []
-    for epoch in (0, 1, 0):
-        sampler.set_epoch(epoch)
-        orders.append(list(sampler))
-    assert orders[0] == orders[2] != orders[1]
 
 
 def test_batch_holds_what_it_says(tmp_path):
@@ -330,34 +273,6 @@ def test_statistics_see_the_train_side_only(tmp_path):
 def test_impossible_data_say_why(tmp_path, settings, message):
     with pytest.raises(InputError, match=message):
         build(tmp_path, **settings)
-
-
-def test_noise_has_the_snr_it_says():
-    csi = torch.randn(200, 2, 4, 32, dtype=torch.complex64) * 1e-6
-    noisy = Noise((10.0, 10.0))(csi, draws(200))
-    snr = csi.abs().square().mean() / (noisy - csi).abs().square().mean()
-    assert 10 * torch.log10(snr) == pytest.approx(10, abs=0.1)
-
-
-def test_phase_and_timing_leave_magnitudes():
-    csi = torch.randn(8, 1, 4, 16, dtype=torch.complex64)
-    for view in (CommonPhase(), TimingOffset((0.0, 3.0))):
-        seen = view(csi, draws(8))
-        assert torch.allclose(seen.abs(), csi.abs(), atol=1e-5)
-        assert not torch.allclose(seen, csi)
-
-
-def test_partial_subcarriers_keep_their_share_and_the_power():
-    csi = torch.ones(64, 2, 4, 32, dtype=torch.complex64)
-    seen = PartialSubcarriers((0.25, 0.25))(csi, draws(64))
-    assert ((seen != 0).sum(-1) == 8).all()
-    assert seen.abs().square().mean() == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize("make", [lambda: Noise((3.0, 1.0)), lambda: PartialSubcarriers((0.0, 0.5))])
-def test_bad_views_are_refused(make):
-    with pytest.raises(ValueError, match=r"lowest, highest|must lie in"):
-        make()
 
 
 def test_pictures_of_a_site_and_of_a_channel(tmp_path):

@@ -6,16 +6,17 @@ import torch
 
 from datamodules.channel.arrays import Array
 from datamodules.channel.codebook import (
+    cosine,
     dft_codebook,
     dft_weights,
     hits,
+    noise_power,
     rebuilt,
     reported,
     shares,
     sounded,
     top_codewords,
 )
-from datamodules.channel.precoding import cosine, noise_power
 from foundation.baselines.calibration import nearest_mean
 
 CODEBOOK = dft_codebook(Array(1, 8))

@@ -1,10 +1,20 @@
-"""Views of sequences, and of the paper on ConTwin."""
+"""Views: of links, of sequences, and of the paper on ConTwin."""
 
 import pytest
 import torch
 
 from datamodules.channel.draws import LinkDraws
-from datamodules.channel.impairments import AmplitudeScaling, AntennaPermutation, PhaseJitter, TimeShift, observe
+from datamodules.channel.impairments import (
+    AmplitudeScaling,
+    AntennaPermutation,
+    CommonPhase,
+    Noise,
+    PartialSubcarriers,
+    PhaseJitter,
+    TimeShift,
+    TimingOffset,
+    observe,
+)
 from datamodules.errors import InputError
 
 B, N, R, T, K = 64, 6, 2, 4, 8
@@ -63,3 +73,31 @@ def test_amplitudes_are_uniform():
     assert 1.08 < factor.real.max() <= 1.1
     with pytest.raises(InputError, match="factor must be positive"):
         AmplitudeScaling((0.0, 1.0))
+
+
+def test_noise_has_the_snr_it_says():
+    csi = torch.randn(200, 2, 4, 32, dtype=torch.complex64) * 1e-6
+    noisy = Noise((10.0, 10.0))(csi, draws(200))
+    snr = csi.abs().square().mean() / (noisy - csi).abs().square().mean()
+    assert 10 * torch.log10(snr) == pytest.approx(10, abs=0.1)
+
+
+def test_phase_and_timing_leave_magnitudes():
+    csi = torch.randn(8, 1, 4, 16, dtype=torch.complex64)
+    for view in (CommonPhase(), TimingOffset((0.0, 3.0))):
+        seen = view(csi, draws(8))
+        assert torch.allclose(seen.abs(), csi.abs(), atol=1e-5)
+        assert not torch.allclose(seen, csi)
+
+
+def test_partial_subcarriers_keep_their_share_and_the_power():
+    csi = torch.ones(64, 2, 4, 32, dtype=torch.complex64)
+    seen = PartialSubcarriers((0.25, 0.25))(csi, draws(64))
+    assert ((seen != 0).sum(-1) == 8).all()
+    assert seen.abs().square().mean() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("make", [lambda: Noise((3.0, 1.0)), lambda: PartialSubcarriers((0.0, 0.5))])
+def test_bad_views_are_refused(make):
+    with pytest.raises(ValueError, match=r"lowest, highest|must lie in"):
+        make()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.channel.precoding import cosine, noise_power, precoder, rate
+from datamodules.channel.codebook import cosine, noise_power, precoder, rate
 
 
 def draw(*shape, seed=0):

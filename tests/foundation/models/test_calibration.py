@@ -4,8 +4,8 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from datamodules.channel.arrays import Array
+from datamodules.channel.codebook import cosine
 from datamodules.channel.ofdm import OFDM
-from datamodules.channel.precoding import cosine
 from datamodules.channel.synthesis import synthesize
 from datamodules.errors import InputError
 from datamodules.sites.paths import Paths
