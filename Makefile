@@ -10,6 +10,7 @@ CKPT ?=
 DATA ?=
 STUDY ?=
 ARGS ?=
+WORKERS ?= auto
 CONFIG := $(if $(DATA),--config $(DATA))
 
 .DEFAULT_GOAL := help
@@ -28,11 +29,15 @@ $(READY): pyproject.toml
 demo: $(READY) ## trace two small cities, pre-train on one, adapt to the other, compare with training from scratch
 	$(BIN)/python -m foundation.demo $(ARGS)
 
-test: lint types ## lint, types and the quick tests
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+# One worker a core with one thread each: faster than one process whose threads wait for each other. A file stays on one worker,
+# whose tests share what they trained.
+PYTEST := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+
+test: lint types ## lint, types and the quick tests [WORKERS= ARGS=]
+	$(PYTEST) -m "not slow" $(ARGS)
 
 test-slow: $(READY) ## the tests that take more than some seconds
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(PYTEST) -m slow $(ARGS)
 
 lint: $(READY) ## check style
 	$(BIN)/ruff check --quiet
