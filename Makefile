@@ -4,8 +4,9 @@ READY := .venv/.ready
 
 # What the commands below work on; each can be given on the command line of make.
 MODEL ?= csiclip
-MODE ?= finetune
 TASK ?=
+# next CSI is predicted by a frozen encoder and few labels, unless said otherwise
+MODE ?= $(if $(filter prediction,$(TASK)),probe,finetune)
 CKPT ?=
 DATA ?=
 STUDY ?=

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from foundation.models.csiclip import CSICLIP
     from foundation.models.csifeedback import CsiFeedback
     from foundation.models.envchannel import EnvChannel
+    from foundation.nets.classical import ClassicalPredictor
     from foundation.nets.contwin import CNNTransformer
     from foundation.nets.csinet import CsiNet
     from foundation.nets.csinetplus import CSINetPlus
@@ -29,6 +30,7 @@ __all__ = [
     "CNNTransformer",
     "CSINetPlus",
     "ChannelTransformer",
+    "ClassicalPredictor",
     "CollapseAlarm",
     "ConTwin",
     "CsiFeedback",
@@ -55,6 +57,7 @@ _HOME = {
     "CNNTransformer": "nets.contwin",
     "CSINetPlus": "nets.csinetplus",
     "ChannelTransformer": "nets.transformer",
+    "ClassicalPredictor": "nets.classical",
     "CollapseAlarm": "runtime.probe",
     "ConTwin": "models.contwin",
     "CsiFeedback": "models.csifeedback",

@@ -53,6 +53,9 @@ _NOISE = (
     r"The number of training batches .* is smaller than the logging interval",
     # A frozen encoder is kept in eval mode while its head trains.
     r"Found \d+ module\(s\) in eval mode at the start of training",
+    # A classical predictor learns nothing, and has no optimizer.
+    r"`training_step` returned `None`",
+    r"`LightningModule.configure_optimizers` returned `None`",
     # `main` takes a list of arguments, so that tests and notebooks can call it.
     r"LightningCLI's args parameter is intended to run from within Python",
     # Evaluation over several processes: the datamodule shards without repeating rows, which this asks to check.
@@ -69,6 +72,7 @@ _CHATTER = (
     "HPU available",
     "\nDetected KeyboardInterrupt",
     "Restored all states",
+    "The following callbacks returned in `LightningModule.configure_callbacks`",
 )
 #: what a disk refuses, through no fault of the program
 _OF_THE_DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)

@@ -31,7 +31,8 @@ class Prediction(Head):
     Args:
         in_features: Number D of features of a sample.
         kind: `filter` weighs each angle-delay bin's own past, see `LinearFilter`; `direct` makes the channel of the
-            features alone, as the paper does: only its level comes from the past.
+            features alone, as the paper does: only its level comes from the past; `given` learns nothing and takes the
+            features for the prediction itself, those of a classical predictor.
         horizons: Number H of snapshots to predict.
         taps: Snapshots of its past that a bin's weights apply to, of the kind `filter`.
         hidden: Width of the network; by default 64 of a `filter`, and 512 as in the paper's Table 6 of a `direct`.
@@ -53,7 +54,7 @@ class Prediction(Head):
     def __init__(
         self,
         in_features: int,
-        kind: Literal["filter", "direct"] = "filter",
+        kind: Literal["filter", "direct", "given"] = "filter",
         horizons: int = 1,
         taps: int = 8,
         hidden: int | None = None,
@@ -62,11 +63,11 @@ class Prediction(Head):
         num_subcarriers: int | None = None,
     ) -> None:
         super().__init__(in_features)
-        if kind not in ("filter", "direct"):
-            raise ValueError(f"kind must be 'filter' or 'direct', got {kind!r}")
+        if kind not in ("filter", "direct", "given"):
+            raise ValueError(f"kind must be 'filter', 'direct' or 'given', got {kind!r}")
         if layers not in (2, 4):
             raise ValueError(f"layers must be 2 or 4, got {layers}")
-        hidden = {"filter": 64, "direct": 512}[kind] if hidden is None else hidden
+        hidden = (512 if kind == "direct" else 64) if hidden is None else hidden
         for name, value in {"horizons": horizons, "taps": taps, "hidden": hidden}.items():
             check_at_least(name, value, 1)
         self.network: nn.Module | None = None
@@ -74,6 +75,8 @@ class Prediction(Head):
         self.num_antennas, self.num_subcarriers = num_antennas, num_subcarriers
         if kind == "filter":
             self.network = LinearFilter(in_features, horizons, taps, hidden)
+        elif kind == "given":
+            self.network = nn.Identity()
         elif num_antennas is not None and num_subcarriers is not None:
             self.configure(num_antennas, num_subcarriers)
 
@@ -124,6 +127,15 @@ class Prediction(Head):
             predicted: Tensor = self.network(features, csi)
             return predicted
         r, t, k = csi.shape[2:]
+        if self.kind == "given":
+            size = 2 * self.horizons * r * t * k
+            if features.shape[1] != size:
+                raise ValueError(
+                    f"the head takes {size} features for the prediction itself, the encoder gives {features.shape[1]}: "
+                    "set its horizons, num_antennas and num_subcarriers"
+                )
+            given = rearrange(features, "b (h r t k c) -> b h r t k c", h=self.horizons, r=r, t=t, c=2)
+            return torch.view_as_complex(given.contiguous())
         if (r * t, k) != (self.num_antennas, self.num_subcarriers):
             raise ValueError(
                 f"the head predicts {self.num_antennas} antenna pairs and {self.num_subcarriers} subcarriers, the data "

@@ -6,17 +6,19 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from datamodules.errors import InputError, check_not_negative, check_positive
 from foundation.checkpoint import configure_as, described, load_encoder, read_checkpoint, rebuild
 from foundation.encoder import Encoder
+from foundation.evaluation.prediction_controls import PredictionControls
 from foundation.gather import total
 from foundation.optim.schedules import Schedule
 from foundation.runtime.figures import Sample, caption, log_figures
 from foundation.task import FoundationTask, OptimizerName, StartFrom
-from heads import Head
+from heads import Head, Prediction
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -209,11 +211,15 @@ class FineTune(FoundationTask):
     def _loss(self, predictions: list[Tensor], batch: dict[str, Any]) -> Tensor:
         return torch.stack([self.head.loss(prediction, batch) for prediction in predictions]).mean()
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Return the head's loss."""
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
+        """Return the head's loss, None where there is nothing to learn, as of a classical predictor."""
         loss = self._loss(self._predictions(batch), batch)
         self.log_training(loss=loss)
-        return loss
+        return loss if self._learns else None
+
+    @property
+    def _learns(self) -> bool:
+        return any(parameter.requires_grad for parameter in self.parameters())
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Score the validation side."""
@@ -277,8 +283,14 @@ class FineTune(FoundationTask):
         where = {key: batch[key] for key in ("position", "site", "user", "los")}
         return {"features": features, "prediction": prediction, **where}
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Score classical predictors beside a head that predicts the channel."""
+        return [PredictionControls(self.head.horizons)] if isinstance(self.head, Prediction) else []
+
     def configure_optimizers(self) -> Any:
         """Return the optimizer with a learning rate each for encoder and head."""
+        if not self._learns:
+            return None
         encoder_lr = self.lr if self.mode == "scratch" else self.encoder_lr
         learned = [self.head] if self.reduce is None else [self.reduce, self.head]
         return self.optimizers_with(

@@ -1,0 +1,42 @@
+"""Training batches in which every domain has the same share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.dataset import ChannelDataset, ShardedSampler
+
+
+class BalancedSampler(ShardedSampler):
+    """Serves as many links of each domain as of any other, in every batch and on every rank but for one or two.
+
+    An epoch is as long as without. Links of rare domains come several times in it, those of frequent ones not all: each
+    of a domain's links is served once before any of them again.
+
+    Args:
+        dataset: The dataset.
+        batch_size: As of `ShardedSampler`, and so the rest.
+        domain: Label of the domain of each link of the dataset, shape (n,).
+        seed: Draws the orders.
+        **ranks: `rank` and `num_replicas`.
+    """
+
+    def __init__(
+        self, dataset: ChannelDataset, batch_size: int, domain: NDArray[Any], seed: int = 0, **ranks: int
+    ) -> None:
+        super().__init__(dataset, batch_size, True, seed, **ranks)
+        names, number = np.unique(domain, return_inverse=True)
+        self.members = [np.flatnonzero(number == i) for i in range(len(names))]
+
+    def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return the links of one epoch: round after round one link of each domain, the domains in a new order."""
+        rounds = -(-self.count // len(self.members))
+        streams = []
+        for members in self.members:
+            passes = [rng.permutation(members) for _ in range(-(-rounds // len(members)))]
+            streams.append(np.concatenate(passes)[:rounds])
+        drawn: NDArray[np.int64] = rng.permuted(np.stack(streams, 1), axis=1).reshape(-1)[: self.count]
+        return drawn

@@ -1,0 +1,133 @@
+"""What a predictor of the channel is compared with, on the very links and noise that it is tested on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from datamodules.sites.paths import Paths
+from datamodules.sites.site import Site
+from foundation.baselines.prediction_limit import limit
+from foundation.gather import concatenate, gather_rows
+from foundation.nets.classical import PREDICTORS, ClassicalPredictor
+from heads.prediction import PredictionNMSE
+
+#: least noise over power that an SNR is told of, 90 dB
+_CLEAN = 1e-9
+#: rows of the table in words
+_WORDS = {
+    "hold": "the last snapshot",
+    "zero": "nothing",
+    "ar1": "AR(1)",
+    "kalman": "Kalman filter of AR(1)",
+    "wiener": "pooled Wiener filter",
+    "link_ar": "AR of each link",
+    "pad": "PAD, an AR of each bin",
+    "pad_strongest": "PAD as in CSI-4CAST",
+    "limit": "limit, the rays known",
+}
+
+
+class PredictionControls(Callback):
+    """Scores classical predictors at every test of a head `prediction`, logs them, and prints the table.
+
+    They are logged beside the head's own metrics as `<name>_nmse_db`; and `fd_t`, the mean over links of the largest
+    Doppler shift times the interval, `fd_t_max`, and `snr_db`, the mean SNR of what is observed. The limit of linear
+    prediction is there where the data hold rays.
+
+    Args:
+        horizons: Snapshots H that are predicted.
+    """
+
+    def __init__(self, horizons: int) -> None:
+        self.horizons = horizons
+        self._predictors: dict[str, ClassicalPredictor] = {}
+        self._errors: dict[str, PredictionNMSE] = {}
+        self._facts: list[dict[str, Tensor]] = []
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Fit to the train side those that are."""
+        sample = trainer.datamodule.sample()  # type: ignore[attr-defined]
+        antennas, subcarriers = sample["csi"].shape[-3] * sample["csi"].shape[-2], sample["csi"].shape[-1]
+        self._facts.clear()
+        for name in PREDICTORS:
+            made = ClassicalPredictor(name, sample["csi"].shape[1], self.horizons, antennas, subcarriers)
+            made.prepare(sample)
+            self._predictors[name] = made.to(pl_module.device)
+        rays = isinstance(trainer.datamodule.sides["test"].sites[0].links, Paths)  # type: ignore[attr-defined]
+        names = (*PREDICTORS, "limit") if rays else PREDICTORS
+        self._errors = {name: PredictionNMSE().to(pl_module.device) for name in names}
+
+    @torch.no_grad()
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Score a batch."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        clean = batch.get("clean_csi", batch["csi"])
+        noise = (batch["csi"] - clean).abs().square().mean((1, 2, 3, 4))
+        level = clean.abs().square().mean((1, 2, 3, 4)).clamp_min(torch.finfo(noise.dtype).tiny)
+        facts = {"snr_db": 10 * torch.log10(level / noise.clamp_min(_CLEAN * level))}
+        velocity, times = motion(data, batch)
+        if velocity is not None:
+            # in wavelengths a second
+            velocity = velocity / data._make.wavelengths.to(velocity.device)[batch["site"]].unsqueeze(1)
+            facts["fd_t"] = velocity.norm(dim=1) * float(times[1] - times[0])
+        self._facts.append({key: value.float() for key, value in facts.items()})
+        if not len(clean):
+            return
+        for name, made in self._predictors.items():
+            self._errors[name].update(made.predict(batch["csi"]), batch)
+        if "limit" in self._errors and velocity is not None:
+            rays, mount = rays_of(data.sides["test"].sites, batch), data._make._mount(batch["site"])
+            known = (rays, data.bs, data.ue, data.ofdm, velocity, times, 1.0, noise, mount)
+            self._errors["limit"].update(limit(batch["csi"], *known)[:, : self.horizons], batch)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the scores of all processes."""
+        values = {f"{name}_nmse_db": error.compute() for name, error in self._errors.items()}
+        facts = gather_rows(concatenate(self._facts))
+        values |= {name: value.mean() for name, value in facts.items()}
+        if "fd_t" in facts:
+            values["fd_t_max"] = facts["fd_t"].max()
+        for name, value in values.items():
+            pl_module.log(f"test/prediction/{name}", value, batch_size=1, sync_dist=True)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the table."""
+        if trainer.is_global_zero:
+            print(control_table({k.rsplit("/", 1)[-1]: float(v) for k, v in trainer.callback_metrics.items()}))
+
+
+def control_table(metrics: dict[str, float]) -> str:
+    """Return the rows of a test in words, the best at the end."""
+    rows = {words: metrics.get(f"{name}_nmse_db") for name, words in _WORDS.items()}
+    rows["this model"] = metrics.get("nmse_db")
+    known = sorted(((value, words) for words, value in rows.items() if value is not None), reverse=True)
+    moving = f", f_D T {metrics['fd_t']:.3f} (at most {metrics['fd_t_max']:.3f})" if "fd_t" in metrics else ""
+    head = f"NMSE [dB] of the next channel{moving}, SNR {metrics.get('snr_db', float('nan')):.0f} dB on average"
+    return "\n".join([head, *(f"  {value:7.2f}  {words}" for value, words in known)])
+
+
+def motion(data: Any, batch: dict[str, Any]) -> tuple[Tensor | None, Tensor]:
+    """Return the velocity [m/s] of the users of a batch, (B, 3), None of recordings, and the instants [s]."""
+    drawn = None if data.sides["test"].recorded else data._make._motion(batch)
+    times = data.sequence.times
+    return (None, times) if drawn is None else (drawn.velocity, drawn.times)
+
+
+def rays_of(sites: list[Site], batch: dict[str, Any]) -> Paths:
+    """Return the rays of the links of a batch."""
+    numbers = zip(batch["site"].tolist(), batch["user"].tolist(), strict=True)
+    rows = [sites[site].paths[torch.tensor([user])] for site, user in numbers]
+    widest = max(row.num_paths for row in rows)
+    return Paths.cat([row.pad(widest) for row in rows]).to(batch["csi"].device)

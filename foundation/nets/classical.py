@@ -1,0 +1,88 @@
+"""Classical predictors in the place of an encoder: rows of the same table, and of the same command, as networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from datamodules.errors import InputError, check_positive
+from foundation.baselines import prediction
+from foundation.encoder import Encoder
+
+Predictor = Literal["hold", "zero", "ar1", "kalman", "wiener", "link_ar", "pad", "pad_strongest"]
+PREDICTORS: tuple[Predictor, ...] = get_args(Predictor)
+
+
+class ClassicalPredictor(Encoder):
+    """Predicts the next channels by a classical predictor: its features are that prediction, for the head kind `given`.
+
+    Args:
+        predictor: One of `hold`, `zero`, `ar1` and `kalman` (ConTwin appendix D), `wiener` (one filter of all links),
+            `link_ar` and `pad`, see `foundation.baselines.prediction`, and CSI-4CAST's `pad_strongest`.
+        snapshots: Snapshots N of the past.
+        horizons: Snapshots H to predict.
+        num_antennas: Antenna pairs R*T.
+        num_subcarriers: Subcarriers K.
+
+    Raises:
+        InputError: A number is not positive, or there is no such predictor.
+    """
+
+    input_axes: ClassVar[Mapping[str, str]] = {"csi": "B N R T K"}
+    rho: Tensor
+    snr: Tensor
+    weights: Tensor
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        snapshots: int = 10,
+        horizons: int = 1,
+        num_antennas: int = 16,
+        num_subcarriers: int = 64,
+    ) -> None:
+        sizes = {"horizons": horizons, "num_antennas": num_antennas, "num_subcarriers": num_subcarriers}
+        check_positive("ClassicalPredictor", snapshots=snapshots, **sizes)
+        if predictor not in PREDICTORS:
+            raise InputError(f"predictor must be one of {', '.join(PREDICTORS)}, got {predictor}")
+        super().__init__()
+        self.save_hyperparameters()
+        self.predictor, self.horizons = predictor, horizons
+        self.num_features = 2 * horizons * num_antennas * num_subcarriers
+        self.register_buffer("rho", torch.zeros(()))
+        self.register_buffer("snr", torch.ones(()))
+        self.register_buffer("weights", torch.zeros(horizons, snapshots, dtype=torch.complex64))
+
+    def prepare(self, batch: Mapping[str, Any]) -> None:
+        """Fit what is fitted to a train side: rho, the SNR, and the weights of the pooled filter."""
+        seen, future = batch["csi"], batch["next_csi"]
+        clean = batch.get("clean_csi", seen)
+        self.rho.fill_(prediction.fit_ar1(clean))
+        noise = ((seen - clean).abs().square().mean((1, 2, 3, 4)) / _power(clean)).mean()
+        self.snr.copy_(1 / noise.clamp_min(1e-9))
+        future = future.unsqueeze(1) if future.ndim == 4 else future
+        if self.predictor == "wiener":
+            self.weights.copy_(prediction.fit_wiener(seen, future[:, : self.horizons], self.weights.shape[1]))
+
+    def predict(self, csi: Tensor) -> Tensor:
+        """Return the next channels (B, H, R, T, K) of a past (B, N, R, T, K)."""
+        if self.predictor == "ar1":
+            return prediction.ar1(csi, self.horizons, float(self.rho))
+        if self.predictor == "kalman":
+            return prediction.kalman(csi, self.horizons, float(self.rho), float(self.snr))
+        if self.predictor == "wiener":
+            return prediction.wiener(csi, self.horizons, self.weights)
+        predicted: Tensor = getattr(prediction, self.predictor)(csi, self.horizons)
+        return predicted
+
+    def forward(self, csi: Tensor) -> Tensor:
+        """Return the prediction as features (B, 2*H*R*T*K): real and imaginary part of each entry."""
+        return rearrange(torch.view_as_real(self.predict(csi).contiguous()), "b h r t k c -> b (h r t k c)")
+
+
+def _power(csi: Tensor) -> Tensor:
+    return csi.abs().square().mean((1, 2, 3, 4)).clamp_min(torch.finfo(csi.real.dtype).tiny)

@@ -1,0 +1,89 @@
+import pytest
+import torch
+
+from datamodules.channel.impairments import Noise
+from datamodules.channel.motion import Sequence
+from datamodules.errors import InputError
+from foundation import ClassicalPredictor, FineTune
+from foundation.baselines import prediction
+from foundation.evaluation.prediction_controls import control_table
+from heads import Prediction
+from tests.datamodules.test_module import build
+from tests.foundation.models.test_csiclip import fit
+
+SIZE = {"snapshots": 6, "num_antennas": 4, "num_subcarriers": 8}
+PREDICTORS = ("hold", "zero", "ar1", "kalman", "wiener", "link_ar", "pad", "pad_strongest")
+
+
+def data(folder):
+    sequence = Sequence(6, 1e-3, {"static": 1, "pedestrian": 1})
+    return build(folder / "sites", sequence=sequence, observation=[Noise((10, 20))])
+
+
+@pytest.fixture(scope="module")
+def tested(tmp_path_factory):
+    """The metrics of the test of each predictor, and what they predict."""
+    folder, found = tmp_path_factory.mktemp("classical"), {}
+    for name in ("hold", "wiener"):
+        model = FineTune(lambda d: Prediction(d, "given"), ClassicalPredictor(name, **SIZE), mode="control")
+        trainer = fit(model, data(folder), folder, epochs=1, limit_train_batches=1)
+        metrics = trainer.test(model, datamodule=data(folder), verbose=False)[0]
+        found[name] = (metrics, trainer.predict(model, datamodule=data(folder)))
+    return found
+
+
+@pytest.mark.parametrize("name", ["hold", "wiener"])
+def test_a_row_of_its_own_is_the_row_beside_others(name, tested):
+    metrics, _ = tested[name]
+    assert metrics["test/prediction/nmse_db"] == pytest.approx(metrics[f"test/prediction/{name}_nmse_db"], abs=1e-4)
+    assert metrics["test/prediction/zero_nmse_db"] == pytest.approx(0.0, abs=1e-4)
+    assert metrics["test/prediction/limit_nmse_db"] < metrics["test/prediction/wiener_nmse_db"]
+
+
+def test_rows_tell_doppler_and_snr(tested):
+    metrics, _ = tested["hold"]
+    # the fastest pedestrian has 6 km/h, at 3.5 GHz and 1 ms
+    fastest = 6 / 3.6 * 3.5e9 / 3e8 * 1e-3
+    assert 0 < metrics["test/prediction/fd_t"] < metrics["test/prediction/fd_t_max"] <= 1.01 * fastest
+    assert 14 < metrics["test/prediction/snr_db"] < 16
+    table = control_table({name.rsplit("/", 1)[-1]: value for name, value in metrics.items()})
+    assert "f_D T 0.009 (at most 0.019), SNR 14 dB" in table.splitlines()[0]
+    assert [line.split()[1] for line in table.splitlines()[-1:]] == ["limit,"]
+
+
+def test_predictions_are_in_the_scale_of_the_data(tested, tmp_path):
+    _, batches = tested["hold"]
+    module = data(tmp_path)
+    seen = torch.cat([module.finish(rows)["csi"] for rows in module.predict_dataloader()])
+    predicted = torch.cat([batch["prediction"] for batch in batches])
+    assert predicted.dtype == torch.complex64
+    torch.testing.assert_close(predicted[:, 0], seen[:, -1])
+
+
+@pytest.mark.parametrize("name", PREDICTORS)
+def test_features_are_the_prediction(name):
+    past = torch.randn(5, 6, 1, 4, 8, dtype=torch.complex64)
+    encoder = ClassicalPredictor(name, horizons=2, **SIZE)
+    encoder.prepare({"csi": past, "next_csi": torch.randn(5, 2, 1, 4, 8, dtype=torch.complex64)})
+    features = encoder(past)
+    assert features.shape == (5, encoder.num_features)
+    head = Prediction(encoder.num_features, "given", horizons=2)
+    torch.testing.assert_close(head(features, past), encoder.predict(past))
+
+
+def test_the_strongest_bins_of_clean_paths_are_predicted_exactly():
+    step = torch.exp(1j * torch.tensor([0.3, -0.4]))[:, None] ** torch.arange(9)
+    grid = torch.zeros(1, 9, 1, 4, 8, dtype=torch.complex64)
+    grid[0, :, 0, 1, 2], grid[0, :, 0, 3, 5] = step[0], 0.5 * step[1]
+    csi = prediction.to_csi(grid[:, :8].permute(0, 2, 3, 4, 1).reshape(1, -1, 8), grid)
+    future = prediction.to_csi(grid[:, 8:].permute(0, 2, 3, 4, 1).reshape(1, -1, 1), grid)
+    torch.testing.assert_close(prediction.pad_strongest(csi, 1, order=1, bins=2), future, atol=1e-4, rtol=0)
+    one = prediction.pad_strongest(csi, 1, order=1, bins=1)
+    assert ((one - future).abs().square().sum() / future.abs().square().sum()).item() == pytest.approx(0.2, abs=1e-3)
+
+
+def test_refuses_what_is_none():
+    with pytest.raises(InputError, match=r"predictor must be one of hold, .*, got prophet"):
+        ClassicalPredictor("prophet")
+    with pytest.raises(ValueError, match="takes 64 features for the prediction itself, the encoder gives 16"):
+        Prediction(16, "given")(torch.randn(2, 16), torch.randn(2, 6, 1, 4, 8, dtype=torch.complex64))
