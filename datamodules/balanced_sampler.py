@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.channel.arrays import Array
+from datamodules.channel.motion import Sequence as Snapshots
 from datamodules.dataset import ChannelDataset, ShardedSampler
+from datamodules.domains import Worlds
+from datamodules.errors import InputError
 
 
 class BalancedSampler(ShardedSampler):
@@ -40,3 +45,26 @@ class BalancedSampler(ShardedSampler):
             streams.append(np.concatenate(passes)[:rounds])
         drawn: NDArray[np.int64] = rng.permuted(np.stack(streams, 1), axis=1).reshape(-1)[: self.count]
         return drawn
+
+
+def domain_of_rows(
+    dataset: ChannelDataset, axes: Sequence[str], bs: Array, sequence: Snapshots | None, seed: int
+) -> NDArray[np.str_]:
+    """Return the domain of each row of a dataset, its labels on the given axes as one text, shape (n,).
+
+    Args:
+        dataset: The dataset.
+        axes: Some of `Worlds.AXES`.
+        bs: As of `Worlds`, and so the rest.
+        sequence: What draws the users' motion, or None.
+        seed: Draws it.
+
+    Raises:
+        InputError: An axis is unknown.
+    """
+    unknown = sorted(set(axes) - set(Worlds.AXES))
+    if unknown or not axes:
+        known = ", ".join(Worlds.AXES)
+        raise InputError(f"data.balance names {', '.join(unknown) or 'no axis'}: choose among {known}")
+    worlds = Worlds(dataset.sites, dataset.links, bs, sequence, seed)
+    return np.array(["\t".join(labels) for labels in zip(*map(worlds.labels, axes), strict=True)])

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from datamodules.balanced_sampler import BalancedSampler, domain_of_rows
 from datamodules.batch import BatchMaker, Extra
 from datamodules.channel.arrays import Array
 from datamodules.channel.codebook import dft_codebook
@@ -60,6 +61,8 @@ class ChannelDataModule(LightningDataModule):
         validate_on: Likewise, the validation side.
         test_on: Likewise, the test side.
         batch_size: Most links a batch of one process; training batches are of near-equal size and leave no link out.
+        balance: Axes of the domain label, such as [scenario, mobility], whose every combination has the same share of a
+            training batch, see `BalancedSampler`; by default links are served as they are.
         num_beams: Adds `beam` (B,) and `beam_power` (B, Q) of a DFT codebook with that many beams; -1 and NaN where a
             link has no power.
         views: Adds `views`, two independent observations of the same channels; an empty list gives two clean ones.
@@ -103,6 +106,7 @@ class ChannelDataModule(LightningDataModule):
         validate_on: dict[str, Any] | None = None,
         test_on: dict[str, Any] | None = None,
         batch_size: int = 128,
+        balance: list[str] | None = None,
         num_beams: int | None = None,
         views: list[View] | None = None,
         observation: list[View] | None = None,
@@ -134,7 +138,7 @@ class ChannelDataModule(LightningDataModule):
         self.split, self.fractions, self.block, self.holdout = split, fractions, block, holdout or []
         self.guard, self.num_labels, self.train_links = guard, num_labels, train_links
         self.train_on, self.validate_on, self.test_on = train_on, validate_on, test_on
-        self.batch_size, self.max_per_area = batch_size, max_per_area
+        self.batch_size, self.balance, self.max_per_area = batch_size, balance, max_per_area
         self.views, self.observation, self.num_beams = views, observation or [], num_beams
         self.num_workers = num_workers if num_workers is not None else 2 * torch.cuda.is_available()
         self.sequence, self.extras, self.geometry_los = sequence, extras or [], geometry_los
@@ -211,6 +215,9 @@ class ChannelDataModule(LightningDataModule):
     def _loader(self, side: str, shuffle: bool = False) -> DataLoader[Batch]:
         dataset = self.sides[side]
         sampler = ShardedSampler(dataset, self.batch_size, shuffle, self.seed)
+        if shuffle and self.balance is not None:
+            domain = domain_of_rows(dataset, self.balance, self.bs, self.sequence, self.seed)
+            sampler = BalancedSampler(dataset, self.batch_size, domain, self.seed)
         if self.trainer is not None:
             # workers prefetch before Lightning sets the epoch, and before a resumed run counts the epoch that it goes
             # on after as completed: `current_epoch` would serve that one's order again

@@ -1,10 +1,13 @@
 from collections import Counter
 
 import numpy as np
+import pytest
 
 from datamodules.balanced_sampler import BalancedSampler
 from datamodules.dataset import ChannelDataset
+from datamodules.errors import InputError
 from tests.datamodules.rays import random_site
+from tests.datamodules.test_module import build
 
 DOMAIN = np.array(["rare"] * 10 + ["some"] * 30 + ["many"] * 200)
 
@@ -44,3 +47,13 @@ def test_ranks_share_out_the_batches_of_one_process():
         assert np.array_equal(whole, np.concatenate(parts))
         for part in parts:
             assert max(shares(part).values()) - min(shares(part).values()) <= 2
+
+
+def test_the_module_balances_by_domain_labels(tmp_path):
+    sites = [random_site("a", 200, place="uma"), random_site("b", 40, seed=1, place="umi")]
+    module = build(tmp_path, sites, balance=["scenario"], batch_size=20)
+    for rows in module.train_dataloader():
+        assert abs(int((rows["site"] == 0).sum()) - int((rows["site"] == 1).sum())) <= 2
+    assert {len(rows["user"]) for rows in module.test_dataloader()} != {0}
+    with pytest.raises(InputError, match=r"data.balance names speed: choose among .*mobility"):
+        build(tmp_path / "x", sites, balance=["speed"]).train_dataloader()
