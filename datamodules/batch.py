@@ -105,7 +105,7 @@ class BatchMaker:
         keys: tuple[str, ...] = ("csi", *given, *self.extras, *["clean_csi"] * bool(self.observation))
         if self.codebook is not None:
             keys += ("beam", "beam_power")
-        if self.snapshots is not None and self.snapshots.next_snapshot:
+        if self.snapshots is not None and self.snapshots.horizon:
             keys += ("next_csi",)
         return (*keys, "views") if self.views is not None else keys
 
@@ -129,13 +129,16 @@ class BatchMaker:
         paths, motion = _paths(rows), self._motion(rows)
         csi = self._channel(rows, paths, motion)
         batch = self._labels(rows, paths, motion) | self._surroundings(original, world)
-        if self.snapshots is not None and self.snapshots.next_snapshot:
-            csi, batch["next_csi"] = split_next(csi)
+        if self.snapshots is not None and self.snapshots.horizon:
+            csi, batch["next_csi"] = split_next(csi, self.snapshots.horizon)
         batch["csi"] = csi
         if self.observation:
             batch |= {"clean_csi": csi, "csi": observe(csi, self.observation, draws)}
         if self.views is not None:
-            batch["views"] = [observe(csi, self.views, draws) for _ in range(2)]
+            second = csi
+            if self.snapshots is not None and self.snapshots.window is not None:
+                second = self._later(rows, paths, motion, epoch)
+            batch["views"] = [observe(window, self.views, draws) for window in (csi, second)]
         batch = self._joined(batch)
         return _emptied(batch) if "none" in rows else batch
 
@@ -212,6 +215,22 @@ class BatchMaker:
             return make()
         wavelength = self.wavelengths.to(site.device)[site]
         return make(velocity=motion.velocity, times=motion.times, wavelength=wavelength)
+
+    def _later(self, rows: Batch, paths: Paths | None, motion: Motion | None, epoch: int) -> Tensor:
+        """Return a second window (B, N, R, T, K) of each user, which begins at most `window` after the first."""
+        assert self.snapshots is not None
+        assert self.snapshots.window is not None
+        site, count = rows["site"], self.snapshots.snapshots
+        area = self.areas.to(site.device)[site]
+        share = LinkDraws(self.seed, area, rows["user"], torch.full_like(site, epoch)).uniform()
+        if motion is None:
+            first = 1 + (share * self.snapshots.steps).long()
+            index = first[:, None] + torch.arange(count, device=site.device)
+            recorded: Tensor = rows["recorded"]
+            return recorded[torch.arange(len(site), device=site.device)[:, None], index]
+        shift = (1 - share.double()) * self.snapshots.window
+        times = motion.times[:count] + shift[:, None]
+        return self._channel(rows, paths, motion._replace(times=times))
 
     def _mount(self, site: Tensor) -> Tensor | None:
         """Return the rotation of each link's base station, (B, 3, 3), or None where none is turned."""

@@ -51,14 +51,6 @@ def sequence_of(sites: Sequence[Site], sequence: Snapshots | None) -> Snapshots 
         links = site.links
         if not isinstance(links, Recording):
             continue
-        if not links.is_series:
-            held = links.pairs.shape[1] if links.pairs.ndim == 6 else 1
-            if held < len(sequence.times):
-                advice = " (a recording of one device is imported with axes that name N and no U)" * (held == 1)
-                raise InputError(
-                    f"data.sequence asks for {len(sequence.times)} snapshots, but recording {site.name} has "
-                    f"{held}{advice}"
-                )
         if links.interval > 0:
             if sequence.interval is not None and not same_interval(sequence.interval, links.interval):
                 raise InputError(
@@ -66,6 +58,18 @@ def sequence_of(sites: Sequence[Site], sequence: Snapshots | None) -> Snapshots 
                     f"are {links.interval:.4g} s apart: leave it out, or serve recordings of one interval"
                 )
             sequence = replace(sequence, interval=sequence.interval or links.interval)
+            if sequence.window is not None and not sequence.steps:
+                raise InputError(
+                    f"data.sequence.window is {sequence.window:.4g} s, but the snapshots of recording {site.name} are "
+                    f"{links.interval:.4g} s apart: make it at least that, or leave it out"
+                )
+        if not links.is_series:
+            held = links.pairs.shape[1] if links.pairs.ndim == 6 else 1
+            if held < sequence.length:
+                advice = " (a recording of one device is imported with axes that name N and no U)" * (held == 1)
+                raise InputError(
+                    f"data.sequence asks for {sequence.length} snapshots, but recording {site.name} has {held}{advice}"
+                )
     return sequence
 
 

@@ -72,8 +72,9 @@ class ChannelDataModule(LightningDataModule):
         train_links: File that names the links to train on, see `save_links`.
         max_per_area: Serves at most that many links of one area, drawn by seed (CSI-CLIP section IV-A: 50,000); with
             `group` that many rows.
-        sequence: Makes `csi` a sequence (B, N, R, T, K) of a moving user, and adds `next_csi` (B, R, T, K). A recording
-            of one device is cut into such sequences; without, each of its snapshots is a link.
+        sequence: Makes `csi` a sequence (B, N, R, T, K) of a moving user, and adds `next_csi` (B, H, R, T, K) without
+            noise. With its `window`, `views` are of two windows of the user, the second one later. A recording of one
+            device is cut into such sequences; without, each of its snapshots is a link.
         extras: Adds `map` (B, 1, 64, 64), `geometry` (B, 8) or `domain` (B, A).
         geometry_los: Whether `geometry` tells the line of sight.
         symmetry: Turns, mirrors and stretches the world of every training link, anew in every epoch.
@@ -181,7 +182,7 @@ class ChannelDataModule(LightningDataModule):
         self.codebook = dft_codebook(self.bs, self.num_beams) if self.num_beams else None
         self.sequence = sequence_of(sites, self.sequence)
         if self.sequence is not None:
-            sites = [site.windows(len(self.sequence.times)) for site in sites]
+            sites = [site.windows(self.sequence.length) for site in sites]
         if self.group == "variant":
             self.variants = variant_names(sites, self.variants)
         self.sides, self._facts = make_sides(self, sites)

@@ -34,7 +34,7 @@ class Motion(NamedTuple):
 
     Attributes:
         velocity: Shape (B, 3) [m/s], horizontal.
-        times: Snapshot instants, shape (N,) or, with a snapshot to predict, (N + 1,) [s]; float64.
+        times: Snapshot instants with those to predict, shape (N + H,) [s]; float64.
         mobility: Class, an index into `MOBILITIES`, shape (B,), int64.
     """
 
@@ -54,7 +54,9 @@ class Sequence:
         mobility: Weights of the classes `static`, `pedestrian` and `vehicular`; a link's class is drawn by them, and
             its speed uniformly over the range of the class (`SPEEDS`). By default equal weights.
         speed: Range (lowest, highest) the speed [m/s] of every link is drawn from, instead of `mobility`.
-        next_snapshot: Whether there is one more snapshot, the one to predict.
+        horizon: Number H of snapshots after those, the ones to predict; 0 for none.
+        window: Longest time from the window of N snapshots to a second one of the same user [s], see
+            `ChannelDataModule`; 25 ms in ConTwin (section 3). By default there is no second window.
 
     Raises:
         InputError: An argument cannot be used.
@@ -64,12 +66,15 @@ class Sequence:
     interval: float | None = None
     mobility: dict[Mobility, float] | None = None
     speed: tuple[float, float] | None = None
-    next_snapshot: bool = True
+    horizon: int = 1
+    window: float | None = None
 
     def __post_init__(self) -> None:
         check_whole("sequence", snapshots=self.snapshots)
-        check_finite("sequence", interval=self.interval)
-        check_positive("sequence", interval=self.interval)
+        if self.horizon != 0:
+            check_whole("sequence", horizon=self.horizon)
+        check_finite("sequence", interval=self.interval, window=self.window)
+        check_positive("sequence", interval=self.interval, window=self.window)
         if self.mobility is not None:
             if self.speed is not None:
                 raise InputError("sequence takes mobility or speed, not both")
@@ -88,8 +93,18 @@ class Sequence:
 
     @property
     def times(self) -> Tensor:
-        """Snapshot instants [s], shape (N,) or (N + 1,), float64."""
-        return torch.arange(self.snapshots + self.next_snapshot, dtype=torch.float64) * (self.interval or _INTERVAL)
+        """Snapshot instants with those to predict [s], shape (N + H,), float64."""
+        return torch.arange(self.snapshots + self.horizon, dtype=torch.float64) * (self.interval or _INTERVAL)
+
+    @property
+    def steps(self) -> int:
+        """Most snapshots of a recording that its second window begins after the first; 0 without a window."""
+        return int((self.window or 0.0) / (self.interval or _INTERVAL) + 1e-6)
+
+    @property
+    def length(self) -> int:
+        """Number of recorded snapshots that hold both windows and what is to be predicted."""
+        return self.snapshots + max(self.horizon, self.steps)
 
 
 def draw_motion(sequence: Sequence, area: Tensor, user: Tensor, seed: int = 0, span: Tensor | None = None) -> Motion:
@@ -137,21 +152,22 @@ def mobility_class(speed: Tensor) -> Tensor:
     return (speed > 0).long() + vehicular.long()
 
 
-def split_next(csi: Tensor) -> tuple[Tensor, Tensor]:
-    """Split the last snapshot off, as the target of next-snapshot prediction.
+def split_next(csi: Tensor, horizon: int = 1) -> tuple[Tensor, Tensor]:
+    """Split the last snapshots off, as the target of prediction.
 
     Args:
-        csi: Shape (B, N + 1, R, T, K).
+        csi: Shape (B, N + H, R, T, K).
+        horizon: Number H of snapshots to predict.
 
     Returns:
-        `csi` (B, N, R, T, K) and `next_csi` (B, R, T, K), views of the input.
+        `csi` (B, N, R, T, K) and `next_csi` (B, H, R, T, K), views of the input.
 
     Raises:
-        InputError: There is no time axis, or a single snapshot.
+        InputError: There is no time axis, or no snapshot before those to predict.
     """
-    if csi.ndim != 5 or csi.shape[1] < 2:
+    if csi.ndim != 5 or csi.shape[1] <= horizon:
         raise InputError(
-            f"a snapshot to predict needs sequences of at least 2, got CSI of shape {tuple(csi.shape)}: "
-            "set data.sequence for rays, or record more snapshots"
+            f"{horizon} to predict needs sequences of at least {horizon + 1} snapshots, got CSI of shape "
+            f"{tuple(csi.shape)}: set data.sequence for rays, or record more snapshots"
         )
-    return csi[:, :-1], csi[:, -1]
+    return csi[:, :-horizon], csi[:, -horizon:]

@@ -50,7 +50,7 @@ def synthesize(
         mount: Rotation of each base station's frame, local to global, shape (U, 3, 3); `bs.orientation` turns the array
             within that frame. By default the global frame.
         velocity: User velocity [m/s], shape (3,) or (U, 3); needs `times` and `wavelength`.
-        times: Snapshot instants [s], shape (N,); adds the axis N.
+        times: Snapshot instants [s], shape (N,), or (U, N) of each link; adds the axis N.
         wavelength: Carrier wavelength [m], a number or of shape (U,).
         reference: Phase reference of both arrays: the corner element (DeepMIMO) or the centre (Sionna).
         out: Result of an earlier call of the same shape, to be overwritten; not with autograd.
@@ -64,7 +64,7 @@ def synthesize(
     given = [value is not None for value in (velocity, times, wavelength)]
     if any(given) and not all(given):
         raise ValueError("velocity, times and wavelength are given together or not at all")
-    num_times = 1 if times is None else len(times)
+    num_times = 1 if times is None else times.shape[-1]
     rows = num_times * ue.num_elements * bs.num_elements
     num_links, num_tones = len(paths), ofdm.num_subcarriers
     shape: tuple[int, ...] = (num_links, ue.num_elements, bs.num_elements, num_tones)
@@ -99,7 +99,9 @@ def synthesize(
             space, tones = link_factors(part, bs, ue, ofdm, frames, reference)
         if velocity is not None and times is not None and wavelength is not None:
             length = wavelength[start:stop, None] if isinstance(wavelength, Tensor) else wavelength
-            space = _with_doppler(space, part, velocity[start:stop], times, length)
+            space = _with_doppler(
+                space, part, velocity[start:stop], times if times.ndim == 1 else times[start:stop], length
+            )
         return torch.bmm(space.permute(1, 0, 2), tones.permute(1, 2, 0), out=into)
 
     if needs_grad:
@@ -131,5 +133,5 @@ def _with_doppler(space: Tensor, paths: Paths, velocity: Tensor, times: Tensor, 
     """Add the time axis to the space factor: (R*T, U, P) becomes (N*R*T, U, P)."""
     arrival = unit_vector(paths.aoa[:, : space.shape[-1]].double())
     doppler = torch.einsum("upx,ux->up", arrival, velocity.double()) / wavelength
-    turns = unit_phasor(times.to(doppler)[:, None, None] * doppler)
+    turns = unit_phasor(times.to(doppler).reshape(-1, times.shape[-1]).T.unsqueeze(-1) * doppler)
     return (turns[:, None] * space).flatten(0, 1)

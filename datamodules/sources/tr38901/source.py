@@ -243,7 +243,7 @@ class TR38901(Source):
         paths = drop(domain.scenario, domain.sight, domain.frequency, count, key, self.release)
         if self.keep == "rays":
             return paths
-        sequence = Snapshots(self.snapshots, self.interval, speed=domain.span, next_snapshot=False)
+        sequence = Snapshots(self.snapshots, self.interval, speed=domain.span, horizon=0)
         user = torch.arange(first, first + count)
         motion = draw_motion(sequence, torch.full_like(user, zlib.crc32(domain.name.encode())), user, self.seed)
         bs = replace(self.bs, orientation=(0.0, domain.downtilt, 0.0))

@@ -59,26 +59,25 @@ def test_classes_of_speeds() -> None:
     assert mobility_class(speed).tolist() == [0, 1, 1, 1, 2, 2]
 
 
-def test_next_snapshot_is_the_one_an_interval_after_the_last() -> None:
+@pytest.mark.parametrize("horizon", [1, 2])
+def test_what_is_to_be_predicted_follows_at_the_interval(horizon: int) -> None:
     paths, bs, ofdm = random_paths(6), Array(1, 4), OFDM(8)
-    sequence = Sequence(snapshots=3, interval=2e-3, speed=(20.0, 20.0))
+    sequence = Sequence(3, 2e-3, speed=(20.0, 20.0), horizon=horizon)
     motion = draw_motion(sequence, torch.zeros(6).long(), torch.arange(6))
-    assert motion.times.tolist() == pytest.approx([0, 2e-3, 4e-3, 6e-3])
+    assert motion.times.tolist() == pytest.approx([0, 2e-3, 4e-3, 6e-3, 8e-3][: 3 + horizon])
     wavelength = SPEED_OF_LIGHT / 3.5e9
     whole = synthesize(paths, bs, Array(), ofdm, velocity=motion.velocity, times=motion.times, wavelength=wavelength)
-    csi, following = split_next(whole)
+    csi, following = split_next(whole, horizon)
     assert csi.shape == (6, 3, 1, 4, 8)
-    assert following.shape == (6, 1, 4, 8)
-    last = synthesize(
-        paths, bs, Array(), ofdm, velocity=motion.velocity, times=torch.tensor([6e-3]), wavelength=wavelength
-    )
-    torch.testing.assert_close(following, last[:, 0])
-    assert len(Sequence(snapshots=3, next_snapshot=False).times) == 3
+    assert following.shape == (6, horizon, 1, 4, 8)
+    last = synthesize(paths, bs, Array(), ofdm, velocity=motion.velocity, times=motion.times[3:], wavelength=wavelength)
+    torch.testing.assert_close(following, last)
+    assert len(Sequence(snapshots=3, horizon=0).times) == 3
 
 
 @pytest.mark.parametrize("shape", [(4, 1, 2, 8), (4, 1, 1, 2, 8)])
 def test_nothing_to_predict(shape: tuple[int, ...]) -> None:
-    with pytest.raises(InputError, match="needs sequences of at least 2, got CSI of shape"):
+    with pytest.raises(InputError, match="1 to predict needs sequences of at least 2 snapshots, got CSI of shape"):
         split_next(torch.zeros(shape, dtype=torch.complex64))
 
 
@@ -87,6 +86,8 @@ def test_nothing_to_predict(shape: tuple[int, ...]) -> None:
     [
         ({"snapshots": 0}, "snapshots must be a whole number of 1 or more"),
         ({"interval": 0.0}, "interval must be positive"),
+        ({"horizon": -1}, "horizon must be a whole number of 1 or more"),
+        ({"window": 0.0}, "window must be positive"),
         ({"mobility": {"flying": 1}}, "knows static, pedestrian, vehicular, not flying"),
         ({"mobility": {"static": 0}}, "weights with a positive sum"),
         ({"mobility": {}}, "weights with a positive sum"),
