@@ -14,20 +14,13 @@ from typing import Any
 
 from foundation.runtime.runs import read_summary
 
-#: per metric: decimals, and factor before rounding
-_FORMAT = {"accuracy": (1, 100), "balanced_accuracy": (1, 100), "f1": (3, 1), "se_ratio": (3, 1), "gain_db": (2, 1)}
-_FORMAT |= {"nmse_db": (2, 1), "cosine": (3, 1)}
-_FORMAT |= {f"top{k}": (1, 100) for k in (1, 3, 5)} | {f"{name}_m": (2, 1) for name in ("mean", "median", "cdf90")}
-_UNITS = {"accuracy": "%", "balanced_accuracy": "%", "top1": "%", "top3": "%", "top5": "%", "gain_db": "dB"}
-_UNITS |= {"mean_m": "m", "median_m": "m", "cdf90_m": "m", "nmse_db": "dB"}
-#: zero-shot tasks, each with its chance level beside it
-_TASKS: tuple[str, ...] = ("los_accuracy", "los_chance", "scale_accuracy", "scale_chance", "map_accuracy", "map_chance")
-_TASKS += ("match_user", "match_user_chance", "match_area", "match_area_chance")
-_FORMAT |= {name: (1, 100) for name in _TASKS}
-_UNITS |= {name: "%" for name in _TASKS}
-_TOWERS = ("channel", "environment")  # one head on two towers scores under the name of each
-_FORMAT |= {f"{tower}_{name}": form for tower in _TOWERS for name, form in list(_FORMAT.items())}
-_UNITS |= {f"{tower}_{name}": unit for tower in _TOWERS for name, unit in list(_UNITS.items())}
+_SHARE, _METRES = (1, 100, "%"), (2, 1, "m")
+#: per metric: decimals, factor before rounding, and unit
+_KNOWN: dict[str, tuple[int, int, str]] = {
+    **dict.fromkeys(("accuracy", "balanced_accuracy", "top1", "top3", "top5", "chance", "match"), _SHARE),
+    **dict.fromkeys(("mean_m", "median_m", "cdf90_m"), _METRES),
+    **dict.fromkeys(("gain_db", "nmse_db"), (2, 1, "dB")),
+}
 
 #: how the id of a study's run ends, see `study._name`
 _PLACE_AND_SEED = re.compile(r"(-@(?P<place>.+))?-s\d+$")
@@ -168,7 +161,7 @@ def _table(head: str, rows: list[Row]) -> str:
     for row in rows:
         lines[row.variant, row.mode, row.test_place, row.n_train].append(row)
     with_places = any(row.place for row in rows)
-    names = [f"{metric} [{_UNITS[metric]}]" if metric in _UNITS else metric for metric in metrics]
+    names = [f"{metric} [{unit}]" if (unit := _form(metric)[2]) else metric for metric in metrics]
     columns = [head or "zero-shot", "mode", *["place"] * with_places, "labels", *names]
     columns += ["trained parameters", "split", "checkpoint", "seeds"]
     shown = []
@@ -212,13 +205,23 @@ def _choice(rows: list[Row]) -> str:
 
 def in_words(metric: str, values: Iterable[float]) -> str:
     """Return mean and deviation of the values of a metric, with its unit."""
-    return f"{_cell(metric, list(values))} {_UNITS.get(metric, '')}".rstrip()
+    return f"{_cell(metric, list(values))} {_form(metric)[2]}".rstrip()
+
+
+def _form(metric: str) -> tuple[int, int, str]:
+    """Return decimals, factor and unit of a metric: those of the longest end of its name that is known, or its start.
+
+    What a model puts around it, a task or an encoder, changes nothing: `los_accuracy`, `channel_top1`, `match_area`.
+    """
+    words = metric.split("_")
+    names = ["_".join(words[start:]) for start in range(len(words))]
+    return next((_KNOWN[name] for name in (*names, words[0]) if name in _KNOWN), (3, 1, ""))
 
 
 def _cell(metric: str, values: list[float]) -> str:
     if not values:
         return ""
-    decimals, factor = _FORMAT.get(metric, (3, 1))
+    decimals, factor, _ = _form(metric)
     mean = factor * statistics.fmean(values)
     if len(values) == 1:
         return f"{mean:.{decimals}f}"

@@ -16,7 +16,7 @@ from foundation.losses.domain_similarity import THRESHOLDS, adversarial, alike
 from foundation.losses.ntxent import Negatives, NTXentLoss
 from foundation.optim.schedules import Schedule
 from foundation.runtime.probe import CollapseAlarm, OnlineProbe
-from foundation.task import FoundationTask
+from foundation.task import FoundationTask, StartFrom
 
 #: links that a validation loss is the mean over groups of, each with its two views
 _GROUP = 128
@@ -55,6 +55,7 @@ class ConTwin(FoundationTask):
         lr: Learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
         schedule: Learning-rate schedule, see `foundation.optim.schedules`.
+        start_from: Checkpoint to start from, the whole or parts by name, see `FoundationTask`.
 
     Raises:
         InputError: An argument is out of range.
@@ -75,6 +76,7 @@ class ConTwin(FoundationTask):
         lr: float = 1e-3,
         weight_decay: float = 0.01,
         schedule: Schedule = "cosine",
+        start_from: StartFrom = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -82,7 +84,7 @@ class ConTwin(FoundationTask):
         check_not_negative("ConTwin", weight_decay=weight_decay)
         if pool not in ("adversarial", "all"):
             raise InputError(f"pool must be adversarial or all, got {pool}")
-        self.encoder = encoder
+        self.encoder, self.start_from = encoder, start_from
         width = encoder.num_features
         self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, embed_dim))
         self.loss = NTXentLoss(temperature, negatives, num_negatives)
@@ -99,12 +101,7 @@ class ConTwin(FoundationTask):
 
     def setup(self, stage: str) -> None:
         """Check that the data hold what is compared."""
-        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
-        keys = ("views", "domain") if stage in ("fit", "validate") else ()
-        missing = [key for key in keys if datamodule is not None and key not in datamodule.batch_keys]
-        if missing:
-            hints = {"views": "set data.views", "domain": "add domain to data.extras"}
-            raise InputError(f"ConTwin needs {', '.join(missing)}: {' and '.join(hints[key] for key in missing)}")
+        self.check_keys("ConTwin needs", ("views", "domain") if stage in ("fit", "validate") else ())
         super().setup(stage)
 
     def prepare_from(self, datamodule: Any) -> None:

@@ -24,7 +24,6 @@ from datamodules.yaml_file import read_yaml
 from foundation.checkpoint import read_checkpoint
 from foundation.runtime.callbacks import PredictionFile, RunSummary, SaveConfig
 from foundation.runtime.cli_errors import condense
-from foundation.runtime.config_files import config_files, replacing_sources
 from foundation.runtime.loggers import Csv, Wandb
 from foundation.runtime.progress import RunProgress
 from foundation.runtime.resume import (
@@ -34,7 +33,7 @@ from foundation.runtime.resume import (
     LastCheckpoint,
     first_step_after,
 )
-from foundation.runtime.run_choice import choose
+from foundation.runtime.run_choice import choose, config_files, replacing_sources
 from foundation.runtime.runs import Run, first_process
 from foundation.runtime.stopping import terminate
 

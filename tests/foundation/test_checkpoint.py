@@ -1,8 +1,10 @@
+import inspect
 import pickle
 
 import pytest
 import torch
 
+import foundation
 from datamodules.errors import DatasetNotFoundError, InputError
 from foundation import ChannelTransformer, EnvChannel, FineTune, HandFeatures, load_encoder, load_part
 from foundation.models.csiclip import CSICLIP
@@ -180,3 +182,11 @@ def test_a_head_keeps_the_size_that_it_took_from_the_data(tmp_path):
     again = FineTune(lambda n: Feedback(n, rank=2, **SMALL), TinyEncoder(), mode="scratch")
     again.on_load_checkpoint(content)
     again.load_state_dict(content["state_dict"])
+
+
+def test_every_model_can_start_from_another_run():
+    public = [getattr(foundation, name) for name in foundation.__all__]
+    models = [kind for kind in public if isinstance(kind, type) and issubclass(kind, foundation.FoundationTask)]
+    assert len(models) > 5
+    for kind in models:
+        assert kind is foundation.FoundationTask or "start_from" in inspect.signature(kind).parameters, kind

@@ -76,3 +76,10 @@ def test_the_demo_says_what_pretraining_bought():
     assert "fine-tuned, 25.00 ± 7.07 m from scratch: a gain with every seed." in line(10.0, 29.0)
     assert ": no gain that holds with every seed." in line(10.0, 31.0)
     assert ": a loss with every seed, but hand-made profiles without a network have 21.00 ± 0.00 m." in line(21.0, 31.0)
+
+
+def test_a_metric_is_known_by_the_end_of_its_name_or_its_start():
+    metrics = {"test/beam/left_tower_top1": 0.25, "test/door_chance": 0.5, "test/match_house": 0.75, "test/f1": 0.5}
+    (line,) = lines(run(metrics=metrics))
+    shown = {key: value for key, value in line.items() if key.partition(" ")[0] in {k.split("/")[-1] for k in metrics}}
+    assert shown == {"left_tower_top1 [%]": "25.0", "door_chance [%]": "50.0", "match_house [%]": "75.0", "f1": "0.500"}

@@ -91,7 +91,10 @@ def test_prediction_names_its_rows(tmp_path):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"views": None}, "ConTwin needs views: set data.views"), ({"extras": []}, "add domain to data.extras")],
+    [
+        ({"views": None}, "ConTwin needs views, which the data lack: set data.views"),
+        ({"extras": []}, "ConTwin needs domain, which the data lack: add to data.extras"),
+    ],
 )
 def test_says_what_the_data_lack(settings, message, tmp_path):
     with pytest.raises(InputError, match=message):
