@@ -2,10 +2,15 @@
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import datamodules
+import foundation
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("datamodules", "foundation", "heads")
@@ -174,3 +179,10 @@ def late():
     }  # fmt: skip
     assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
     assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_public_names_are_found_on_first_use() -> None:
+    code = "import sys, datamodules, foundation; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+    for package in (datamodules, foundation):
+        assert all(getattr(package, name).__name__ == name for name in package.__all__)

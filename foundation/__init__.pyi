@@ -1,0 +1,46 @@
+from .adaptation.finetune import FineTune
+from .adaptation.map_positioning import MapPositioning
+from .checkpoint import load_encoder, load_part
+from .encoder import Encoder
+from .models.calibration import TwinCalibration
+from .models.contwin import ConTwin
+from .models.csiclip import CSICLIP
+from .models.csifeedback import CsiFeedback
+from .models.envchannel import EnvChannel
+from .nets.classical import ClassicalPredictor
+from .nets.contwin import CNNTransformer
+from .nets.csinet import CsiNet
+from .nets.csinetplus import CSINetPlus
+from .nets.environment_tower import EnvironmentTransformer, PositionFeatures
+from .nets.handcrafted import HandFeatures
+from .nets.resnet import ResNet
+from .nets.swincfnet import SwinCFNet
+from .nets.transformer import ChannelTransformer
+from .runtime.probe import CollapseAlarm, OnlineProbe
+from .task import FoundationTask
+
+__all__ = [
+    "CSICLIP",
+    "CNNTransformer",
+    "CSINetPlus",
+    "ChannelTransformer",
+    "ClassicalPredictor",
+    "CollapseAlarm",
+    "ConTwin",
+    "CsiFeedback",
+    "CsiNet",
+    "Encoder",
+    "EnvChannel",
+    "EnvironmentTransformer",
+    "FineTune",
+    "FoundationTask",
+    "HandFeatures",
+    "MapPositioning",
+    "OnlineProbe",
+    "PositionFeatures",
+    "ResNet",
+    "SwinCFNet",
+    "TwinCalibration",
+    "load_encoder",
+    "load_part",
+]
