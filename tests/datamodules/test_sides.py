@@ -12,8 +12,7 @@ from datamodules.errors import InputError
 from datamodules.sites.link_file import read_links, save_links
 from datamodules.splits import Rule
 from tests.datamodules.rays import random_site
-from tests.datamodules.test_module import Given
-from tests.datamodules.test_module import build as build_module
+from tests.datamodules.test_module import build
 
 
 def twins(users=200):
@@ -30,12 +29,6 @@ def twins(users=200):
                 frequency = 28e9 if station else 3.5e9
                 sites.append(dataclasses.replace(site, links=paths, carrier_frequency=frequency))
     return sites
-
-
-def build(folder, sites, **settings):
-    for site in sites:  # few at a time, for which no process is started
-        Given([site], folder).sites()
-    return build_module(folder, sites, **settings)
 
 
 @pytest.fixture(scope="module")
