@@ -19,10 +19,10 @@ from datamodules.channel.motion import Sequence as Snapshots
 from datamodules.channel.ofdm import OFDM, SPEED_OF_LIGHT
 from datamodules.channel.synthesis import synthesize
 from datamodules.dataset import Batch, to_paths
-from datamodules.domains import domain_labels, site_domains, speed_spans
 from datamodules.errors import InputError
 from datamodules.maps.augmentation import World, WorldSymmetry
 from datamodules.maps.raster import AreaMaps
+from datamodules.sides.domains import domain_labels, site_domains, speed_spans
 from datamodules.sites.paths import Paths
 from datamodules.sites.recording import Recording
 from datamodules.sites.site import Site

@@ -9,9 +9,9 @@ from datamodules.channel.arrays import Array
 from datamodules.channel.motion import Sequence as Snapshots
 from datamodules.channel.ofdm import OFDM
 from datamodules.errors import InputError
+from datamodules.sides.splits import Rule, current_name
 from datamodules.sites.recording import Recording, same_interval
 from datamodules.sites.site import Site
-from datamodules.splits import Rule, current_name
 
 _BS, _UE, _OFDM = Array(rows=1, cols=32), Array(), OFDM()
 

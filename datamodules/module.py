@@ -11,7 +11,6 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.balanced_sampler import BalancedSampler, domain_of_rows
 from datamodules.batch import BatchMaker, Extra
 from datamodules.channel.arrays import Array
 from datamodules.channel.codebook import dft_codebook
@@ -21,12 +20,13 @@ from datamodules.channel.ofdm import OFDM
 from datamodules.dataset import Batch, ChannelDataset, ShardedSampler
 from datamodules.defaults import grid_of, sequence_of
 from datamodules.errors import InputError, check_not_negative, check_positive
-from datamodules.groups import Group, variant_names
 from datamodules.maps.augmentation import WorldSymmetry
-from datamodules.sides import make_sides
+from datamodules.sides.balanced_sampler import BalancedSampler, domain_of_rows
+from datamodules.sides.groups import Group, variant_names
+from datamodules.sides.sides import make_sides
+from datamodules.sides.splits import SIDES, Fractions, Rule
 from datamodules.sources.base import Source
 from datamodules.sources.build import build
-from datamodules.splits import SIDES, Fractions, Rule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

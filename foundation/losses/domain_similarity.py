@@ -1,7 +1,7 @@
 """Which links are alike, and which are adversarial: sets of pairs by their domain labels (ConTwin section 5).
 
-Labels are the rows (B, A) of `datamodules.domains`. A condition that is not known agrees with no other and differs from
-none.
+Labels are the rows (B, A) of `datamodules.sides.domains`. A condition that is not known agrees with no other and
+differs from none.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from datamodules.channel.motion import MOBILITIES, SPEEDS
-from datamodules.domains import AXES, UNKNOWN
+from datamodules.sides.domains import AXES, UNKNOWN
 
 #: ConTwin's Table 4, by axis: speed [m/s], downtilt [degrees] and carrier [MHz], the units of the labels
 THRESHOLDS: Mapping[str, float] = {"mobility": 30 / 3.6, "tilt": 5.0, "frequency": 25e3}

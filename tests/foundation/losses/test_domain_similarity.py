@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from datamodules.domains import UNKNOWN
+from datamodules.sides.domains import UNKNOWN
 from foundation.losses.domain_similarity import adversarial, alike, similarity
 
 # scenario, los, mobility, tilt [degrees], frequency [MHz]

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from datamodules.errors import InputError
-from datamodules.groups import group_links
+from datamodules.sides.groups import group_links
 from datamodules.sites.site import Site
 from datamodules.sources.deepmimo.v4 import DeepMIMO, place_of
 from tests.data.deepmimo.data import BASE_STATIONS, BUILDINGS, Reference, load_reference, real_root, write_scenario

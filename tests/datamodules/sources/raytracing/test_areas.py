@@ -6,11 +6,11 @@ import shapely
 import torch
 
 from datamodules.errors import InputError
+from datamodules.sides.splits import split_links
 from datamodules.sources.raytracing import scene_geometry as places
 from datamodules.sources.raytracing import scenes, tracing
 from datamodules.sources.raytracing.areas import Areas
 from datamodules.sources.raytracing.ray_launching import StreetTracer, horizon_lattice, towards_horizon
-from datamodules.splits import split_links
 from tests.datamodules.town import SIDE, write_town
 from tests.raytracing import requires_sionna, skip_without_sionna, write_scene
 

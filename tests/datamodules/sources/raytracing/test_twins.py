@@ -13,13 +13,13 @@ from datamodules.channel.arrays import Array
 from datamodules.channel.ofdm import OFDM
 from datamodules.errors import InputError
 from datamodules.module import ChannelDataModule
+from datamodules.sides.splits import split_links
 from datamodules.sites.user_matching import pair
 from datamodules.sources.raytracing import scene_geometry as places
 from datamodules.sources.raytracing import scenes, tracing
 from datamodules.sources.raytracing.foliage import Foliage, attenuation_at, chords, clear_of
 from datamodules.sources.raytracing.sionna_rt import SionnaRT
 from datamodules.sources.raytracing.twins import LeafyTracer, Twins
-from datamodules.splits import split_links
 from foundation.models.calibration import TwinCalibration
 from tests.datamodules.town import write_town
 from tests.raytracing import requires_sionna, skip_without_sionna, write_scene

@@ -18,10 +18,10 @@ from datamodules.channel.ofdm import OFDM
 from datamodules.defaults import grid_of
 from datamodules.errors import InputError
 from datamodules.module import ChannelDataModule
+from datamodules.sides.splits import split_links
 from datamodules.sites.site import Site
 from datamodules.sources.recorded.file import read_recording
 from datamodules.sources.recorded.source import Recorded
-from datamodules.splits import split_links
 from tests.datamodules.sources.recorded.test_recorded import K, N, R, T, U, draw, links, open_site, tensors, write
 
 SHAPES = {"bs_rows": 2, "bs_cols": 2, "ue_rows": 1, "ue_cols": 2}

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from datamodules.dataset import ChannelDataset
 from datamodules.defaults import rule_of
-from datamodules.domains import Worlds
 from datamodules.errors import InputError
-from datamodules.groups import group_links
+from datamodules.sides.domains import Worlds
+from datamodules.sides.groups import group_links
+from datamodules.sides.splits import SIDES, guard_band, split_links
 from datamodules.sites.link_file import read_links
 from datamodules.sites.site import Site, area_numbers
-from datamodules.splits import SIDES, guard_band, split_links
 
 if TYPE_CHECKING:
     from datamodules.module import ChannelDataModule

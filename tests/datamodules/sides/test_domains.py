@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from datamodules.channel.arrays import Array
-from datamodules.domains import AXES, UNKNOWN, domain_labels, site_domains, speed_spans
+from datamodules.sides.domains import AXES, UNKNOWN, domain_labels, site_domains, speed_spans
 from datamodules.sites.environment import Environment
 from datamodules.sites.recording import Recording
 from datamodules.sites.site import Site

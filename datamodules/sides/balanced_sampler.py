@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from datamodules.channel.arrays import Array
 from datamodules.channel.motion import Sequence as Snapshots
 from datamodules.dataset import ChannelDataset, ShardedSampler
-from datamodules.domains import Worlds
 from datamodules.errors import InputError
+from datamodules.sides.domains import Worlds
 
 
 class BalancedSampler(ShardedSampler):

@@ -8,7 +8,7 @@ from datamodules.channel.motion import Sequence
 from datamodules.channel.ofdm import OFDM
 from datamodules.channel.synthesis import synthesize
 from datamodules.errors import InputError
-from datamodules.groups import group_links, variant_names
+from datamodules.sides.groups import group_links, variant_names
 from datamodules.sites.environment import Environment
 from tests.datamodules.rays import random_site
 from tests.datamodules.test_module import build

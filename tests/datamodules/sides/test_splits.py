@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from datamodules.errors import InputError
+from datamodules.sides.splits import guard_band, split_links
 from datamodules.sites.recording import Recording
 from datamodules.sites.user_matching import user_numbers
-from datamodules.splits import guard_band, split_links
 from tests.datamodules.rays import random_site
 
 

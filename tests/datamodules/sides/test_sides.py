@@ -9,8 +9,8 @@ import torch
 
 from datamodules.channel.motion import MOBILITIES, Sequence
 from datamodules.errors import InputError
+from datamodules.sides.splits import Rule
 from datamodules.sites.link_file import read_links, save_links
-from datamodules.splits import Rule
 from tests.datamodules.rays import random_site
 from tests.datamodules.test_module import build
 

@@ -3,9 +3,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from datamodules.balanced_sampler import BalancedSampler
 from datamodules.dataset import ChannelDataset
 from datamodules.errors import InputError
+from datamodules.sides.balanced_sampler import BalancedSampler
 from tests.datamodules.rays import random_site
 from tests.datamodules.test_module import build
 

@@ -1,0 +1,1 @@
+"""Which links each side of the split serves: split rules, domains, groups of links, balanced batches."""
