@@ -57,7 +57,7 @@ class ChannelDataModule(LightningDataModule):
             side [m]; 0 drops none.
         holdout: Areas (`area`) or cities (`city`) of the test side.
         train_on: Which worlds the train side sees of its users, by domain label, such as `{variant: twin}` or `{los: 1,
-            mobility: static}`, see `domains.Worlds`; by default all.
+            mobility: static}`, see `sides.domains.Worlds`; by default all.
         validate_on: Likewise, the validation side.
         test_on: Likewise, the test side.
         batch_size: Most links a batch of one process; training batches are of near-equal size and leave no link out.
@@ -166,7 +166,7 @@ class ChannelDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Make the sites that are missing, on one process a machine, and hold all against their checksums.
 
-        Many are made in parallel, see `factory.build`.
+        Many are made in parallel, see `sources.build`.
         """
         if sum(not recipe.is_made(source.cache) for source in self.sources for recipe in source.recipes()) >= _MANY:
             build(self.sources)

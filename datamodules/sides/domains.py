@@ -62,7 +62,7 @@ def domain_labels(of_sites: Tensor, site: Tensor, los: Tensor, mobility: Tensor 
         of_sites: What `site_domains` returned.
         site: Number of each link's site, shape (B,).
         los: 1 line of sight, 0 none, -1 unknown, shape (B,).
-        mobility: Class drawn for each link (`sequences.Motion`), shape (B,); by default what its site says.
+        mobility: Class drawn for each link (`motion.Motion`), shape (B,); by default what its site says.
 
     Returns:
         Shape (B, A), int64.
