@@ -59,6 +59,38 @@ def load_encoder(checkpoint: str | Path, encoder: Encoder | None = None, tower: 
     return loaded
 
 
+def find_encoder(mode: str, encoder: Encoder | None, checkpoint: str | None, tower: str | None = None) -> Encoder:
+    """Return the encoder of an adaptation: with the weights of a checkpoint, or with new ones.
+
+    Args:
+        mode: `probe` or `finetune` for the weights of the checkpoint, `scratch` or `control` for new ones.
+        encoder: Built encoder; by default one is built as the checkpoint says.
+        checkpoint: Path of a checkpoint written by any model of the suite.
+        tower: Which encoder of a model with several; by default its first.
+
+    Raises:
+        DatasetNotFoundError: There is no such file.
+        InputError: The mode needs a checkpoint or an encoder that is not given, or they do not fit each other.
+    """
+    if mode in ("probe", "finetune"):
+        if checkpoint is None:
+            raise InputError(f"mode `{mode}` needs model.checkpoint, the path of a pre-trained .ckpt file")
+        return load_encoder(checkpoint, encoder, tower)
+    if encoder is not None:
+        return encoder
+    if checkpoint is None:
+        raise InputError(f"mode `{mode}` needs model.encoder, or model.checkpoint to build the same encoder anew")
+    built = rebuild(read_checkpoint(checkpoint), checkpoint, tower)
+    if not isinstance(built, Encoder):
+        raise InputError(f"{tower} in {checkpoint} is a {type(built).__name__}, no encoder: set model.tower to another")
+    return built
+
+
+def model_name(checkpoint: str | Path) -> str:
+    """Return the name of the model that wrote a checkpoint, `unknown` where it does not say."""
+    return str(described(read_checkpoint(checkpoint)).get("model", "unknown"))
+
+
 def load_part(checkpoint: str | Path, part: str | None = None, into: nn.Module | None = None) -> nn.Module:
     """Return one part of a checkpoint, such as `decoder` or `head`, with its weights, in eval mode.
 

@@ -64,6 +64,11 @@ class Encoder(nn.Module, HyperparametersMixin, ABC):
             return super().__call__(*(value.new_zeros(1, *value.shape[1:]) for value in inputs), **named)[:0]
         return super().__call__(*inputs, **named)
 
+    @property
+    def reads_past(self) -> bool:
+        """Whether it reads several snapshots of the CSI, an axis N, rather than one."""
+        return "N" in self.input_axes.get("csi", "").split()
+
     def _taken(self, key: str, value: Any) -> Any:
         """Return an input as a tensor of the encoder's precision, its axes checked; what needs no look at entries."""
         if isinstance(value, np.ndarray):

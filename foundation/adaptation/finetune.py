@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from datamodules.errors import InputError, check_not_negative, check_positive
-from foundation.checkpoint import configure_as, described, load_encoder, read_checkpoint, rebuild
+from foundation.checkpoint import configure_as, find_encoder, model_name
 from foundation.encoder import Encoder
 from foundation.evaluation.prediction_controls import PredictionControls
 from foundation.gather import total
@@ -81,13 +81,13 @@ class FineTune(FoundationTask):
         check_positive(type(self).__name__, base_stations=base_stations, lr=lr, encoder_lr=encoder_lr)
         check_not_negative(type(self).__name__, weight_decay=weight_decay, tokens=tokens)
         names: list[str | None] = [*tower] if tower else [None]
-        encoders = [_find(mode, encoder, checkpoint, name) for name in names]
+        encoders = [find_encoder(mode, encoder, checkpoint, name) for name in names]
         self.encoder = encoders[0]
         self.further = nn.ModuleDict({str(name): other for name, other in zip(names[1:], encoders[1:], strict=True)})
         if base_stations > 1 and self.encoder.input_keys != ("csi",):
             raise InputError(f"model.base_stations joins encoders of CSI, not of {', '.join(self.encoder.input_keys)}")
         self.base_stations = base_stations
-        self.model_name = "none" if checkpoint is None else _model_name(checkpoint)
+        self.model_name = "none" if checkpoint is None else model_name(checkpoint)
         self.reduce: nn.Sequential | None = None
         unread: list[nn.Parameter] = []
         num_features = self.encoder.num_features
@@ -96,7 +96,7 @@ class FineTune(FoundationTask):
                 raise InputError("model.tokens is for one encoder that has tokens, such as a transformer tower")
             count, token_width = self.encoder.token_shape
             unread = [*self.encoder.beyond_tokens()]
-            # dropped tokens' entries: a place is then known by many of them, and known again a street further
+            # dropout on the tokens makes the head read many of them: in trials it erred less at positions unseen
             self.reduce, num_features = nn.Sequential(nn.Dropout(), nn.Linear(token_width, tokens)), count * tokens
         self.head = head(num_features * base_stations)
         if base_stations > 1 and self.head.inputs:
@@ -141,7 +141,7 @@ class FineTune(FoundationTask):
         self._over_time = getattr(self.trainer.datamodule, "sequence", None) is not None  # type: ignore[attr-defined]
         for encoder in self.encoders:
             self.check_keys(f"encoder {type(encoder).__name__} reads", encoder.input_keys)
-            if self.trainer.datamodule is not None and _reads_past(encoder) and not self._over_time:  # type: ignore[attr-defined]
+            if self.trainer.datamodule is not None and encoder.reads_past and not self._over_time:  # type: ignore[attr-defined]
                 raise InputError(f"encoder {type(encoder).__name__} reads several snapshots: set data.sequence")
         labels = self.head.requires if stage != "predict" else ()
         self.check_keys(f"head {type(self.head).__name__} needs", dict.fromkeys((*self.head.inputs, *labels)))
@@ -190,7 +190,7 @@ class FineTune(FoundationTask):
     def _links(self, batch: dict[str, Any], encoder: Encoder) -> dict[str, Any]:
         """Return a batch as an encoder reads it, a row for each link: several base stations make several of a user."""
         if self.base_stations == 1:
-            last = self._over_time and not _reads_past(encoder)
+            last = self._over_time and not encoder.reads_past
             return {**batch, "csi": batch["csi"][:, -1]} if last else batch
         csi = batch["csi"]
         if csi.ndim != 5 or csi.shape[1] != self.base_stations:
@@ -299,28 +299,3 @@ class FineTune(FoundationTask):
             self.schedule,
             optimizer=self.optimizer,
         )
-
-
-def _reads_past(encoder: Encoder) -> bool:
-    return "N" in encoder.input_axes.get("csi", "").split()
-
-
-def _find(mode: Mode, encoder: Encoder | None, checkpoint: str | None, tower: str | None) -> Encoder:
-    """Return an encoder as the mode wants it: with the weights of a checkpoint, or new."""
-    if mode in ("probe", "finetune"):
-        if checkpoint is None:
-            raise InputError(f"mode `{mode}` needs model.checkpoint, the path of a pre-trained .ckpt file")
-        return load_encoder(checkpoint, encoder, tower)
-    if encoder is not None:
-        return encoder
-    if checkpoint is None:
-        raise InputError(f"mode `{mode}` needs model.encoder, or model.checkpoint to build the same encoder anew")
-    built = rebuild(read_checkpoint(checkpoint), checkpoint, tower)
-    if not isinstance(built, Encoder):
-        raise InputError(f"{tower} in {checkpoint} is a {type(built).__name__}, no encoder: set model.tower to another")
-    return built
-
-
-def _model_name(checkpoint: str) -> str:
-    """Return the name of the model that wrote a checkpoint."""
-    return str(described(read_checkpoint(checkpoint)).get("model", "unknown"))

@@ -191,4 +191,5 @@ class ConTwin(FoundationTask):
 
 def _link(batch: dict[str, Any]) -> Tensor:
     """Return a number of each link (B,) that no other has."""
-    return (batch["site"].long() << 32) + batch["user"].long()
+    number: Tensor = (batch["site"].long() << 32) + batch["user"].long()
+    return number
