@@ -8,15 +8,19 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from datamodules.channel.codebook import dft_codebook
 from datamodules.sites.paths import Paths
 from datamodules.sites.site import Site
 from foundation.baselines.prediction_limit import limit
+from foundation.evaluation.predicted_beams import PredictedBeam
 from foundation.gather import concatenate, gather_rows
 from foundation.nets.classical import PREDICTORS, ClassicalPredictor
-from heads.prediction import PredictionNMSE
+from heads.prediction import PredictionNMSE, next_channel
 
 #: least noise over power that an SNR is told of, 90 dB
 _CLEAN = 1e-9
+#: classical predictors whose choice of beams is told
+_CHOOSING = ("hold", "link_ar")
 #: rows of the table in words
 _WORDS = {
     "hold": "the last snapshot",
@@ -35,8 +39,9 @@ class PredictionControls(Callback):
     """Scores classical predictors at every test of a head `prediction`, logs them, and prints the table.
 
     They are logged beside the head's own metrics as `<name>_nmse_db`; and `fd_t`, the mean over links of the largest
-    Doppler shift times the interval, `fd_t_max`, and `snr_db`, the mean SNR of what is observed. The limit of linear
-    prediction is there where the data hold rays.
+    Doppler shift times the interval, `fd_t_max`, and `snr_db`, the mean SNR of what is observed; `beam_top1` and
+    `rate_loss` of the beams of a DFT codebook that are chosen by the last predicted channel, see `PredictedBeam`. The
+    limit of linear prediction is there where the data hold rays.
 
     Args:
         horizons: Snapshots H that are predicted.
@@ -46,6 +51,7 @@ class PredictionControls(Callback):
         self.horizons = horizons
         self._predictors: dict[str, ClassicalPredictor] = {}
         self._errors: dict[str, PredictionNMSE] = {}
+        self._beams: dict[str, PredictedBeam] = {}
         self._facts: list[dict[str, Tensor]] = []
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -59,6 +65,12 @@ class PredictionControls(Callback):
             self._predictors[name] = made.to(pl_module.device)
         rays = isinstance(trainer.datamodule.sides["test"].sites[0].links, Paths)  # type: ignore[attr-defined]
         names = (*PREDICTORS, "limit") if rays else PREDICTORS
+        codebook = dft_codebook(trainer.datamodule.bs)  # type: ignore[attr-defined]
+        self._beams = {
+            f"{name}{metric}": PredictedBeam(codebook, metric == "rate_loss").to(pl_module.device)
+            for name in ("", *(f"{other}_" for other in _CHOOSING))
+            for metric in ("beam_top1", "rate_loss")
+        }
         self._errors = {name: PredictionNMSE().to(pl_module.device) for name in names}
 
     @torch.no_grad()
@@ -85,8 +97,13 @@ class PredictionControls(Callback):
         self._facts.append({key: value.float() for key, value in facts.items()})
         if not len(clean):
             return
-        for name, made in self._predictors.items():
-            self._errors[name].update(made.predict(batch["csi"]), batch)
+        guesses = {name: made.predict(batch["csi"]) for name, made in self._predictors.items()}
+        for name, guess in guesses.items():
+            self._errors[name].update(guess, batch)
+        target = next_channel(batch)[:, -1]
+        for name, guess in {"": pl_module(batch), **{f"{name}_": guesses[name] for name in _CHOOSING}}.items():
+            for metric in ("beam_top1", "rate_loss"):
+                self._beams[f"{name}{metric}"].update(guess[:, -1], target)
         if "limit" in self._errors and velocity is not None:
             rays, mount = rays_of(data.sides["test"].sites, batch), data._make._mount(batch["site"])
             known = (rays, data.bs, data.ue, data.ofdm, velocity, times, 1.0, noise, mount)
@@ -95,6 +112,7 @@ class PredictionControls(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the scores of all processes."""
         values = {f"{name}_nmse_db": error.compute() for name, error in self._errors.items()}
+        values |= {name: beams.compute() for name, beams in self._beams.items()}
         facts = gather_rows(concatenate(self._facts))
         values |= {name: value.mean() for name, value in facts.items()}
         if "fd_t" in facts:

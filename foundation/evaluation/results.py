@@ -17,9 +17,10 @@ from foundation.runtime.runs import read_summary
 _SHARE, _METRES = (1, 100, "%"), (2, 1, "m")
 #: per metric: decimals, factor before rounding, and unit
 _KNOWN: dict[str, tuple[int, int, str]] = {
-    **dict.fromkeys(("accuracy", "balanced_accuracy", "top1", "top3", "top5", "chance", "match"), _SHARE),
+    **dict.fromkeys(("accuracy", "balanced_accuracy", "beam_top1", "top1", "top3", "top5", "chance", "match"), _SHARE),
     **dict.fromkeys(("mean_m", "median_m", "cdf90_m"), _METRES),
     **dict.fromkeys(("gain_db", "nmse_db"), (2, 1, "dB")),
+    "snr_db": (0, 1, "dB"),
 }
 
 #: how the id of a study's run ends, see `study._name`
@@ -110,7 +111,7 @@ def _split(summary: dict[str, Any]) -> str:
 def variant_of(run_id: str, head: str, mode: str) -> str:
     """Return the name of a run without mode, place and seed, and without its task where the head says it."""
     name = _PLACE_AND_SEED.sub("", run_id)
-    return name.removesuffix(f"-{mode}").removesuffix(f"-{head}").removeprefix("pretrain-")
+    return name.removesuffix("-zeroshot").removesuffix(f"-{mode}").removesuffix(f"-{head}").removeprefix("pretrain-")
 
 
 def place_of(run_id: str) -> str:

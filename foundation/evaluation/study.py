@@ -23,7 +23,7 @@ class Study:
         name: Name of the study, and of the experiment its runs belong to.
         seeds: Seeds of every adaptation run; each draws its own initial weights and label subset, on one split.
         tasks: Heads, by the name of their YAML in `experiments/finetune/`.
-        pretrain: Per variant, the arguments of `lightning fit`.
+        pretrain: Per variant, the arguments of `lightning fit`; with `pretrain_per_seed`, `{seed}` for the seed.
         modes: Modes to run each variant's checkpoint in.
         baselines: Per name, arguments that make a run to compare with, with `{seed}` for the seed.
         args: Arguments of every run.
@@ -69,7 +69,9 @@ class Study:
         commands = []
         for seed in self.seeds if self.pretrain_per_seed else [None]:
             drawn = [] if seed is None else ["--seed_everything", str(seed), "--data.seed", str(seed)]
-            commands += [(_pretraining(v, seed), ["fit", *args, *common, *drawn]) for v, args in self.pretrain.items()]
+            for variant, args in self.pretrain.items():
+                named = [arg.replace("{seed}", str(seed)) for arg in args] if drawn else args
+                commands.append((_pretraining(variant, seed), ["fit", *named, *common, *drawn]))
         places = self.places or {"": []}
         for (place, data), seed in product(places.items(), self.seeds):
             for variant in self._variants if self.zero_shot else []:

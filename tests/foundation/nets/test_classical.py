@@ -51,6 +51,12 @@ def test_rows_tell_doppler_and_snr(tested):
     assert [line.split()[1] for line in table.splitlines()[-1:]] == ["limit,"]
 
 
+def test_beams_are_chosen_by_what_is_predicted(tested):
+    metrics, _ = tested["hold"]
+    assert 0.5 < metrics["test/prediction/beam_top1"] == metrics["test/prediction/hold_beam_top1"] <= 1
+    assert 0 <= metrics["test/prediction/rate_loss"] == metrics["test/prediction/hold_rate_loss"] < 0.5
+
+
 def test_predictions_are_in_the_scale_of_the_data(tested, tmp_path):
     _, batches = tested["hold"]
     module = data(tmp_path)

@@ -1,0 +1,39 @@
+"""How well beams are chosen by a predicted channel (ConTwin appendix, "Additional experiments")."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from datamodules.channel.codebook import beam_power
+from heads.metrics import RatioOfSums
+
+#: SNR of the best beam that rates are told at [dB]
+SNR_DB = 10.0
+
+
+class PredictedBeam(RatioOfSums):
+    """How often the best beam of the predicted channel is that of the true one, or what rate the choice costs.
+
+    Args:
+        codebook: Beams (Q, T).
+        rate: Whether to tell the rate lost [bit/s/Hz] against the best beam, at an SNR of 10 dB with that one; else the
+            share of links whose best beam was found.
+    """
+
+    def __init__(self, codebook: Tensor, rate: bool) -> None:
+        super().__init__()
+        self.codebook, self.rate = codebook, rate
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Add predicted and true channels (B, R, T, K) of one instant."""
+        codebook = self.codebook.to(target.device)
+        guessed, true = beam_power(prediction, codebook), beam_power(target, codebook)
+        heard = (true.amax(1) > 0) & true.isfinite().all(1)
+        chosen, true = guessed[heard].argmax(1, keepdim=True), true[heard]
+        if not self.rate:
+            self.add((chosen.squeeze(1) == true.argmax(1)).float())
+            return
+        share = true.gather(1, chosen).squeeze(1) / true.amax(1)
+        snr = 10 ** (SNR_DB / 10)
+        self.add(torch.log2(torch.tensor(1 + snr, device=share.device)) - torch.log2(1 + snr * share))

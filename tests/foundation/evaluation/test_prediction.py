@@ -1,0 +1,55 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from datamodules.channel.arrays import Array
+from datamodules.channel.codebook import dft_codebook
+from foundation.evaluation.predicted_beams import PredictedBeam
+from foundation.evaluation.prediction_curves import cells, plot_cells
+from foundation.evaluation.results import rows_of
+
+CODEBOOK = dft_codebook(Array(1, 4), 4)
+
+
+def towards(*beams):
+    """Channels whose best beams are given, (B, 1, 4, 1), and those of no power for None."""
+    rows = [torch.zeros(4, dtype=torch.complex64) if beam is None else CODEBOOK[beam].conj() for beam in beams]
+    return torch.stack(rows).reshape(-1, 1, 4, 1)
+
+
+def test_beams_and_the_rate_that_they_cost():
+    true = towards(0, 1, 2, None) + 0.5 * towards(3, 3, 3, None)
+    guess = towards(0, 3, 2, 1)
+    found = []
+    for rate in (False, True):
+        metric = PredictedBeam(CODEBOOK, rate)
+        metric.update(guess, true)
+        found.append(metric.compute().item())
+    assert found[0] == pytest.approx(2 / 3), "a link without power has no best beam"
+    # the second link has a beam of a quarter of the power
+    assert found[1] == pytest.approx((math.log2(11) - math.log2(1 + 2.5)) / 3, rel=1e-5)
+
+
+def summary(variant, place, seed, **metrics):
+    run_id = f"{variant}-zeroshot-@{place}-s{seed}"
+    tested = {f"test/prediction/{name}": value for name, value in metrics.items()}
+    return {"experiment": "x", "run_id": run_id, "head": "prediction", "mode": "probe", "seed": seed, "metrics": tested}
+
+
+def test_cells_are_means_over_seeds_beside_the_best_classical_predictor():
+    shared = {"hold_nmse_db": -6.0, "link_ar_nmse_db": -16.0, "pad_nmse_db": -12.0, "fd_t": 0.1, "snr_db": 15.0}
+    summaries = [summary("filter", "slow", seed, nmse_db=-17.0 - seed, **shared) for seed in range(3)]
+    summaries.append(summary("direct", "slow", 0, nmse_db=-3.0, **shared))
+    summaries.append(summary("filter", "fast", 0, nmse_db=-10.0, **shared | {"pad_nmse_db": -20.0}))
+    rows = [row for each in summaries for row in rows_of(each)]
+    found = cells(rows)
+    assert found["slow"] == {
+        "direct": -3.0, "filter": -18.0, "hold": -6.0, "fd_t": pytest.approx(0.1), "snr_db": 15.0, "classical": -16.0
+    }  # fmt: skip
+    assert found["fast"]["classical"] == -20.0
+    axes = plot_cells(found).axes[0]
+    assert [text.get_text().split()[0] for text in axes.get_xticklabels()] == ["slow", "fast"]
+    assert {text.get_text() for text in axes.get_legend().get_texts()} >= {"filter", "best classical predictor", "hold"}
+    assert not cells([replace(row, place="") for row in rows])
