@@ -17,7 +17,7 @@ from foundation.runtime.runs import read_summary
 _SHARE, _METRES = (1, 100, "%"), (2, 1, "m")
 #: per metric: decimals, factor before rounding, and unit
 _KNOWN: dict[str, tuple[int, int, str]] = {
-    **dict.fromkeys(("accuracy", "balanced_accuracy", "beam_top1", "top1", "top3", "top5", "chance", "match"), _SHARE),
+    **dict.fromkeys(("accuracy", "balanced_accuracy", "top1", "top3", "top5", "chance", "match"), _SHARE),
     **dict.fromkeys(("mean_m", "median_m", "cdf90_m"), _METRES),
     **dict.fromkeys(("gain_db", "nmse_db"), (2, 1, "dB")),
     "snr_db": (0, 1, "dB"),
