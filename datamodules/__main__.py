@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from datamodules.errors import InputError
+from datamodules.errors import NEGATIVE_NUMBER, InputError
 from datamodules.sites import inventory as listing
 
 if TYPE_CHECKING:
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+        self._negative_number_matcher = NEGATIVE_NUMBER
+
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (see {self.prog} --help)")
 
@@ -196,7 +200,8 @@ def _import(args: list[str]) -> int:
 
     from datamodules.sources.recorded.importing import import_recording
 
-    parser = jsonargparse.ArgumentParser(prog="python -m datamodules import", exit_on_error=False)
+    parser = jsonargparse.ArgumentParser(prog="python -m datamodules import", exit_on_error=False, allow_abbrev=False)
+    parser._negative_number_matcher = NEGATIVE_NUMBER
     parser.add_function_arguments(import_recording, as_positional=True)
     try:
         given = parser.parse_args(args)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
+
+#: how a number below zero begins on a command line, where argparse takes -1e-3 for an option
+NEGATIVE_NUMBER = re.compile(r"-(\.?\d|inf|nan)")
 
 
 class InputError(ValueError):

@@ -34,9 +34,22 @@ def read_yaml(file: Path) -> dict[str, Any]:
         DatasetNotFoundError: The file cannot be read.
         InputError: It is no YAML, holds something else, or a key twice; the message names the line.
     """
+    content = load_yaml(file)
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: must hold `key: value` lines")
+    return content
+
+
+def load_yaml(file: Path) -> Any:
+    """Read a YAML file of any content.
+
+    Raises:
+        DatasetNotFoundError: The file cannot be read.
+        InputError: It is no YAML, or holds a key twice; the message names the line.
+    """
     refuse_pointer(file)
     try:
-        content = yaml.load(file.read_text(), _Strict)
+        return yaml.load(file.read_text(), _Strict)
     except OSError as error:
         raise DatasetNotFoundError(f"config file {file} cannot be read: {error.strerror}") from error
     except yaml.MarkedYAMLError as error:
@@ -45,6 +58,3 @@ def read_yaml(file: Path) -> dict[str, Any]:
         raise InputError(f"{file}{place}: {error.problem or 'no YAML'}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: no YAML: {' '.join(str(error).split())[:300]}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file}: must hold `key: value` lines")
-    return content

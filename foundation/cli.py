@@ -188,6 +188,11 @@ def _user_error(error: Exception) -> str | None:
         return text
     if isinstance(error, OSError) and error.errno in _OF_THE_DISK and error.filename is not None:
         return f"{error.filename}: {error.strerror}: give another --runs, or mend the disk"
+    if isinstance(error, ValueError) and text.startswith("Expected more than 1 value per channel when training"):
+        return (
+            "batch normalisation cannot learn from a batch of one link: give a larger data.batch_size or more training "
+            "links, or choose `norm: group` where the encoder has it"
+        )
     if isinstance(error, RuntimeError) and text.startswith("Error(s) in loading state_dict for "):
         problems = [line.strip() for line in str(error).splitlines()[1:] if line.strip()]
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

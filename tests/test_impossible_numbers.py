@@ -6,8 +6,11 @@ from datamodules.errors import InputError
 from datamodules.module import ChannelDataModule
 from datamodules.yaml_file import read_yaml
 from foundation.adaptation.finetune import FineTune
+from foundation.models.calibration import TwinCalibration
 from foundation.models.csiclip import CSICLIP
+from foundation.models.csifeedback import CsiFeedback
 from foundation.models.envchannel import EnvChannel
+from foundation.nets.csinetplus import CSINetPlus
 from foundation.nets.environment_tower import EnvironmentTransformer
 from foundation.nets.handcrafted import HandFeatures
 from foundation.nets.resnet import ResNet
@@ -38,6 +41,8 @@ def scratch(**settings):
         (scratch, "lr", -1.0), (scratch, "encoder_lr", -1.0), (scratch, "weight_decay", -1.0),
         (scratch, "base_stations", 0), (scratch, "tokens", -1),
         (ResNet, "width", 0.0),
+        (TwinCalibration, "lr", -1.0), (TwinCalibration, "weight_decay", -1.0),
+        (lambda **s: CsiFeedback(CSINetPlus(4, rows=8, antennas=4), **s), "lr", 0.0),
         (lambda **s: HandFeatures(**{"num_antennas": 8, "num_subcarriers": 8} | s), "num_antennas", 0),
         (ChannelTransformer, "width", 0), (ChannelTransformer, "heads", 0), (ChannelTransformer, "layers", -1),
         (ChannelTransformer, "embed_dim", 0), (ChannelTransformer, "num_subcarriers", 0),

@@ -121,7 +121,7 @@ def sounded(
     codebook: Tensor,
     codewords: Tensor,
     noise: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    drawn: Tensor | None = None,
 ) -> Tensor:
     """Return the coefficients that a user estimates of pilots sent through codewords (twin calibration eq 10).
 
@@ -132,15 +132,14 @@ def sounded(
         codebook: Shape (Q, T).
         codewords: Indices, shape (B, P).
         noise: Noise power of an estimate [W], shape (B,); by default there is none.
-        generator: Draws the noise.
+        drawn: The noise at a power of 1, complex, shape (B, R, P, K), see `LinkDraws`.
 
     Returns:
         Complex, shape (B, R, P, K).
     """
     coefficients = torch.einsum("brtk,bpt->brpk", csi, codebook.to(csi)[codewords])
-    if noise is None:
+    if noise is None or drawn is None:
         return coefficients
-    drawn = torch.randn(coefficients.shape, dtype=csi.dtype, device=csi.device, generator=generator)
     return coefficients + drawn * noise.sqrt()[:, None, None, None]
 
 

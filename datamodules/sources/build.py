@@ -134,6 +134,10 @@ def _in_pool(payload: bytes, todo: list[int], workers: int) -> Iterator[Outcome]
                 yield number, future.result()
     except BrokenProcessPool:
         yield from ((at_work, _DIED) for at_work in (number, *running.values()))
+    except BaseException:  # interrupted, terminated, or given up by who asked: nobody waits for what is at work
+        for process in list((pool._processes or {}).values()):
+            process.kill()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -22,7 +22,8 @@ from datamodules.channel.codebook import (
     sounded,
     top_codewords,
 )
-from datamodules.errors import InputError
+from datamodules.channel.draws import LinkDraws
+from datamodules.errors import InputError, check_not_negative, check_positive
 from foundation.baselines.calibration import nearest_mean
 from foundation.link_metrics import LinkMean, LinkQuantile
 from foundation.models.csifeedback import sum_of
@@ -91,6 +92,8 @@ class TwinCalibration(FoundationTask):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        check_positive("TwinCalibration", lr=lr)
+        check_not_negative("TwinCalibration", weight_decay=weight_decay)
         if not 1 <= codewords <= antennas:
             raise InputError(f"codewords must be 1 to {antennas}, the antennas, got {codewords}")
         self.net = UNet1d(antennas)
@@ -134,7 +137,8 @@ class TwinCalibration(FoundationTask):
         """Return the links of a batch that have power in the high fidelity.
 
         Returns:
-            `low` and `high` (n, R, T, K), `position` relative to the base station and `bs_position` (n, 3), `los` (n,).
+            `low` and `high` (n, R, T, K), `position` relative to the base station and `bs_position` (n, 3), `los`,
+            `site` and `user` (n,).
 
         Raises:
             InputError: The batch has no axis of two variants, or another number of antennas.
@@ -151,7 +155,7 @@ class TwinCalibration(FoundationTask):
             "high": csi[:, 1],
             "position": batch["position"] - batch["bs_position"],
             "bs_position": batch["bs_position"],
-            "los": batch["los"],
+            **{key: batch[key] for key in ("los", "site", "user")},
         }
         return {key: value[has_power] for key, value in values.items()}
 
@@ -182,22 +186,21 @@ class TwinCalibration(FoundationTask):
         links = self.links(batch)
         refined = self(links["low"], links["position"])
         self._log("val", "loss", self._error(links, refined))
-        known = self.feedback(links["high"], refined, self.codewords, batch_idx)
+        known = self.feedback(links, refined, self.codewords)
         self._log("val", "cosine", cosine(links["high"], known))
 
-    def feedback(self, high: Tensor, weights: Tensor, count: int, seed: int = 0) -> Tensor:
+    def feedback(self, links: dict[str, Tensor], weights: Tensor, count: int) -> Tensor:
         """Return the channel (B, R, T, K) as the base station knows it after the case study (section IV-D).
 
         Args:
-            high: True channel, shape (B, R, T, K).
+            links: What `links` returns: the true channel `high`, and whose it is, from which alone the noise is drawn.
             weights: What chooses the codewords, shape (B, T).
             count: How many are sent.
-            seed: Draws the noise.
         """
-        chosen = top_codewords(weights, count)
-        generator = torch.Generator(high.device).manual_seed(seed)
+        high, chosen = links["high"], top_codewords(weights, count)
+        drawn = LinkDraws(0, links["site"], links["user"]).normal(high.shape[1], count, high.shape[3])
         noise = noise_power(high, self.snr_db)
-        return rebuilt(sounded(high, self.codebook, chosen, noise, generator), self.codebook, chosen)
+        return rebuilt(sounded(high, self.codebook, chosen, noise, drawn), self.codebook, chosen)
 
     @torch.no_grad()
     def on_test_start(self) -> None:
@@ -227,10 +230,10 @@ class TwinCalibration(FoundationTask):
             choosers["grid_"] = nearest_mean(_places(links), *self._known)
             choosers["neighbours_"] = nearest_mean(_places(links), *self._known, _NEIGHBOURS)
         for name, weights in choosers.items():
-            self._score(name, links, self.feedback(high, weights, self.codewords, batch_idx))
+            self._score(name, links, self.feedback(links, weights, self.codewords))
             self._log("test", f"{name}hit_rate", hits(top_codewords(weights, self.codewords), choosers["target_"]))
             for count in _SWEEP:
-                known = self.feedback(high, weights, min(count, len(self.codebook)), batch_idx)
+                known = self.feedback(links, weights, min(count, len(self.codebook)))
                 self._log("test", f"{name}cosine_of_{count}", cosine(high, known))
         self._score("direct_", links, low)
 

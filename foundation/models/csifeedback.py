@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from datamodules.channel.codebook import noise_power, precoder, rate
 from datamodules.channel.transforms import kept_energy, to_csi
+from datamodules.errors import check_not_negative, check_positive
 from foundation.baselines.feedback import CHANCE_DB, NUMBERS_A_PATH, PrincipalComponents, matching_pursuit
 from foundation.link_metrics import LinkMean, LinkMeanDb
 from foundation.nets.autoencoder import Autoencoder
@@ -48,6 +49,8 @@ class CsiFeedback(FoundationTask):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        check_positive("CsiFeedback", lr=lr)
+        check_not_negative("CsiFeedback", weight_decay=weight_decay)
         self.autoencoder = autoencoder
         self.start_from = start_from
         self.lr, self.weight_decay, self.schedule = lr, weight_decay, schedule

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 from collections.abc import Iterable
@@ -19,8 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import CheckpointIO
 
-from datamodules.errors import InputError
-from datamodules.yaml_file import read_yaml
+from datamodules.errors import NEGATIVE_NUMBER, InputError
 from foundation.checkpoint import read_checkpoint
 from foundation.runtime.callbacks import PredictionFile, RunSummary, SaveConfig
 from foundation.runtime.cli_errors import condense
@@ -33,7 +31,7 @@ from foundation.runtime.resume import (
     LastCheckpoint,
     first_step_after,
 )
-from foundation.runtime.run_choice import choose, config_files, replacing_sources
+from foundation.runtime.run_choice import check_yaml, choose, config_files, replacing_sources
 from foundation.runtime.runs import Run, first_process
 from foundation.runtime.stopping import terminate
 
@@ -47,7 +45,7 @@ class Parser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
-        self._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)")
+        self._negative_number_matcher = NEGATIVE_NUMBER
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Refuse the input."""
@@ -148,9 +146,7 @@ class Commands(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and complain in one line."""
-        for file in config_files(self._args):
-            if file.is_file():
-                read_yaml(file)  # names the line of what is no YAML, and a key that stands twice
+        check_yaml(self._args)  # names the line of what is no YAML, and a key that stands twice
         try:
             super().parse_arguments(parser, args)
         except _ParserComplaint as complaint:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datamodules.errors import InputError
-from datamodules.yaml_file import read_yaml
+from datamodules.yaml_file import load_yaml, read_yaml
 from foundation.runtime.runs import CHECKPOINTS, Run, check_name, first_process, plain_name
 
 #: settings that a run may change when it goes on, for they take effect then; all others are those of its checkpoint
@@ -180,6 +180,25 @@ def config_files(args: list[str]) -> list[Path]:
     return [Path(file) for file, _ in _files(args) if file]
 
 
+def check_yaml(args: list[str]) -> None:
+    """Read every YAML file that a command line names, also by way of another, as strictly as it is meant to be.
+
+    Raises:
+        InputError: One is no YAML, a --config file no mapping, or a key stands twice in one of them.
+    """
+    for file in filter(Path.is_file, config_files(args)):
+        read_yaml(file)
+    waiting = [Path(word) for word in _yaml_names([word.partition("=")[2] or word for word in args])]
+    seen: set[Path] = set()
+    while waiting:
+        file = waiting.pop()
+        if file not in seen and file.is_file():
+            seen.add(file)
+            names = _yaml_names(load_yaml(file))
+            # the parser looks beside the file first
+            waiting += [file.parent / name if (file.parent / name).is_file() else Path(name) for name in names]
+
+
 def replacing_sources(args: list[str]) -> list[str]:
     """Let a later --config that names a source replace that of an earlier one, arguments and all.
 
@@ -232,6 +251,15 @@ def _content(file: Path) -> dict[str, Any]:
         return read_yaml(file)
     except InputError:
         return {}  # the parser says what is wrong with it
+
+
+def _yaml_names(value: Any) -> Iterator[str]:
+    """List the words of nested settings that look like YAML files."""
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _yaml_names(inner)
+    elif isinstance(value, str) and value.endswith((".yaml", ".yml")):
+        yield value
 
 
 def _names_source(file: Path) -> bool:

@@ -182,6 +182,11 @@ def test_import_writes_a_recording(tmp_path, capsys):
     assert errors(capsys) == "error: nowhere.npy does not exist"
     assert main(["import", *given[:4]]) == 2
     assert "carrier_frequency, bandwidth" in errors(capsys)
+    for value in ("-1e-3", "-.5", "-1"):
+        assert main(["import", *given, "--interval", value]) == 2
+        assert f"interval must be a positive number, got '{float(value)}'" in errors(capsys)
+    assert main(["import", *given, "--bs_row", "1"]) == 2
+    assert "bs_row" in errors(capsys)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +197,7 @@ def test_import_writes_a_recording(tmp_path, capsys):
         (["make"], "--config"),
         (["plot", "a"], "--out"),
         (["make", "--config", "x", "--workers", "many"], "--workers: invalid int value: 'many'"),
+        (["make", "--config", "x", "--work", "2"], "--work"),
     ],
 )
 def test_command_lines_that_cannot_be(args, message, capsys):

@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Trainer
 
+from datamodules.channel.arrays import Array
 from datamodules.channel.impairments import CommonPhase, Noise
 from datamodules.dataset import ChannelDataset
-from foundation import ConTwin, FineTune
+from foundation import ConTwin, CsiFeedback, CSINetPlus, FineTune, TwinCalibration
 from foundation.cli import main
 from heads import LOS, Joint, Positioning
 from tests.datamodules.test_module import build
@@ -40,22 +41,39 @@ def twin_contrast(**settings):
     return ConTwin(TinyEncoder(), embed_dim=8, rho=3, pool="all", **settings)
 
 
-MODELS = {"CSICLIP": tiny_clip, "ConTwin": twin_contrast, "EnvChannel": two_tower, "FineTune": adapted}
+def feedback():
+    torch.manual_seed(0)
+    return CsiFeedback(CSINetPlus(code_size=8, rows=8, antennas=4, blocks=1))
 
 
+def calibration():
+    torch.manual_seed(0)
+    return TwinCalibration(antennas=8)
+
+
+MODELS = {
+    "CSICLIP": tiny_clip,
+    "ConTwin": twin_contrast,
+    "EnvChannel": two_tower,
+    "FineTune": adapted,
+    "CsiFeedback": feedback,
+    "TwinCalibration": calibration,
+}
 #: models that train to the same on any number of processes
 TRAINED = (tiny_clip, twin_contrast)
+#: a user's links to two stations stand for its two variants
+PAIRS = {"TwinCalibration": {"base_stations": 2, "bs": Array(1, 8)}}
 
 
-def data(folder, links, batch_size=4):
+def data(folder, links, batch_size=4, **settings):
     """A validation side of so many links, seen in noise."""
-    site = town_site("a", 0)
+    sites = [town_site(name, 0) for name in "ab"[: settings.get("base_stations", 1)]]
     views = [Noise(), CommonPhase()]
     extras = ["map", "geometry", "domain"]
-    module = build(folder, [site], batch_size=batch_size, views=views, observation=views, extras=extras)
+    module = build(folder, sites, batch_size=batch_size, views=views, observation=views, extras=extras, **settings)
     served = module.sides["all"].links
-    module.sides["validation"] = ChannelDataset([site], served[:links])
-    module.sides["train"] = ChannelDataset([site], served[links:])
+    module.sides["validation"] = module.sides["test"] = ChannelDataset(sites, served[:links])
+    module.sides["train"] = ChannelDataset(sites, served[links:])
     return module
 
 
@@ -73,10 +91,12 @@ def scores(folder):
     for name, make in MODELS.items():
         for links in SIDES:
             torch.manual_seed(1)
-            model, module = make(), data(folder / "sites", links)
+            model, module = make(), data(folder / name, links, **PAIRS.get(name, {}))
             model.prepare_from(module)
-            logged = trainer(folder).validate(model, datamodule=module, verbose=False)
-            found[f"{name} {links}"] = logged[0]
+            score = trainer(folder)
+            [found[f"{name} {links}"]] = score.validate(model, datamodule=module, verbose=False)
+            if name in ("CsiFeedback", "TwinCalibration"):
+                found[f"{name} {links}"] |= score.test(model, datamodule=module, verbose=False)[0]
     return found
 
 

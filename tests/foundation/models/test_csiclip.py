@@ -46,7 +46,7 @@ def test_towers_see_their_own_view():
 
 
 def test_collapse_is_reported_once(tmp_path):
-    data, model = build(tmp_path / "sites"), tiny_clip(lr=0.0)
+    data, model = build(tmp_path / "sites"), tiny_clip(lr=1e-12)
     with torch.no_grad():
         for parameter in model.csi_encoder.parameters():
             parameter.zero_()
@@ -70,7 +70,7 @@ def test_probe_leaves_the_model_alone(tmp_path):
 
 
 def test_statistics_come_from_the_train_side(tmp_path):
-    data, model = build(tmp_path / "sites"), tiny_clip(lr=0.0)
+    data, model = build(tmp_path / "sites"), tiny_clip(lr=1e-12)
     fit(model, data, tmp_path, epochs=1)
     csi = data.sample()["csi"]
     assert len(csi) == len(data.sides["train"])

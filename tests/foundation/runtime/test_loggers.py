@@ -3,8 +3,6 @@ from __future__ import annotations
 import csv
 import os
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import pytest
 import yaml
 
 from datamodules.errors import InputError
-from foundation.cli import run
+from foundation.cli import main, run
 from foundation.runtime.loggers import MetricsFile, Wandb, _host, wandb_key_configured
 from foundation.runtime.runs import Run
 
@@ -107,6 +105,26 @@ class TestWandb:
         assert time.monotonic() - started < 5
         assert logger._wandb_init["mode"] == "offline"
 
+    def test_a_key_that_is_refused_costs_no_training(self, tmp_path, monkeypatch):
+        import wandb
+
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        monkeypatch.setattr("foundation.runtime.loggers._answers", lambda _: True)
+        opened = wandb.init
+
+        def init(**settings):
+            if settings["mode"] == "online":
+                raise wandb.errors.AuthenticationError("API key verification failed\nfor host x")
+            return opened(**settings)
+
+        monkeypatch.setattr(wandb, "init", init)
+        logger = Wandb()
+        logger.attach(Run(tmp_path, "toy", "1"))
+        with pytest.warns(UserWarning, match=r"wandb: API key verification failed for host x: offline; upload later"):
+            logger.log_metrics({"a": 1.0}, step=0)
+        logger.close()
+        assert len(list((tmp_path / "toy/1/wandb").glob("offline-run-*-toy-1"))) == 1
+
     def write_config(self):
         config = {
             "model": {"class_path": "Toy", "init_args": {"head": {"class_path": "ToyHead"}}},
@@ -117,15 +135,9 @@ class TestWandb:
         return ["fit", "--config", "toy.yaml", "--config", str(REPOSITORY / "experiments/wandb.yaml")]
 
     def test_offline_run_never_asks_and_stays_in_its_folder(self, tmp_path):
-        program = subprocess.run(
-            [sys.executable, "-m", "tests.foundation.program", *self.write_config(), "--run_id", "1"],
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert program.returncode == 0, program.stderr
+        import tests.foundation.toy  # noqa: F401 - makes the bare class names known
+
+        assert main([*self.write_config(), "--run_id", "1"]) == 0  # pytest lets nobody read from the terminal
         assert len(list(Path("runs/toy/1/wandb").glob("offline-run-*-toy-1"))) == 1
         assert (tmp_path / "runs/toy/1/metrics.csv").exists()  # the CSV file comes first, always
         assert {path.name for path in tmp_path.iterdir()} <= {"runs", "toy.yaml", "home"}

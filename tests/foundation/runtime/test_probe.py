@@ -6,7 +6,9 @@ import torch
 from lightning.pytorch import Trainer
 
 from datamodules.dataset import ChannelDataset
-from foundation import ChannelTransformer, EnvironmentTransformer, FineTune, PositionFeatures
+from foundation import ChannelTransformer, Encoder, EnvironmentTransformer, FineTune, PositionFeatures
+from foundation.adaptation import finetune
+from foundation.cli import _user_error
 from foundation.losses.clip import CLIPLoss
 from foundation.losses.ntxent import NTXentLoss
 from foundation.models.zeroshot import similarities
@@ -83,12 +85,39 @@ def test_one_link_a_batch_trains_and_one_validates(train, batch_size, tmp_path):
     assert torch.isfinite(trainer.callback_metrics["val/loss"])
 
 
+def test_batch_norm_of_one_link_is_one_line():
+    tower = ResNet("resnet18", width=0.25, norm="batch")
+    with pytest.raises(ValueError, match="Expected more than 1 value") as raised:
+        tower(torch.randn(1, 1, 4, 8, dtype=torch.complex64))
+    line = _user_error(raised.value)
+    assert line.startswith("batch normalisation cannot learn from a batch of one link: give a larger data.batch_size")
+
+
 @pytest.mark.parametrize("normalize", ["global", "link"])
 def test_statistics_of_one_link_are_numbers(normalize):
     tower = ResNet("resnet18", width=0.25, norm="group", normalize=normalize)
     csi = torch.randn(1, 1, 4, 8, dtype=torch.complex64)
     tower.prepare({"csi": csi})
     assert torch.isfinite(tower(csi)).all()
+
+
+class Pooled(Encoder):
+    """A tower as a user writes one: tokens, and layers beyond them that it names."""
+
+    num_features, token_shape = 4, (8, 16)
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.last = torch.nn.Linear(4, 16), torch.nn.Linear(16, 4)
+
+    def tokens(self, batch):
+        return self.embed(batch["csi"].abs().flatten(1, 2).transpose(1, 2))
+
+    def forward(self, csi):
+        return self.last(self.tokens({"csi": csi}).mean(1))
+
+    def beyond_tokens(self):
+        return self.last.parameters()
 
 
 SMALL = {"width": 32, "layers": 1, "shared_layers": 1, "heads": 2, "embed_dim": 16}
@@ -98,6 +127,7 @@ TOWERS = {
     "environment": lambda: EnvironmentTransformer(map_patch=32, corridor=2, echoes=2, **SMALL),
     "resnet": lambda: ResNet("resnet18", width=0.25, norm="group"),
     "position": PositionFeatures,
+    "of a user": Pooled,
 }
 
 
@@ -108,18 +138,20 @@ def links(count):
     return {**rows, "csi": torch.randn(count, 1, 4, 8, dtype=torch.complex64), **batch(count)}
 
 
-@pytest.mark.parametrize("mode", ["scratch", "control"])
+@pytest.mark.parametrize("mode", ["scratch", "finetune", "probe", "control"])
 @pytest.mark.parametrize("tokens", [None, 2])
 @pytest.mark.parametrize("tower", TOWERS)
-def test_every_parameter_that_asks_for_a_gradient_gets_one(tower, tokens, mode):
+def test_every_parameter_that_asks_for_a_gradient_gets_one(tower, tokens, mode, monkeypatch):
     encoder = TOWERS[tower]()
     if tokens and encoder.token_shape is None:
         pytest.skip("has no tokens")
-    model = FineTune(LOS, encoder, mode=mode, tokens=tokens)
+    monkeypatch.setattr(finetune, "load_encoder", lambda *_: encoder)
+    monkeypatch.setattr(finetune, "_model_name", str)
+    model = FineTune(LOS, encoder, checkpoint="x.ckpt", mode=mode, tokens=tokens)
     model._loss(model._predictions(links(4)), links(4)).backward()
     idle = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not idle, "several processes wait for every gradient"
-    assert any(p.requires_grad for p in model.encoder.parameters()) == (mode == "scratch")
+    assert any(p.requires_grad for p in model.encoder.parameters()) == (mode in ("scratch", "finetune"))
 
 
 @pytest.mark.parametrize("tower", TOWERS)

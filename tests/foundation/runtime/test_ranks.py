@@ -13,7 +13,7 @@ from tests.foundation.commands import QUIET, REPOSITORY
 from tests.foundation.ranks import TRAINED, scores, trained
 
 CONFIGS = REPOSITORY / "experiments"
-SHARED = [*QUIET, "--config", str(CONFIGS / "wandb.yaml"), "--trainer.accelerator", "cpu", "--trainer.devices", "2"]
+SHARED = [*QUIET, "--trainer.accelerator", "cpu", "--trainer.devices", "2"]
 SHARED += ["--trainer.strategy", "ddp", "--data.bs.cols", "8", "--data.ofdm.num_subcarriers", "16"]
 
 
@@ -33,7 +33,18 @@ def run_on_two(folder, commands):
 def all_commands(config, folder, data, *more):
     """Return `fit` with `then_test`, and the others on its best checkpoint."""
     start = ["--config", str(CONFIGS / config), *SHARED, *data, *more, "--runs", str(folder / "runs")]
-    fit = ["fit", *start, "--run_id", "a", "--trainer.max_epochs", "1", "--then_test", "true"]
+    fit = [
+        "fit",
+        *start,
+        "--config",
+        str(CONFIGS / "wandb.yaml"),
+        "--run_id",
+        "a",
+        "--trainer.max_epochs",
+        "1",
+        "--then_test",
+        "true",
+    ]
     best = str(folder / "runs" / (folder / config).stem / "a" / "checkpoints" / "best.ckpt")
     return [fit, *([command, *start, "--ckpt_path", best] for command in ("validate", "test", "predict"))]
 
@@ -64,7 +75,7 @@ def job(street, tmp_path_factory):
     towers = [f"--model.{tower}_encoder.width=0.25" for tower in ("csi", "cir")]
     commands = all_commands("csiclip.yaml", folder, data, *towers)
     commands = [command for command in commands if command[0] != "test"]  # CSI-CLIP has none
-    commands[0] += ["--then_test", "false"]
+    commands[0] += ["--then_test", "false", "--trainer.logger", "false"]
     checkpoint = str(folder / "runs/csiclip/a/checkpoints/best.ckpt")
     commands += all_commands("finetune/positioning.yaml", folder, data, "--model.checkpoint", checkpoint)
     run_on_two(folder, commands)
@@ -85,7 +96,7 @@ def test_scores_are_those_of_one_process(job, tmp_path):
         assert two[side].keys() == values.keys()
         for name, value in values.items():
             assert two[side][name] == pytest.approx(value, rel=1e-5, abs=1e-6, nan_ok=True), (side, name)
-    assert all(math.isfinite(values["val/loss"]) for values in one.values())
+    assert all(math.isfinite(values["val/loss"]) for values in one.values() if "val/loss" in values)
     assert abs(one["CSICLIP 11"]["val/loss"] - math.log(11)) > 1e-3, "the embeddings are all the same"
 
 

@@ -170,6 +170,20 @@ def test_keys_that_stand_twice_are_named(capsys):
     assert "toy.yaml, line 17, column 1: key 'trainer' stands there twice" in complaint(capsys, "fit")
 
 
+@pytest.mark.parametrize("by", ["another", "option"])
+def test_keys_that_stand_twice_in_a_file_that_is_named_elsewhere(capsys, by):
+    Path("part").mkdir()
+    Path("part/trainer.yaml").write_text("max_epochs: 1\naccelerator: cpu\nmax_epochs: 2\n")
+    args = ["--trainer", "part/trainer.yaml"]
+    if by == "another":
+        Path("part/more.yaml").write_text("trainer: trainer.yaml\n")
+        args = ["--config", "part/more.yaml"]
+    assert "part/trainer.yaml, line 3, column 1: key 'max_epochs' stands there twice" in complaint(capsys, "fit", *args)
+    Path("part/trainer.yaml").write_text("max_epochs: 1\naccelerator: cpu\n")
+    assert lightning("fit", *args) == 0
+    assert summary()["epochs"] == 1
+
+
 def test_a_run_whose_test_was_killed_makes_up_for_it():
     lightning("fit", "--then_test", "true", *SHORT)
     file = the_run() / "summary.json"

@@ -36,6 +36,7 @@ def test_a_run_at_work_is_locked_and_sigterm_ends_it_with_its_status(running, ca
     assert not Path("runs/toy/1/.lock").exists()
 
 
+@pytest.mark.slow
 def test_interrupt_is_one_line(running):
     running.send_signal(signal.SIGINT)
     _, err = finish(running)
@@ -64,3 +65,27 @@ def test_a_killed_process_of_two_ends_the_other_in_one_line():
     assert program.returncode == 1
     assert err.splitlines()[-1] == f"error: another process of this run is gone: {GO_ON}"
     assert "Traceback" not in err
+
+
+FACTORY = """
+from pathlib import Path
+from datamodules.sources.build import build
+from foundation.runtime.stopping import ended_by_sigterm
+from tests.datamodules.sources.test_build import Toy
+with ended_by_sigterm():
+    build(Toy(list("abc"), "cache", Path("log"), seconds=600), workers=2)
+"""
+
+
+def test_processes_that_make_sites_end_with_the_program():
+    program = process(launcher=("-c", FACTORY))
+    while not Path("log").exists() or len(Path("log").read_text().splitlines()) < 2:
+        assert program.poll() is None
+        time.sleep(0.05)
+    workers = [int(line.split()[1]) for line in Path("log").read_text().splitlines()]
+    started = time.monotonic()
+    program.send_signal(signal.SIGTERM)
+    finish(program)
+    assert time.monotonic() - started < 10
+    assert program.returncode == 143
+    assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
