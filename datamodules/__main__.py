@@ -71,9 +71,12 @@ def _parser() -> argparse.ArgumentParser:
     verify = add("verify", _verify, "hold every site against its checksum")
     plot = add("plot", _plot, "draw the map and the statistics of a site, or of all sites of an area")
     plot.add_argument("--out", type=Path, required=True, help="picture to write: .png, .pdf or .svg")
+    amplitudes = add("amplitudes", _amplitudes, "draw amplitudes over scenarios and downtilts, with fits and mismatch")
+    amplitudes.add_argument("--out", type=Path, required=True, help="picture to write: .png, .pdf or .svg")
+    amplitudes.add_argument("name", nargs="+", help="names of sites or areas, see `ls`")
     for command in (show, plot):
         command.add_argument("name", help="name of a site or an area, see `ls`")
-    for command in (listing, show, verify, plot):
+    for command in (listing, show, verify, plot, amplitudes):
         command.add_argument("--cache", type=Path, help="folder of finished sites [$CSI_CACHE, or data/sites]")
     taken = commands.add_parser(
         "import", add_help=False, help="turn measured CSI in .npy, .npz or .mat into a recording"
@@ -186,6 +189,16 @@ def _verify(options: argparse.Namespace) -> int:
 def _plot(options: argparse.Namespace) -> int:
     plots = import_module("datamodules.plots.figures")
     figure = plots.plot_statistics([site for _, site in listing.matching(options.cache, options.name)])
+    return _save(figure, options)
+
+
+def _amplitudes(options: argparse.Namespace) -> int:
+    plots = import_module("datamodules.plots.amplitudes")
+    sites = [site for name in options.name for _, site in listing.matching(options.cache, name)]
+    return _save(plots.plot_amplitudes(sites), options)
+
+
+def _save(figure: Any, options: argparse.Namespace) -> int:
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(options.out)
