@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import torch
 import yaml
 from filelock import FileLock
-from jsonargparse import Namespace
+from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -20,6 +20,7 @@ from lightning.pytorch.plugins import CheckpointIO
 
 from datamodules.errors import NEGATIVE_NUMBER, InputError
 from foundation.checkpoint import read_checkpoint
+from foundation.names import current_paths
 from foundation.runtime.callbacks import PredictionFile, RunSummary, SaveConfig
 from foundation.runtime.cli_errors import condense
 from foundation.runtime.loggers import Csv, Wandb
@@ -34,6 +35,16 @@ from foundation.runtime.resume import (
 from foundation.runtime.run_choice import check_yaml, choose, config_files, replacing_sources
 from foundation.runtime.runs import Run, first_process
 from foundation.runtime.stopping import terminate
+
+_load_yaml = get_loader("yaml")
+
+
+def _load_current(text: str) -> Any:
+    """Load YAML; a public class goes by its name, whatever module it lay in when the file was written."""
+    return current_paths(_load_yaml(text))
+
+
+set_loader("yaml", _load_current, (yaml.YAMLError,))
 
 
 class Parser(LightningArgumentParser):
