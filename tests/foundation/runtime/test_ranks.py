@@ -27,7 +27,7 @@ def run_on_two(folder, commands):
         cwd=folder, env=environment, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert job.returncode == 0, job.stderr[-4000:]
-    return job
+    (folder / "said.txt").write_text(job.stdout)
 
 
 def all_commands(config, folder, data, *more):
@@ -58,6 +58,9 @@ def check_run(folder, name, *pictures):
     assert {file.stem for file in (run / "plots").glob("*.png")} == set(pictures)
     media = {file.name.split("_")[0] for file in run.glob("wandb/offline-run-*/files/media/images/plots/*.png")}
     assert media == {picture.split("_")[0] for picture in pictures}, "pictures for W&B"
+    said = [line for line in (folder / "said.txt").read_text().splitlines() if line.startswith(f"summary: {run}")]
+    # of fit, of its test, and of `test`; by the first process alone
+    assert said == [f"summary: {run}/summary.json", *[f"summary: {run}/summary.json, pictures: {run}/plots"] * 2]
     rows = load_file(run / "predictions.safetensors")
     links = [(site, user) for site, user in zip(rows["site"].tolist(), rows["user"].tolist(), strict=True)]
     assert links == sorted(links), "not in the order of the side"

@@ -58,6 +58,7 @@ def test_before_the_first_checkpoint_it_says_so():
     )
 
 
+@pytest.mark.slow
 def test_a_killed_process_of_two_ends_the_other_in_one_line():
     ddp = ["--config", str(REPOSITORY / "experiments/ddp.yaml"), "--trainer.devices", "2"]
     program = process("fit", "--config", "toy.yaml", *ddp, *QUIET, "--run_id", "1", env={"TOY_KILL_AT": "7"})
