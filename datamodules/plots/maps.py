@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.errors import InputError
+from datamodules.sites.environment import Environment
 from datamodules.sites.paths import Paths
 
 if TYPE_CHECKING:
@@ -72,8 +73,10 @@ def draw_map(axes: Axes, site: Site, color: str) -> None:
         points = axes.scatter(x[served], y[served], served_size, power[served], cmap="plasma", linewidths=0, zorder=2)
         rays = isinstance(site.links, Paths)
         _color_bar(axes, points, "received power for 1 W sent [dB]" if rays else "mean |CSI|² [dB]", 1.02)
-    if len(site.environment.heights):
-        _draw_buildings(axes, site, 1.02 if color == "los" else 1.16)
+    shades = draw_buildings(axes, site.environment)
+    if shades is not None:
+        bar = _color_bar(axes, shades, "building height [m]", 1.02 if color == "los" else 1.16)
+        bar.set_ylim(0, site.environment.heights.max())
     _draw_base_station(axes, site, length=0.09 * float((high - low).max()))
     _draw_scale(axes)
     legend = axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False, fontsize="small")
@@ -91,17 +94,20 @@ def _sizes(users: int) -> tuple[float, float]:
     return 7.0 * growth, min(7.0 * growth, 2.0 * growth**2)
 
 
-def _draw_buildings(axes: Axes, site: Site, left: float) -> None:
+def draw_buildings(axes: Axes, environment: Environment) -> ScalarMappable | None:
+    """Draw footprints shaded by height; returns what a colour bar needs, None where there is no building."""
     from matplotlib.collections import PolyCollection
 
-    heights = site.environment.heights
-    shades = PolyCollection(site.environment.footprints, array=heights, cmap="Greys", zorder=1)
+    heights = environment.heights
+    if not len(heights):
+        return None
+    shades = PolyCollection(environment.footprints, array=heights, cmap="Greys", zorder=1)
     # neither white, which is the street, nor black, which would drown the outlines
     shades.set_clim(-0.4 * heights.max(), 1.3 * heights.max())
     shades.set_edgecolor("#555555")
     shades.set_linewidth(0.4)
     axes.add_collection(shades, autolim=False)
-    _color_bar(axes, shades, "building height [m]", left).set_ylim(0, heights.max())
+    return shades
 
 
 def _color_bar(axes: Axes, mappable: ScalarMappable, label: str, left: float) -> Axes:

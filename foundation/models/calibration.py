@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -26,20 +27,17 @@ from datamodules.channel.draws import LinkDraws
 from datamodules.errors import InputError, check_not_negative, check_positive
 from foundation.baselines.calibration import nearest_mean
 from foundation.link_metrics import LinkMean, LinkQuantile
+from foundation.models.calibration_scores import SCORES, SHOWN, SWEEP, metrics_of_test
 from foundation.models.csifeedback import sum_of
 from foundation.nets.unet1d import UNet1d
 from foundation.optim.schedules import Schedule
+from foundation.runtime.figures import Sample, caption, log_figures
 from foundation.task import FoundationTask, StartFrom
 
 #: users whose mean stands for a user in between
 _NEIGHBOURS = 4
-#: numbers of codewords that testing sweeps over
-_SWEEP = range(1, 9)
 #: training users looked up at once
 _CHUNK = 256
-#: what chooses codewords, by the prefix of its scores; the calibrator's own have none
-_CHOOSERS = ("", "uncalibrated_", "target_", "grid_", "neighbours_")
-_SCORES = ("cosine", "cosine_los", "cosine_nlos", "rate")
 
 
 class TwinCalibration(FoundationTask):
@@ -60,6 +58,7 @@ class TwinCalibration(FoundationTask):
         labels: `full` DFT weights of the high fidelity, or only what `feedback` of P codewords tells of them.
         reads: Which inputs the network has; without `twin` or `position` it reads nothing in its place.
         snr_db: SNR of the pilots [dB], see `noise_power`.
+        variants: Names of the low and of the high fidelity, as the data have them.
         lr: Learning rate of Adam.
         weight_decay: Weight decay.
         schedule: Learning-rate schedule, see `foundation.optim.schedules`.
@@ -85,6 +84,7 @@ class TwinCalibration(FoundationTask):
         labels: Literal["full", "feedback"] = "full",
         reads: Literal["both", "twin", "position"] = "both",
         snr_db: float = 20.0,
+        variants: tuple[str, str] = ("low", "high"),
         lr: float = 1e-3,
         weight_decay: float = 0.0,
         schedule: Schedule = "cosine",
@@ -96,6 +96,7 @@ class TwinCalibration(FoundationTask):
         check_not_negative("TwinCalibration", weight_decay=weight_decay)
         if not 1 <= codewords <= antennas:
             raise InputError(f"codewords must be 1 to {antennas}, the antennas, got {codewords}")
+        self.variants = list(variants)
         self.net = UNet1d(antennas)
         self.codewords, self.labels, self.reads, self.snr_db = codewords, labels, reads, snr_db
         self.start_from = start_from
@@ -104,8 +105,23 @@ class TwinCalibration(FoundationTask):
         self.register_buffer("position_mean", torch.zeros(3))
         self.register_buffer("position_std", torch.ones(3))
         self.val_metrics = nn.ModuleDict({"loss": LinkMean(), "cosine": LinkMean()})
-        self.test_metrics = _test_metrics()
+        self.test_metrics = metrics_of_test()
         self._known: tuple[Tensor, Tensor] | None = None
+        self._shown = Sample()
+
+    def setup(self, stage: str) -> None:
+        """Refuse data whose first variant is not the low fidelity.
+
+        Raises:
+            InputError: The variants have other names, or another order.
+        """
+        served = getattr(self.trainer.datamodule, "variants", None)  # type: ignore[attr-defined]
+        if served is not None and list(served) != self.variants:
+            raise InputError(
+                f"calibration reads the variants {' and '.join(self.variants)}, low fidelity first, but the data serve "
+                f"{', '.join(served)}: set data.variants, or model.variants"
+            )
+        super().setup(stage)
 
     def prepare_from(self, datamodule: Any) -> None:
         """Take the statistics of the positions from the train side."""
@@ -205,7 +221,7 @@ class TwinCalibration(FoundationTask):
     @torch.no_grad()
     def on_test_start(self) -> None:
         """Remember where the training users are and what their true weights, for the searches among them."""
-        self._known = None
+        self._known, self._shown = None, Sample()
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         if datamodule is None:
             return
@@ -229,22 +245,48 @@ class TwinCalibration(FoundationTask):
         if self._known is not None:
             choosers["grid_"] = nearest_mean(_places(links), *self._known)
             choosers["neighbours_"] = nearest_mean(_places(links), *self._known, _NEIGHBOURS)
+        cosines, best = {"direct_": self._score("direct_", links, low)}, {}
         for name, weights in choosers.items():
-            self._score(name, links, self.feedback(links, weights, self.codewords))
-            self._log("test", f"{name}hit_rate", hits(top_codewords(weights, self.codewords), choosers["target_"]))
-            for count in _SWEEP:
+            best[name] = top_codewords(weights, self.codewords)
+            cosines[name] = self._score(name, links, self.feedback(links, weights, self.codewords))
+            self._log("test", f"{name}hit_rate", hits(best[name], choosers["target_"]))
+            for count in SWEEP:
                 known = self.feedback(links, weights, min(count, len(self.codebook)))
                 self._log("test", f"{name}cosine_of_{count}", cosine(high, known))
-        self._score("direct_", links, low)
+        unknown = torch.full_like(cosines[""], torch.nan)
+        self._shown.add(
+            {
+                "position": links["position"] + links["bs_position"],
+                "site": links["site"],
+                "beams": torch.stack([best[name] for name in ("uncalibrated_", "", "target_")], 1),
+                "num_beams": torch.full_like(links["site"], len(self.codebook)),
+                "cosine": torch.stack([cosines.get(name, unknown) for name in SHOWN], 1),
+            }
+        )
 
-    def _score(self, name: str, links: dict[str, Tensor], known: Tensor) -> None:
+    def on_test_epoch_end(self) -> None:
+        """Draw figures 3 and 4."""
+        from foundation.evaluation.twin_pictures import calibration_figures
+
+        rows, datamodule = self._shown.gathered(), self.trainer.datamodule  # type: ignore[attr-defined]
+        sites = [] if datamodule is None else getattr(datamodule.sides["test"], "sites", [])
+        log_figures(self.trainer, lambda: calibration_figures(rows, sites), caption(self, len(rows["site"])))
+
+    def table(self, metrics: Mapping[str, float]) -> str:
+        """Return the table that a test ends with."""
+        from foundation.evaluation.twin_pictures import calibration_table
+
+        return calibration_table(metrics)
+
+    def _score(self, name: str, links: dict[str, Tensor], known: Tensor) -> Tensor:
         high, los = links["high"], links["los"]
         values = cosine(high, known)
         rates = rate(high, precoder(known), noise_power(high, self.snr_db))
-        for key, score in zip(_SCORES, (values, values[los == 1], values[los == 0], rates), strict=True):
+        for key, score in zip(SCORES, (values, values[los == 1], values[los == 0], rates), strict=True):
             self._log("test", f"{name}{key}", score)
             if key != "rate":
                 self._log("test", f"{name}{key}_p10", score)
+        return values
 
     def _log(self, stage: str, name: str, values: Tensor) -> None:
         metric = (self.val_metrics if stage == "val" else self.test_metrics)[name]
@@ -265,17 +307,6 @@ class TwinCalibration(FoundationTask):
     def configure_optimizers(self) -> Any:
         """Return Adam and the schedule."""
         return self.optimizers_with([(self, self.lr)], self.weight_decay, self.schedule)
-
-
-def _test_metrics() -> nn.ModuleDict:
-    """Return a metric of each name that testing logs: Lightning wants to know them from the start."""
-    metrics: dict[str, nn.Module] = {}
-    for name in (*_CHOOSERS, "direct_"):
-        metrics |= {f"{name}{key}": LinkMean() for key in _SCORES}
-        metrics |= {f"{name}{key}_p10": LinkQuantile(0.1) for key in _SCORES if key != "rate"}
-        if name != "direct_":
-            metrics |= {f"{name}{key}": LinkMean() for key in ("hit_rate", *(f"cosine_of_{n}" for n in _SWEEP))}
-    return nn.ModuleDict(metrics)
 
 
 def _places(links: dict[str, Tensor]) -> Tensor:

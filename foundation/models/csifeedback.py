@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -14,6 +15,7 @@ from foundation.baselines.feedback import CHANCE_DB, NUMBERS_A_PATH, PrincipalCo
 from foundation.link_metrics import LinkMean, LinkMeanDb
 from foundation.nets.autoencoder import Autoencoder
 from foundation.optim.schedules import Schedule
+from foundation.runtime.figures import Sample, caption, log_figures
 from foundation.task import FoundationTask, StartFrom
 
 #: SNR [dB] at which the rates are compared
@@ -57,6 +59,7 @@ class CsiFeedback(FoundationTask):
         self.val_metrics, self.test_metrics = _metrics(), _metrics()
         self.controls = nn.ModuleDict({"pca_nmse_db": LinkMeanDb(), "pursuit_nmse_db": LinkMeanDb()})
         self._components: PrincipalComponents | None = None
+        self._shown = Sample()
 
     def forward(self, csi: Tensor) -> Tensor:
         """Return the delay-angular channel (B, rows, R*T) that the base station rebuilds of CSI (B, R, T, K)."""
@@ -95,7 +98,7 @@ class CsiFeedback(FoundationTask):
 
     def on_test_start(self) -> None:
         """Learn the principal components, of a sample of the train side."""
-        self._components = None
+        self._components, self._shown = None, Sample()
         if self.trainer.datamodule is not None:  # type: ignore[attr-defined]
             batch = self.trainer.datamodule.sample()  # type: ignore[attr-defined]
             csi = batch.get("clean_csi", batch["csi"])
@@ -106,11 +109,25 @@ class CsiFeedback(FoundationTask):
         """Score the test side, and the controls on it."""
         compared = self.compare(batch)
         self._score("test", self.test_metrics, compared)
-        self._control(compared)
+        errors = {"nmse_db": compared["error"], **self._control(compared)}
+        self._shown.add({**errors, "target": compared["target"], "rebuilt": compared["rebuilt"]})
 
     def on_test_epoch_end(self) -> None:
-        """Say what a network reaches that has learned nothing."""
+        """Say what a network reaches that has learned nothing, and draw."""
+        from foundation.evaluation.twin_pictures import feedback_figures
+
         self.log_whole({"test/chance_nmse_db": CHANCE_DB})
+        rows = self._shown.gathered()
+        target, rebuilt, count = rows.pop("target"), rows.pop("rebuilt"), len(rows["nmse_db"])
+        log_figures(
+            self.trainer, lambda: feedback_figures(rows, target, rebuilt) if count else {}, caption(self, count)
+        )
+
+    def table(self, metrics: Mapping[str, float]) -> str:
+        """Return the table that a test ends with."""
+        from foundation.evaluation.twin_pictures import feedback_table
+
+        return feedback_table(metrics, self.autoencoder.num_features)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return code and NMSE (linear, NaN for a link without power) of each link, with where it belongs."""
@@ -140,7 +157,7 @@ class CsiFeedback(FoundationTask):
         }
         self._log_links(stage, metrics, values)
 
-    def _control(self, compared: dict[str, Tensor]) -> None:
+    def _control(self, compared: dict[str, Tensor]) -> dict[str, Tensor]:
         csi, target, values = compared["csi"], compared["target"], {}
         if self._components is not None:
             values["pca_nmse_db"] = nmse(self._components.rebuild(target), target)
@@ -149,6 +166,7 @@ class CsiFeedback(FoundationTask):
             rebuilt = matching_pursuit(target, paths, csi.shape[-1]) if len(target) else target
             values["pursuit_nmse_db"] = nmse(rebuilt, target)
         self._log_links("test", self.controls, values)
+        return values
 
     def _log_links(self, stage: str, metrics: nn.ModuleDict, values: dict[str, Tensor]) -> None:
         for name, value in values.items():

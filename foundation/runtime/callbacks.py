@@ -126,13 +126,13 @@ class RunSummary(Callback):
         self._started = time.monotonic()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what the test tells."""
-        self._write(
-            trainer,
-            pl_module,
-            test_wall_s=round(time.monotonic() - self._started, 3),
-            metrics={k: _plain(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")},
-        )
+        """Write what the test tells, and print the model's own table of it."""
+        metrics = {k: _plain(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
+        self._write(trainer, pl_module, test_wall_s=round(time.monotonic() - self._started, 3), metrics=metrics)
+        table = getattr(pl_module, "table", None)
+        if table is not None and trainer.is_global_zero:
+            known = {key.removeprefix("test/"): value for key, value in metrics.items() if value is not None}
+            print(f"\n{table(known)}", flush=True)
 
     def _write(self, trainer: Trainer, module: LightningModule, **results: Any) -> None:
         if not trainer.is_global_zero:

@@ -272,14 +272,17 @@ class Commands(LightningCLI):
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand) | {"weights_only": True}
-        return kwargs | {"return_predictions": False} if subcommand == "predict" else kwargs
+        if subcommand == "predict":
+            return kwargs | {"return_predictions": False}
+        return kwargs | {"verbose": not hasattr(self.model, "table")} if subcommand == "test" else kwargs
 
     def after_fit(self) -> None:
         """Test the best checkpoint, if asked to."""
         if not self._get(self.config, "then_test"):
             return
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "") or None
-        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True)
+        listed = not hasattr(self.model, "table")  # else it has a table of its own, see `RunSummary`
+        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True, verbose=listed)
 
 
 def _check_class(checkpoint: dict[str, Any], config: Any) -> None:

@@ -7,6 +7,7 @@ from datamodules.channel.arrays import Array
 from datamodules.channel.impairments import CommonPhase, Noise
 from datamodules.channel.ofdm import OFDM
 from datamodules.channel.transforms import kept_energy, to_csi
+from datamodules.errors import InputError
 from foundation import CsiNet, FineTune, load_encoder
 from foundation.cli import run
 from foundation.link_metrics import LinkMeanDb, LinkQuantile
@@ -161,6 +162,25 @@ def test_the_program_trains_it(street_data, tmp_path, monkeypatch):
     commands = run(args)
     assert isinstance(commands.model.autoencoder, CsiNet)
     assert commands.trainer.callback_metrics["val/nmse_db"].isfinite()
+
+
+def test_a_run_ends_with_its_table_and_pictures_and_another_starts_from_it(street_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    network = "{class_path: CsiNet, init_args: {code_size: 8, antennas: 4}}"
+    args = ["fit", "--model", "CsiFeedback", "--model.autoencoder", network, "--data", "ChannelDataModule"]
+    args += [*street_data, "--data.bs.cols", "4", "--data.ofdm.num_subcarriers", "32", "--trainer.accelerator", "cpu"]
+    args += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false", "--experiment", "x"]
+    run([*args, "--trainer.max_epochs", "1", "--run_id", "one", "--then_test", "true"])
+    out = capsys.readouterr().out
+    assert "| 8 numbers a link" in out
+    assert "Test metric" not in out  # Lightning's list of all metrics
+    assert {file.stem for file in (tmp_path / "runs/x/one/plots").iterdir()} == {"errors", "channels"}
+    start = str(tmp_path / "runs/x/one/checkpoints/best.ckpt")
+    again = run([*args, "--trainer.max_epochs", "1", "--run_id", "two", "--model.start_from", start, "--model.lr", "0"])
+    weights = torch.load(start, weights_only=True)["state_dict"]
+    assert all(torch.equal(value, weights[name]) for name, value in again.model.named_parameters())
+    with pytest.raises(InputError, match="does not fit this CsiFeedback"):
+        run([*args, "--run_id", "three", "--model.start_from", start, "--model.autoencoder.code_size", "4"])
 
 
 def test_quantiles_are_those_of_all_links():
