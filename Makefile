@@ -15,7 +15,7 @@ WORKERS ?= auto
 CONFIG := $(if $(DATA),--config $(DATA))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint types format data bench pretrain finetune study results clean
+.PHONY: help install demo test test-slow lint types format data bench pretrain finetune study refine results clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -87,6 +87,9 @@ study: $(READY) ## run STUDY=, the name of a YAML in experiments/studies/, and p
 	@test -f "experiments/studies/$(STUDY).yaml" || { echo "error: say which study, such as make study STUDY=demo; there are:" \
 		"$(patsubst experiments/studies/%.yaml,%,$(wildcard experiments/studies/*.yaml))" >&2; exit 2; }
 	$(BIN)/python -m foundation.evaluation.study experiments/studies/$(STUDY).yaml
+
+refine: $(READY) ## train on a digital twin, choose links of the real world, refine, keep what is better
+	$(BIN)/python -m foundation.evaluation.study experiments/studies/refine.yaml $(ARGS)
 
 results: $(READY) ## collect studies into experiments/results.csv and RESULTS.md: STUDY="demo views"
 	$(BIN)/python -m foundation.evaluation.results $(STUDY)

@@ -122,6 +122,7 @@ class ShardedSampler(DistributedSampler[list[int]]):
         seed: Draws the orders.
         rank: This process, by default as torch.distributed has it.
         num_replicas: Number of processes W, likewise.
+        count: Links that a training epoch serves, see `order`; by default all, each once.
     """
 
     def __init__(
@@ -132,6 +133,7 @@ class ShardedSampler(DistributedSampler[list[int]]):
         seed: int = 0,
         rank: int | None = None,
         num_replicas: int | None = None,
+        count: int | None = None,
     ) -> None:
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         if num_replicas is None:
@@ -139,7 +141,7 @@ class ShardedSampler(DistributedSampler[list[int]]):
         if rank is None:
             rank = torch.distributed.get_rank() if distributed else 0
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)
-        self.count = len(dataset)
+        self.count = len(dataset) if count is None else count
         # a set with fewer links than ranks serves some of them twice rather than nothing
         self.total = max(self.count, num_replicas)
         steps = -(-self.total // (batch_size * num_replicas))

@@ -1,5 +1,6 @@
 from .adaptation.finetune import FineTune
 from .adaptation.map_positioning import MapPositioning
+from .adaptation.rehearsal import RehearsalDataModule
 from .checkpoint import load_encoder, load_part
 from .encoder import Encoder
 from .models.calibration import TwinCalibration
@@ -38,6 +39,7 @@ __all__ = [
     "MapPositioning",
     "OnlineProbe",
     "PositionFeatures",
+    "RehearsalDataModule",
     "ResNet",
     "SwinCFNet",
     "TwinCalibration",

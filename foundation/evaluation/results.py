@@ -23,6 +23,10 @@ _KNOWN: dict[str, tuple[int, int, str]] = {
     "snr_db": (0, 1, "dB"),
 }
 
+#: of more metrics than that, tables leave out the details; `results.csv` has them all
+_WIDEST = 24
+_DETAIL = re.compile(r"_of_\d+$|_n?los(_p10)?$|rate$")
+
 #: how the id of a study's run ends, see `study._name`
 _PLACE_AND_SEED = re.compile(r"(-@(?P<place>.+))?-s\d+$")
 
@@ -158,12 +162,15 @@ def table(rows: Iterable[Row]) -> str:
 
 def _table(head: str, rows: list[Row]) -> str:
     metrics = list(dict.fromkeys(row.metric for row in rows))
+    if len(metrics) > _WIDEST:
+        metrics = [metric for metric in metrics if not _DETAIL.search(metric)]
     lines: dict[tuple[str, str, str, int], list[Row]] = defaultdict(list)
     for row in rows:
         lines[row.variant, row.mode, row.test_place, row.n_train].append(row)
     with_places = any(row.place for row in rows)
     names = [f"{metric} [{unit}]" if (unit := _form(metric)[2]) else metric for metric in metrics]
-    columns = [head or "zero-shot", "mode", *["place"] * with_places, "labels", *names]
+    untuned = "zero-shot" if any(row.mode == "zeroshot" for row in rows) else "pre-training"
+    columns = [head or untuned, "mode", *["place"] * with_places, "labels", *names]
     columns += ["trained parameters", "split", "checkpoint", "seeds"]
     shown = []
     for group in lines.values():

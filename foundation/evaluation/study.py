@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from dataclasses import dataclass, field, fields
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from datamodules.errors import InputError
 from datamodules.yaml_file import read_yaml
 from foundation.evaluation.results import collect, table
-from foundation.runtime.runs import read_summary
+from foundation.evaluation.run_list import run_all
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Study:
         seeds: Seeds of every adaptation run; each draws its own initial weights and label subset, on one split.
         tasks: Heads, by the name of their YAML in `experiments/finetune/`.
         pretrain: Per variant, the arguments of `lightning fit`; with `pretrain_per_seed`, `{seed}` for the seed.
+        sizes: Numbers of training links; every variant is pre-trained with each, as `<variant>-n<size>`.
         modes: Modes to run each variant's checkpoint in.
         baselines: Per name, arguments that make a run to compare with, with `{seed}` for the seed.
         args: Arguments of every run.
@@ -33,12 +34,14 @@ class Study:
         checkpoints: Per variant pre-trained by another study, the path of its checkpoint, with `{seed}` for the seed.
         zero_shot: Arguments of `lightning test`, run for every variant, place and seed, with `{run}` for the folder of
             the variant's pre-training; empty for none.
+        refine: How the pre-trained variant is refined in another world, see `refinement.Refinement`; empty for not.
     """
 
     name: str
     seeds: list[int]
     tasks: list[str] = field(default_factory=list)
     pretrain: dict[str, list[str]] = field(default_factory=dict)
+    sizes: list[int] = field(default_factory=list)
     modes: list[str] = field(default_factory=lambda: ["probe", "finetune"])
     baselines: dict[str, list[str]] = field(default_factory=dict)
     args: list[str] = field(default_factory=list)
@@ -47,6 +50,7 @@ class Study:
     places: dict[str, list[str]] = field(default_factory=dict)
     checkpoints: dict[str, str] = field(default_factory=dict)
     zero_shot: list[str] = field(default_factory=list)
+    refine: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def load(cls, file: Path) -> Study:
@@ -69,7 +73,7 @@ class Study:
         commands = []
         for seed in self.seeds if self.pretrain_per_seed else [None]:
             drawn = [] if seed is None else ["--seed_everything", str(seed), "--data.seed", str(seed)]
-            for variant, args in self.pretrain.items():
+            for variant, args in self._pretrainings.items():
                 named = [arg.replace("{seed}", str(seed)) for arg in args] if drawn else args
                 commands.append((_pretraining(variant, seed), ["fit", *named, *common, *drawn]))
         places = self.places or {"": []}
@@ -92,8 +96,18 @@ class Study:
         return [(run_id, [*args, "--run_id", run_id]) for run_id, args in commands]
 
     @property
+    def _pretrainings(self) -> dict[str, list[str]]:
+        """Arguments of `lightning fit` by variant, one for each size."""
+        if not self.sizes:
+            return self.pretrain
+        return {
+            f"{variant}-n{size}": [*args, "--data.num_labels", str(size)]
+            for (variant, args), size in product(self.pretrain.items(), self.sizes)
+        }
+
+    @property
     def _variants(self) -> list[str]:
-        return [*self.pretrain, *self.checkpoints]
+        return [*self._pretrainings, *self.checkpoints]
 
     def _checkpoint(self, runs: Path, variant: str, seed: int) -> str:
         if variant in self.checkpoints:
@@ -111,38 +125,20 @@ def _name(variant: str, task: str, mode: str, place: str, seed: int) -> str:
     return "-".join(part for part in (variant, task, mode, f"@{place}" if place else "", f"s{seed}") if part)
 
 
-def finished(folder: Path) -> bool:
-    """Whether a run has come to its end: a pre-training fitted, and tested where it is to be; others tested."""
-    summary = read_summary(folder / "summary.json")
-    if summary.get("metrics"):
-        return True
-    config = folder / "config.yaml"
-    awaits_test = config.is_file() and read_yaml(config).get("then_test")
-    return summary.get("mode") == "pretrain" and not awaits_test
-
-
 def run_study(study: Study, runs: Path) -> int:
-    """Run what is not finished yet, each run going on where it was stopped, and print the table.
+    """Run what is not finished yet, and print the table.
 
     Returns:
         The exit status: that of the first run that failed, or 0.
     """
-    commands = study.commands(runs)
-    todo = [(run_id, args) for run_id, args in commands if not finished(runs / study.name / run_id)]
-    for number, (run_id, args) in enumerate(todo, 1):
-        from foundation.cli import main  # not before there is something to run: it is slow to import
+    status = run_all(study.name, study.commands(runs), runs)
+    if not status and study.refine:
+        from foundation.evaluation.refinement import refine
 
-        print(f"[{number}/{len(todo)}] {study.name}/{run_id}", flush=True)
-        started = time.monotonic()
-        if (runs / study.name / run_id / "checkpoints" / "last.ckpt").exists():
-            args = [*args, "--ckpt_path", "last"]
-        status = main(args)
-        if status:
-            print("the study stops here; the same command goes on with this run", file=sys.stderr)
-            return status
-        print(f"    {time.monotonic() - started:.0f} s", flush=True)
-    print(table(collect(runs, study.name)))
-    return 0
+        return refine(study, runs)
+    if not status:
+        print(table(collect(runs, study.name)))
+    return status
 
 
 def main() -> None:
@@ -152,11 +148,11 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
     options = parser.parse_args()
     try:
-        study = Study.load(options.study)
+        status = run_study(Study.load(options.study), options.runs)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    sys.exit(run_study(study, options.runs))
+        status = 2
+    sys.exit(status)
 
 
 if __name__ == "__main__":

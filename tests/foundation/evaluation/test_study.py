@@ -7,7 +7,8 @@ import pytest
 
 from datamodules.errors import InputError
 from foundation.evaluation.results import rows_of, table, variant_of
-from foundation.evaluation.study import Study, finished
+from foundation.evaluation.run_list import finished
+from foundation.evaluation.study import Study, main
 
 
 def flag(args, name):
@@ -29,6 +30,38 @@ def test_one_pretraining_serves_all_seeds_or_each_has_its_own():
     assert list(own)[:2] == ["pretrain-a-s0", "pretrain-a-s1"]
     assert flag(own["pretrain-a-s1"], "--seed_everything") == "1"
     assert flag(own["a-los-probe-s1"], "--model.checkpoint") == "runs/x/pretrain-a-s1/checkpoints/best.ckpt"
+
+
+def test_every_variant_is_pretrained_with_each_size():
+    study = Study(
+        name="x", seeds=[0, 1], pretrain={"twin": ["--config", "a.yaml"], "city": []}, sizes=[10, 5120],
+        pretrain_per_seed=True,
+    )  # fmt: skip
+    commands = dict(study.commands(Path("runs")))
+    assert len(commands) == 8
+    assert flag(commands["pretrain-twin-n5120-s1"], "--data.num_labels") == "5120"
+    assert variant_of("pretrain-twin-n5120-s1", "", "pretrain") == "twin-n5120"
+
+
+def test_a_wide_table_leaves_out_the_details():
+    names = ["cosine", "grid_cosine", "cosine_p10", *(f"cosine_of_{n}" for n in range(1, 20)), "cosine_los", "rate"]
+    names += ["cosine_nlos_p10", "hit_rate"]
+    summary = {
+        "experiment": "x", "run_id": "pretrain-full-s0", "head": None, "mode": "pretrain", "seed": 0, "split": "random",
+        "metrics": {f"test/{name}": 0.5 for name in names},
+    }  # fmt: skip
+    head = table(rows_of(summary)).splitlines()[0]
+    assert head.startswith("| pre-training | mode | labels | cosine | grid_cosine | cosine_p10 | trained parameters |")
+
+
+def test_a_study_says_what_is_wrong_in_one_line(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "x.yaml"
+    file.write_text("seeds: [0]\nrefine: {counts: [1]}\n")
+    monkeypatch.setattr("sys.argv", ["study", str(file), "--runs", str(tmp_path)])
+    with pytest.raises(SystemExit) as leaving:
+        main()
+    assert leaving.value.code == 2
+    assert capsys.readouterr().err.startswith("error: study x: refine needs counts, and ways by name")
 
 
 def test_places_and_checkpoints_of_another_study():

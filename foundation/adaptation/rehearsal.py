@@ -1,0 +1,81 @@
+"""Data of refinement: links of a twin and of the target world in one epoch, in a share that is chosen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from datamodules import ChannelDataModule
+from datamodules.dataset import Batch, ChannelDataset, ShardedSampler
+from datamodules.errors import InputError
+from foundation.adaptation.refine import rehearsal
+
+
+class RehearsalDataModule(ChannelDataModule):
+    """A `ChannelDataModule` whose training batches mix two worlds, see `rehearsal`.
+
+    Args:
+        *args: As of `ChannelDataModule`.
+        target: Domain label `variant` of the target world; all other training links are rehearsed.
+        mix: Share of the target world in an epoch; by default that of the union, each link once.
+        **kwargs: As of `ChannelDataModule`.
+
+    Raises:
+        InputError: `mix` lies outside [0, 1], or a world has no link.
+    """
+
+    def __init__(self, *args: Any, target: str = "target", mix: float | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if mix is not None and not 0 <= mix <= 1:
+            raise InputError(f"data.mix must lie in [0, 1], got {mix:g}")
+        self.target, self.mix = target, mix
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Serve the train side in a new order every epoch, the worlds in their shares."""
+        loader = super().train_dataloader()
+        given = loader.sampler
+        assert isinstance(given, ShardedSampler)
+        dataset = self.sides["train"]
+        is_target = in_world(dataset, self.target)
+        sampler = RehearsalSampler(dataset, is_target, self.mix, self.batch_size, self.seed)
+        sampler.set_epoch(given.epoch)
+        return DataLoader(
+            dataset, batch_size=None, sampler=sampler, collate_fn=loader.collate_fn, num_workers=self.num_workers,
+            pin_memory=loader.pin_memory, persistent_workers=self.num_workers > 0, generator=loader.generator,
+        )  # fmt: skip
+
+
+class RehearsalSampler(ShardedSampler):
+    """A `ShardedSampler` of training whose epochs are those of `rehearsal`.
+
+    Args:
+        dataset: The train side.
+        is_target: Which of its links are of the target world, shape (n,).
+        mix: See `rehearsal`.
+        batch_size: Most links a batch of one rank.
+        seed: Draws the orders.
+    """
+
+    def __init__(
+        self, dataset: ChannelDataset, is_target: NDArray[np.bool_], mix: float | None, batch_size: int, seed: int
+    ) -> None:
+        self.union = np.concatenate([np.flatnonzero(~is_target), np.flatnonzero(is_target)])
+        self.sizes = (int((~is_target).sum()), int(is_target.sum()))
+        self.mix = mix
+        # an epoch has one length, whatever its order
+        super().__init__(dataset, batch_size, True, seed, count=len(rehearsal(*self.sizes, mix)))
+
+    def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return the links of one epoch in the order in which they are served; `rehearsal` draws by seed and epoch."""
+        order: NDArray[np.int64] = self.union[rehearsal(*self.sizes, self.mix, self.seed, self.epoch)]
+        return order
+
+
+def in_world(dataset: ChannelDataset, variant: str) -> NDArray[np.bool_]:
+    """Return which links of a dataset are of a site with that domain label `variant`, shape (n,)."""
+    site = np.searchsorted(dataset.starts, dataset.links, side="right") - 1
+    named = np.array([site.domain.get("variant") == variant for site in dataset.sites])
+    return named[site]
