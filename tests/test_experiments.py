@@ -9,9 +9,11 @@ import pytest
 import yaml
 
 import datamodules
+from datamodules.errors import InputError
 from foundation.cli import main, run
 from foundation.evaluation.study import Study
 from tests.foundation.towers import tiny_clip
+from tests.raytracing import requires_sionna
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "experiments").rglob("*.yaml"))
@@ -52,7 +54,7 @@ def two_towers(tmp_path_factory):
     return str(file)
 
 
-@pytest.mark.parametrize("file", MODELS, ids=name)
+@pytest.mark.parametrize("file", [file for file in MODELS if file.stem != "calibration"], ids=name)
 def test_models_run(file, street_data, checkpoint, two_towers, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     args = ["fit", "--config", str(file), *street_data, *QUICK]
@@ -92,6 +94,28 @@ def test_positioning_takes_the_map_by_one_word(street_data, two_towers, tmp_path
     assert type(commands.model).__name__ == "MapPositioning"
     assert len(commands.model.head.places) == 100  # as the YAML has it
     assert "test/positioning/mean_m" in commands.trainer.callback_metrics
+
+
+@requires_sionna
+def test_calibration_runs_on_twins(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scene = {"scene": "simple_street_canyon", "base_stations": [[0, 0, 20]], "users": "random", "num_users": 40}
+    variants = {"low": {"max_depth": 1, "samples": 1000}, "high": {"max_depth": 2, "samples": 1000}}
+    sources = []
+    for settings in ({"name": "etoile_grid"}, {"name": "etoile_offgrid", "seed": 1}):
+        base = {"class_path": "SionnaRT", "init_args": {**scene, **settings}}
+        sources.append({"class_path": "Twins", "init_args": {"base": base, "variants": variants}})
+    args = ["fit", "--config", str(ROOT / "experiments/calibration.yaml"), "--data.source", yaml.safe_dump(sources)]
+    commands = run([*args, *QUICK])
+    areas = []
+    for side in ("train", "test"):
+        data = commands.datamodule.sides[side]
+        areas.append({data.sites[data.starts.searchsorted(link, side="right") - 1].area for link in data.links[:, 0]})
+    assert areas == [{"etoile_grid"}, {"etoile_offgrid"}]
+    tested = commands.trainer.callback_metrics
+    assert 0 < tested["test/cosine"] < tested["test/target_cosine"]
+    with pytest.raises(InputError, match=r"low fidelity first, but the data serve high, low: set data\.variants"):
+        run([*args, "--data.variants", "[high, low]", *QUICK])
 
 
 @pytest.mark.parametrize("file", OVERLAYS, ids=name)

@@ -1,0 +1,97 @@
+"""What a calibrated twin saves: `python -m foundation.evaluation.calibration_bench`.
+
+Times a user at low and at high fidelity, traced as `experiments/calibration.yaml` has it, and through the calibrator
+(twin calibration section V-B: 20 times less than high fidelity), in one process, in turns, after one warm-up each.
+Either fidelity has as many users in a call as `Twins` gives it, for the same memory: a call has a cost of its own,
+whatever it traces.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from datamodules import Array, SionnaRT, Twins
+from datamodules.channel.ofdm import OFDM
+from datamodules.channel.synthesis import synthesize
+from datamodules.sources.raytracing import scene_geometry
+from datamodules.yaml_file import read_yaml
+from foundation.evaluation.twin_pictures import markdown
+from foundation.models.calibration import TwinCalibration
+
+#: rounds, of which the median counts
+_ROUNDS = 3
+_EXPERIMENT = Path("experiments/calibration.yaml")
+
+
+def costs(source: Twins, rounds: int = _ROUNDS) -> dict[str, tuple[float, float]]:
+    """Time one user of each step.
+
+    Args:
+        source: Twins with the variants `low` and `high`.
+        rounds: Rounds, of which the median counts.
+
+    Returns:
+        Wall and CPU time [s] of one user, the latter summed over threads: of tracing `low` and `high`, of the
+        `calibrator` with the synthesis of its input, and of `calibrated`, `low` and the calibrator together.
+    """
+    base = source.base
+    place = scene_geometry.place(base.tracer.file)
+    stations = np.asarray(base.base_stations, dtype=np.float32)
+    window = base.window or place.bounds
+    rng = np.random.default_rng(0)
+    counts = {name: source.twins[name].chunk for name in ("low", "high")}
+    counts["calibrator"] = counts["low"]
+    xy = place.scatter(window, max(counts.values()), rng)
+    spots = np.column_stack([xy, place.ground(xy) + base.user_height]).astype(np.float32)
+    model = TwinCalibration().eval()
+    [links] = source.twins["low"].tracer(stations[:1], spots[: counts["low"]])
+    position = links.position - torch.from_numpy(stations[0])
+
+    @torch.no_grad()
+    def calibrate() -> None:
+        model(synthesize(links, Array(1, 32), Array(), OFDM(16, 10e6)), position)
+
+    steps: dict[str, Callable[[], object]] = {
+        "low": lambda: source.twins["low"].tracer(stations[:1], spots[: counts["low"]]),
+        "high": lambda: source.twins["high"].tracer(stations[:1], spots[: counts["high"]]),
+        "calibrator": calibrate,
+    }
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
+    for turn in range(rounds + 1):
+        for name, step in steps.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            step()
+            if turn:  # the first warms up
+                times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+    spent = {name: np.median(values, axis=0) / counts[name] for name, values in times.items()}
+    spent["calibrated"] = spent["low"] + spent["calibrator"]
+    return {name: (float(values[0]), float(values[1])) for name, values in spent.items()}
+
+
+def cost_table(spent: dict[str, tuple[float, float]]) -> str:
+    """Return the table of `costs`, each beside how many times less than high fidelity it is."""
+    names = {
+        "high": "high-fidelity tracing", "low": "low-fidelity tracing", "calibrator": "calibrator",
+        "calibrated": "low fidelity and calibrator",
+    }  # fmt: skip
+    lines = [["a user", "wall [ms]", "CPU [ms]", "less than high fidelity, CPU"]]
+    for key, name in names.items():
+        wall, cpu = spent[key]
+        lines.append([name, f"{1e3 * wall:.2f}", f"{1e3 * cpu:.2f}", f"{spent['high'][1] / cpu:.1f} x"])
+    return markdown(lines)
+
+
+def main() -> None:
+    """Print the table for the twins of the experiment."""
+    [first, *_] = read_yaml(_EXPERIMENT)["data"]["init_args"]["source"]
+    settings = first["init_args"]
+    print(cost_table(costs(Twins(SionnaRT(**settings["base"]["init_args"]), settings["variants"]))))
+
+
+if __name__ == "__main__":
+    main()

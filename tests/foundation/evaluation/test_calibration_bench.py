@@ -1,0 +1,21 @@
+import pytest
+
+from datamodules import SionnaRT, Twins
+from foundation.evaluation.calibration_bench import cost_table, costs
+from tests.raytracing import requires_sionna
+
+
+@requires_sionna
+def test_the_cost_of_a_user_is_that_of_its_tracing(tmp_path):
+    base = SionnaRT(scene="simple_street_canyon", base_stations=[[0, 0, 20]], chunk=8, cache=str(tmp_path))
+    source = Twins(base, {"low": {"max_depth": 1, "samples": 1000}, "high": {"max_depth": 3, "samples": 30000}})
+    spent = costs(source, rounds=1)
+    assert spent["high"][1] > spent["low"][1] > 0
+    assert spent["calibrated"][0] == pytest.approx(spent["low"][0] + spent["calibrator"][0])
+    assert "| low-fidelity tracing" in cost_table(spent)
+
+
+def test_the_table_says_how_many_times_less_than_high_fidelity():
+    spent = {"high": (0.02, 0.04), "low": (0.001, 0.002), "calibrator": (0.0, 0.002), "calibrated": (0.001, 0.004)}
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in cost_table(spent).splitlines()]
+    assert lines[-1] == ["low fidelity and calibrator", "1.00", "4.00", "10.0 x"]
