@@ -84,3 +84,12 @@ def test_a_control_needs_no_checkpoint(make):
     status, called, _ = make("finetune", "TASK=los", "MODE=control", "MODEL=hand", "ARGS=--data.num_labels 5")
     assert status == 0
     assert called[-4:] == ["--config", "experiments/encoders/hand.yaml", "--data.num_labels", "5"]
+
+
+def test_the_next_csi_is_predicted_by_a_frozen_encoder(make):
+    chosen = ("MODE=finetune",)
+    for task, mode, given in (("prediction", "probe", ()), ("prediction", "finetune", chosen), ("los", "finetune", ())):
+        status, called, _ = make("finetune", f"TASK={task}", "CKPT=x.ckpt", *given)
+        assert status == 0
+        assert called[called.index("--model.mode") + 1] == mode
+        assert called[called.index("--experiment") + 1] == f"{task}_{mode}"

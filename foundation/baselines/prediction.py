@@ -144,18 +144,18 @@ def pad(past: Tensor, horizons: int, order: int = 2, noise: Tensor | None = None
 def pad_strongest(past: Tensor, horizons: int, order: int | None = None, bins: int = 64) -> Tensor:
     """Predict the strongest bins alone by Prony's method as CSI-4CAST has it: forwards, without ridge, the rest zero.
 
-    Its order is half of the number of snapshots, of which every window tells one equation.
+    Without a ridge, noise decides where there are hardly more windows than taps.
 
     Args:
         past: As of all predictors.
         horizons: Number H.
-        order: Taps of a bin's filter; by default N // 2.
+        order: Taps of a bin's filter; by default N // 4.
         bins: How many angle-delay bins are predicted, those of most power.
     """
     history = to_bins(past)
     strongest = power(history).topk(min(bins, history.shape[1]), dim=1).indices.unsqueeze(-1)
     chosen = history.gather(1, strongest.expand(-1, -1, history.shape[2]))
-    taps = order or max(1, past.shape[1] // 2)
+    taps = order or max(1, past.shape[1] // 4)
     windows = chosen.unfold(-1, taps + 1, 1)  # oldest first, (B, bins, windows, taps + 1)
     weights = torch.linalg.lstsq(windows[..., :-1].flip(-1), windows[..., -1:]).solution.squeeze(-1)
     predicted = apply(ahead(weights, horizons), chosen)

@@ -52,7 +52,7 @@ def plot_cells(found: dict[str, dict[str, float]]) -> Figure:
     for name, style in (("hold", ":"), ("classical", "--"), ("limit", "-")):
         for number, cell in enumerate(found.values()):
             if name in cell:
-                label = {"classical": "best classical predictor"}.get(name, name) if number == 0 else None
+                label = {"classical": "best classical predictor"}.get(name, name) if number == 0 else ""
                 axes.hlines(cell[name], number - 0.4, number + 0.4, color="black", linestyle=style, label=label)
     for rank, name in enumerate(variants):
         offset = 0.6 * ((rank + 0.5) / len(variants) - 0.5)
