@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
@@ -20,8 +21,8 @@ from datamodules.channel.ofdm import OFDM, SPEED_OF_LIGHT
 from datamodules.channel.synthesis import synthesize
 from datamodules.dataset import Batch, to_paths
 from datamodules.errors import InputError
+from datamodules.maps.area_maps import AreaMaps
 from datamodules.maps.augmentation import World, WorldSymmetry
-from datamodules.maps.raster import AreaMaps
 from datamodules.sides.domains import domain_labels, site_domains, speed_spans
 from datamodules.sites.paths import Paths
 from datamodules.sites.recording import Recording
@@ -57,6 +58,7 @@ class Settings(Protocol):
     geometry_los: bool
     symmetry: WorldSymmetry | None
     seed: int
+    cache: Path
 
     @property
     def group_size(self) -> int | None:
@@ -93,7 +95,7 @@ class BatchMaker:
         self.wavelengths = torch.tensor([SPEED_OF_LIGHT / site.carrier_frequency for site in sites])
         self.spans = speed_spans(sites)
         self.domains = site_domains(sites, self.bs)
-        self.maps = AreaMaps.draw(sites) if {"map", "geometry"} & set(self.extras) else None
+        self.maps = AreaMaps.draw(sites, cache=data.cache) if {"map", "geometry"} & set(self.extras) else None
         self.located = any(site.links.position.isfinite().all(1).any() for site in sites)
         if self.symmetry is not None and isinstance(sites[0].links, Recording):
             raise InputError("data.symmetry turns rays, and recorded CSI has none: leave it out")

@@ -135,7 +135,7 @@ class ChannelDataModule(LightningDataModule):
         seeds = {"split_seed": split_seed, "seed": seed}
         check_not_negative("data", guard=guard, num_beams=num_beams, num_workers=num_workers, **seeds)
         self.sources = source if isinstance(source, list) else [source]
-        self._given = (bs, ue, ofdm)
+        self.cache, self._given = self.sources[0].cache, (bs, ue, ofdm)
         self.split, self.fractions, self.block, self.holdout = split, fractions, block, holdout or []
         self.guard, self.num_labels, self.train_links = guard, num_labels, train_links
         self.train_on, self.validate_on, self.test_on = train_on, validate_on, test_on

@@ -6,7 +6,6 @@ Every image here has row 0 at the largest y and column 0 at the smallest x, as W
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import shapely
@@ -16,7 +15,6 @@ from torch import Tensor
 
 from datamodules.errors import InputError
 from datamodules.sites.environment import Environment
-from datamodules.sites.site import Site
 
 #: a height of this many metres is 1 in the geometry vector, so that WAIR-D's 6 m and 1.5 m become 0.6 and 0.15
 HEIGHT_UNIT = 10.0
@@ -127,53 +125,6 @@ def geometry(
         per_side * SIDE_UNIT,
     )
     return torch.cat(parts, dim=-1).float()
-
-
-@dataclass(frozen=True)
-class AreaMaps:
-    """The maps of many sites, one an area, ready to be indexed on the device.
-
-    Attributes:
-        images: One map an area, shape (areas, 1, size, size), uint8: 4 KB each, 41 MB for 10,000.
-        area: Row of `images` for each site, shape (sites,), int64.
-        offset: Upper left corner of each site's map [m], shape (sites, 2).
-        scale: Scale of each site's map [pixels per metre], shape (sites,).
-    """
-
-    images: Tensor
-    area: Tensor
-    offset: Tensor
-    scale: Tensor
-
-    @classmethod
-    def draw(cls, sites: Sequence[Site], size: int = 64, edges: bool = True) -> AreaMaps:
-        """Draw the map of every environment among the sites, once each; arguments as in `map_image`."""
-        rows: dict[bytes, int] = {}
-        images, corners, scales = [], [], []
-        for site in sites:
-            if site.environment.digest not in rows:
-                rows[site.environment.digest] = len(rows)
-                image, corner, scale = _draw(site.environment, size, edges)
-                images.append(torch.from_numpy(image)[None])
-                corners.append(corner)
-                scales.append(scale)
-        area = torch.tensor([rows[site.environment.digest] for site in sites])
-        return cls(torch.stack(images), area, torch.stack(corners)[area], torch.tensor(scales)[area])
-
-    def to(self, device: torch.device | str) -> AreaMaps:
-        """Move everything to a device."""
-        return AreaMaps(*(value.to(device) for value in (self.images, self.area, self.offset, self.scale)))
-
-    def map(self, site: Tensor) -> Tensor:
-        """Return the maps of a batch of site indices (B,), shape (B, 1, size, size), float32."""
-        return self.images[self.area[site]].float()
-
-    def geometry(
-        self, site: Tensor, bs_position: Tensor, position: Tensor, los: Tensor, with_los: bool = True
-    ) -> Tensor:
-        """Return the geometry vectors (B, 8) of a batch of site indices (B,); arguments as in `geometry`."""
-        size = self.images.shape[-1]
-        return geometry(bs_position, position, los, self.offset[site], self.scale[site], size, with_los)
 
 
 def _draw(environment: Environment, size: int, edges: bool) -> tuple[NDArray[np.uint8], Tensor, float]:

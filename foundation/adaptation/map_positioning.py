@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.errors import InputError
-from datamodules.maps.raster import AreaMaps
+from datamodules.maps.area_maps import AreaMaps
 from datamodules.progress import Progress
 from foundation.adaptation.finetune import FineTune, Mode
 from foundation.checkpoint import load_encoder

@@ -12,8 +12,9 @@ from datamodules.channel.draws import LinkDraws
 from datamodules.channel.ofdm import OFDM, SPEED_OF_LIGHT
 from datamodules.channel.synthesis import synthesize
 from datamodules.errors import InputError
+from datamodules.maps.area_maps import AreaMaps
 from datamodules.maps.augmentation import World, WorldSymmetry
-from datamodules.maps.raster import AreaMaps, geometry, map_frame, map_image
+from datamodules.maps.raster import geometry, map_frame, map_image
 from datamodules.sites.environment import Environment
 from datamodules.sites.paths import Paths
 from datamodules.sites.recording import Recording
@@ -165,7 +166,7 @@ def test_base_stations_come_together(tmp_path):
     sites = three_stations()
     module = build(tmp_path, sites, base_stations=3, split="random", num_beams=4)
     batch = first(module)
-    assert batch["csi"].shape == (26, 3, 1, 4, 8)
+    assert batch["csi"].shape == (27, 3, 1, 4, 8)
     for row in range(3):
         for station, site in enumerate(sites):
             user = int(batch["user"][row])
@@ -173,8 +174,8 @@ def test_base_stations_come_together(tmp_path):
             assert torch.allclose(batch["csi"][row, station], expected, atol=1e-10)
         assert torch.equal(batch["position"][row], sites[0].paths.position[user])
         assert batch["los"][row] == max(int(site.paths.los[user]) for site in sites)
-    assert torch.equal(batch["bs_position"], sites[0].bs_position.expand(26, 3))
-    assert batch["beam"].shape == (26,)
+    assert torch.equal(batch["bs_position"], sites[0].bs_position.expand(27, 3))
+    assert batch["beam"].shape == (27,)
     statistics = module.statistics()
     assert torch.allclose(statistics["position_mean"][2], torch.tensor(1.5 - 10.0), atol=1e-3)
     # a user whom one station does not reach is still served; the first of `random_site` is reached by none

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from datamodules.errors import InputError
-from datamodules.maps.raster import AreaMaps, geometry, map_frame, map_image, rasterize, trace
+from datamodules.maps.area_maps import AreaMaps
+from datamodules.maps.raster import geometry, map_frame, map_image, rasterize, trace
 from datamodules.sites.environment import Environment
 from datamodules.sites.paths import Paths
 from datamodules.sites.site import Site

@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from datamodules.errors import InputError
-from datamodules.maps.raster import AreaMaps
+from datamodules.maps.area_maps import AreaMaps
 from foundation import ChannelTransformer, EnvChannel, EnvironmentTransformer, MapPositioning
 from foundation.adaptation.map_positioning import candidates, embed_places
 from heads import LOS, Positioning
