@@ -152,7 +152,7 @@ def _build(entry: Any) -> Source:
 
 def _ls(options: argparse.Namespace) -> int:
     folders = listing.folders(options.cache)
-    rows = [("name", "links", "size", "place", "area", "source"), *map(listing.row, folders)]
+    rows = [("name", "links", "size", "city", "area", "source"), *map(listing.row, folders)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(f"{cell:{'>' if i in (1, 2) else ''}{widths[i]}}" for i, cell in enumerate(row)).rstrip())

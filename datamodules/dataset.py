@@ -51,10 +51,10 @@ class ChannelDataset(Dataset[Batch]):
         return len(self.links)
 
     @property
-    def places(self) -> list[str]:
+    def cities(self) -> list[str]:
         """Places of the links served."""
         numbers = np.unique(np.searchsorted(self.starts, self.links.reshape(-1), side="right") - 1)
-        return sorted({self.sites[number].place for number in numbers})
+        return sorted({self.sites[number].city for number in numbers})
 
     def positions(self, number: int) -> Tensor:
         """Return where the users are whose links to one of the sites are served [m], shape (n, 3)."""

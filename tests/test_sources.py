@@ -29,7 +29,7 @@ MODEL = [
 ]  # fmt: skip
 #: what makes a YAML's data small or, of the catalogue, lets it do with the scenarios that are written below
 SMALL = {
-    "areas": ["--data.source.places", "[etoile, munich]", "--data.source.areas_per_place", "2"],
+    "areas": ["--data.source.cities", "[etoile, munich]", "--data.source.areas_per_city", "2"],
     "catalogue": ["--data.source.missing", "skip"],
     "etoile": ["--data.source.num_users", "100"],
     "munich": ["--data.source.num_users", "100"],

@@ -92,13 +92,13 @@ def plot_amplitudes(sites: Sequence[Site]) -> Figure:
     held = {site.name: (site, values) for site in sites if len(values := amplitudes(site)) > 1}
     if not held:
         raise InputError("no site with two users that have a path: there are no statistics to plot")
-    scenarios = list(dict.fromkeys(str(site.domain.get("scenario", site.place)) for site, _ in held.values()))
+    scenarios = list(dict.fromkeys(str(site.domain.get("scenario", site.city)) for site, _ in held.values()))
     tilts = sorted({_tilt(site) for site, _ in held.values()})
     figure = Figure(figsize=(15.0, 4.8), layout="constrained", dpi=120)
     cdf, histogram, matrix = figure.subplots(1, 3)
     names = []
     for site, values in held.values():
-        scenario = str(site.domain.get("scenario", site.place))
+        scenario = str(site.domain.get("scenario", site.city))
         colour = _COLOURS[scenarios.index(scenario) % len(_COLOURS)]
         style = _STYLES[tilts.index(_tilt(site)) % len(_STYLES)]
         names.append(f"{scenario}, {_tilt(site):g}°")

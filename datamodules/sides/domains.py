@@ -85,7 +85,7 @@ def _site_domain(site: Site, bs: Array) -> list[int]:
         tilt = site.domain.get("tilt", tilt)
     else:
         tilt += bs.orientation[1]
-    scenario = str(site.domain.get("scenario", site.place))
+    scenario = str(site.domain.get("scenario", site.city))
     mobility = site.domain.get("mobility")
     return [
         _SCENARIOS.index(scenario) if scenario in _SCENARIOS else zlib.crc32(scenario.encode()),
@@ -191,13 +191,13 @@ class Worlds:
     def _label(self, axis: str, number: int) -> NDArray[np.str_] | str:
         site = self.sites[number]
         if axis == "city":
-            return site.place
+            return site.city
         if axis == "area":
             return site.area
         if axis == "variant":
             return str(site.domain.get("variant", ""))
         if axis == "scenario":
-            return str(site.domain.get("scenario", site.place))
+            return str(site.domain.get("scenario", site.city))
         if axis == "los":
             seen: NDArray[np.str_] = np.array(["0", "1", ""])[site.links.los.long().numpy()]
             return seen

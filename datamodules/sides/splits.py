@@ -72,7 +72,7 @@ def split_links(
     elif rule == "time":
         side = _deal_in_time(sites, fractions)
     else:
-        names = [site.area if rule == "area" else site.place for site in sites]
+        names = [site.area if rule == "area" else site.city for site in sites]
         first = {name: i for i, name in reversed(list(enumerate(names)))}
         group = ground_numbers(sites) if rule == "area" else np.array([first[name] for name in names])
         side = _deal_groups(sites, site_of, user, group, names, fractions, block, holdout, rng)

@@ -52,12 +52,13 @@ def matching(cache: Path | None, name: str) -> Iterator[tuple[Path, Site]]:
 
 
 def row(folder: Path) -> tuple[str, str, str, str, str, str]:
-    """Return name, links, size, place, area and source of a site, without opening its tensors."""
+    """Return name, links, size, city, area and source of a site, without opening its tensors."""
     facts = _facts(folder)
     name = facts.get("name", f"{folder.name} (damaged)")
     source = facts.get("provenance", {}).get("source", "?")
-    place, area = (str(facts.get(key, "?")) for key in ("place", "area"))
-    return str(name), str(facts.get("num_users", "?")), in_bytes(size(folder)), place, area, str(source)
+    city = str(facts.get("city", facts.get("place", "?")))  # `place` in sites of older releases
+    area = str(facts.get("area", "?"))
+    return str(name), str(facts.get("num_users", "?")), in_bytes(size(folder)), city, area, str(source)
 
 
 def size(folder: Path) -> int:
@@ -84,7 +85,7 @@ def statistics(site: Site) -> dict[str, str]:
     in_sight, hidden, unknown = (int((links.los == state).sum()) for state in (1, 0, -1))
     rays = isinstance(links, Paths)
     facts = {
-        "place, area": f"{site.place}, {site.area}",
+        "city, area": f"{site.city}, {site.area}",
         "carrier": f"{site.carrier_frequency / 1e9:g} GHz",
         "base station": f"{_tuple(site.bs_position.tolist())} m, turned {_tuple(site.bs_orientation.tolist())} rad",
         "bounds": f"{_tuple(bounds[:2])} to {_tuple(bounds[2:])} m, {len(site.environment.heights)} buildings",

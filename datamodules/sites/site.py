@@ -42,7 +42,7 @@ class Site:
         bs_position: Base-station position [m], shape (3,).
         carrier_frequency: Carrier [Hz].
         area: Sites with the same area share users, and never straddle a split; see `area_numbers`.
-        place: City or scenario the area lies in; held out as a whole by the `city` split.
+        city: City or scenario the area lies in; held out as a whole by the `city` split.
         bs_orientation: Base-station array orientation (alpha, beta, gamma) about z, y, x [rad], shape (3,).
         environment: Buildings around the site.
         domain: Fixed domain labels, say scenario and frequency.
@@ -54,7 +54,7 @@ class Site:
     bs_position: Tensor
     carrier_frequency: float
     area: str
-    place: str
+    city: str
     environment: Environment
     bs_orientation: Tensor = field(default_factory=lambda: torch.zeros(3))
     domain: dict[str, Any] = field(default_factory=dict)
@@ -113,7 +113,7 @@ class Site:
                 "recording": {key: getattr(self.links, key) for key in _RECORDED} if recorded else None,
                 "name": self.name,
                 "area": self.area,
-                "place": self.place,
+                "city": self.city,
                 "bs_position": self.bs_position.tolist(),
                 "bs_orientation": self.bs_orientation.tolist(),
                 "carrier_frequency": self.carrier_frequency,
@@ -169,7 +169,7 @@ class Site:
                 bs_position=torch.tensor(facts["bs_position"]),
                 carrier_frequency=facts["carrier_frequency"],
                 area=facts["area"],
-                place=facts["place"],
+                city=facts["city" if "city" in facts else "place"],  # `place` in sites of older releases
                 environment=Environment.from_json(facts["environment"]),
                 bs_orientation=torch.tensor(facts["bs_orientation"]),
                 domain=facts["domain"],

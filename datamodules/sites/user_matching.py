@@ -140,6 +140,6 @@ def ground_numbers(sites: Sequence[Site]) -> NDArray[np.int64]:
         later = corners[n + 1 :]
         overlap = (later[:, :2] <= -corners[n, 2:]).all(1) & (corners[n, :2] <= -later[:, 2:]).all(1)
         for j in (areas[n + 1 + k] for k in np.flatnonzero(overlap)):
-            if sites[i].place == sites[j].place:
+            if sites[i].city == sites[j].city:
                 parent[root(j)] = root(i)
     return np.array([root(i) for i in range(len(sites))], dtype=np.int64)

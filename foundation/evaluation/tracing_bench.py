@@ -114,9 +114,9 @@ def _power(links: list[Paths]) -> NDArray[Any]:
     return np.stack([paths.power.double().numpy() for paths in links])
 
 
-def main(areas_per_place: int = 2) -> None:
+def main(areas_per_city: int = 2) -> None:
     """Print the comparison over the four shipped cities."""
-    results = compare_tracing(Areas(areas_per_place=areas_per_place))
+    results = compare_tracing(Areas(areas_per_city=areas_per_city))
     print(f"{'':24}{'s/area':>8}{'CPU s':>8}{'energy':>9}{'share':>8}{'found':>8}")
     for name, row in results.items():
         print(f"{name:24}{row['wall']:8.2f}{row['cpu']:8.2f}{row['energy']:9.4f}{row['share']:8.3f}{row['found']:8.3f}")

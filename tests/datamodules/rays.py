@@ -30,7 +30,7 @@ def random_paths(num_users: int = 12, num_paths: int = 7, seed: int = 0, max_del
 
 
 def random_site(
-    name: str = "site", num_users: int = 60, seed: int = 0, area: str = "area", place: str = "place", **facts: object
+    name: str = "site", num_users: int = 60, seed: int = 0, area: str = "area", city: str = "city", **facts: object
 ) -> Site:
     paths = random_paths(num_users, seed=seed)
     return Site(
@@ -39,7 +39,7 @@ def random_site(
         bs_position=torch.tensor([0.0, 0.0, 10.0]),
         carrier_frequency=3.5e9,
         area=area,
-        place=place,
+        city=city,
         environment=Environment.empty(np.asarray(paths.position)),
         **facts,  # type: ignore[arg-type]
     )

@@ -109,7 +109,7 @@ def test_failures_are_a_line_each(tmp_path, monkeypatch, capsys):
 def test_ls_lists_and_sums_up(cache, capsys):
     assert main(["ls"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["name", "links", "size", "place", "area", "source"]
+    assert lines[0].split() == ["name", "links", "size", "city", "area", "source"]
     assert [line.split()[0] for line in lines[1:-1]] == ["a_bs0", "a_bs1", "b_bs0"]
     assert lines[1].split()[1] == "40"
     assert lines[-1].startswith("3 sites, ")

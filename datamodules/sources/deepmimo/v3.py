@@ -20,9 +20,9 @@ from datamodules.sites.site import Site
 from datamodules.sources.base import Recipe, Source, data_root, file_stamps
 from datamodules.sources.deepmimo.files import naming, refuse_other_layouts, require
 from datamodules.sources.deepmimo.v4 import (
+    city_of,
     drop_unserved,
     find_folder,
-    place_of,
     plain_name,
     select_base_stations,
 )
@@ -122,7 +122,7 @@ class DeepMIMOv3(Source):
             bs_position=bs_position,
             carrier_frequency=frequency,
             area=self.scenario,
-            place=place_of(self.scenario),
+            city=city_of(self.scenario),
             environment=Environment.empty(paths.position.numpy()),
             domain={"scenario": self.scenario, "frequency": frequency},
             provenance={

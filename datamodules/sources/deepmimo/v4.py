@@ -109,7 +109,7 @@ class DeepMIMO(Source):
             bs_position=bs_position,
             carrier_frequency=facts.frequency,
             area=self.scenario,
-            place=place_of(self.scenario),
+            city=city_of(self.scenario),
             environment=read_environment(folder, Environment.empty(paths.position.numpy()).bounds),
             domain={"scenario": self.scenario, "frequency": facts.frequency},
             provenance={
@@ -170,8 +170,8 @@ def find_folder(root: Path, scenario: str) -> Path | None:
     return next(iter(exact or alike), None)
 
 
-def place_of(scenario: str) -> str:
-    """Strip the frequency from a scenario's name: `city_0_newyork_3p5` and `city_0_newyork_28` are one place."""
+def city_of(scenario: str) -> str:
+    """Strip the frequency from a scenario's name: `city_0_newyork_3p5` and `city_0_newyork_28` are one city."""
     return re.sub(r"_\d+(p\d+)?b?(_(lwm|s|dyn))?$", "", scenario)
 
 

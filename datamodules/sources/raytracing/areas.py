@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import warnings
 import zlib
 from collections.abc import Iterator
 from functools import partial
@@ -26,7 +27,7 @@ from datamodules.sources.raytracing.scene_geometry import place as open_place
 _OUTDOORS, _BUILT = 0.2, 0.1
 #: what stands at least this high above the ground is a building [m]
 _LOWEST = 2.5
-#: points that measure the shares, and windows tried before a place is given up
+#: points that measure the shares, and windows tried before a city is given up
 _POINTS, _TRIES = 1024, 64
 #: Roberts' R2 sequence: its points spread over a square as evenly as they come, and the first n stay as n grows
 _R2 = np.array([0.7548776662466927, 0.5698402909980532])
@@ -37,12 +38,13 @@ class Areas(Source):
 
     Each area is traced at once and makes one site a base station, `<scene>_<number>_bs<i>`. The sites of an area share
     its users; one that no path reaches is kept, with los = -1. Antennas are isotropic and vertically polarised.
-    Windows of one place may overlap; the splits keep those that do on one side. More areas of a place leave the first
+    Windows of one city may overlap; the splits keep those that do on one side. More areas of a city leave the first
     ones as they are.
 
     Args:
-        places: Names of shipped scenes, or paths of Mitsuba XML files.
-        areas_per_place: How many areas of each place, or one number for each.
+        cities: Names of shipped scenes, or paths of Mitsuba XML files; by default etoile, munich, florence and
+            san_francisco.
+        areas_per_city: How many areas of each city, or one number for each; 20 by default.
         size: Shortest and longest side of an area [m]; drawn uniformly between them.
         base_stations: Base stations of each area.
         users: Users of each area.
@@ -56,6 +58,8 @@ class Areas(Source):
         max_paths: Paths kept per link, strongest first.
         seed: Seed of everything that is drawn.
         cache: Folder of finished sites.
+        places: Old name of `cities`.
+        areas_per_place: Old name of `areas_per_city`.
 
     Raises:
         InputError: An argument is out of its range, or a scene does not exist.
@@ -63,8 +67,8 @@ class Areas(Source):
 
     def __init__(
         self,
-        places: list[str] | None = None,
-        areas_per_place: int | list[int] = 20,
+        cities: list[str] | None = None,
+        areas_per_city: int | list[int] | None = None,
         size: tuple[float, float] = (100.0, 250.0),
         base_stations: int = 5,
         users: int = 30,
@@ -78,14 +82,19 @@ class Areas(Source):
         max_paths: int = 20,
         seed: int = 0,
         cache: str | None = None,
+        places: list[str] | None = None,
+        areas_per_place: int | list[int] | None = None,
     ) -> None:
         super().__init__(cache)
-        places = ["etoile", "munich", "florence", "san_francisco"] if places is None else places
-        counts = [areas_per_place] * len(places) if isinstance(areas_per_place, int) else list(areas_per_place)
-        if len(counts) != len(places):
-            raise InputError(f"areas_per_place has {len(counts)} numbers for {len(places)} places: give one for each")
+        cities = _renamed("places", places, "cities", cities)
+        areas_per_city = _renamed("areas_per_place", areas_per_place, "areas_per_city", areas_per_city)
+        cities = ["etoile", "munich", "florence", "san_francisco"] if cities is None else cities
+        per_city: int | list[int] = 20 if areas_per_city is None else areas_per_city
+        counts = [per_city] * len(cities) if isinstance(per_city, int) else [*per_city]
+        if len(counts) != len(cities):
+            raise InputError(f"areas_per_city has {len(counts)} numbers for {len(cities)} cities: give one for each")
         for key, value, least in (
-            ("areas_per_place", min(counts, default=0), 1),
+            ("areas_per_city", min(counts, default=0), 1),
             ("base_stations", base_stations, 1),
             ("users", users, 1),
             ("max_depth", max_depth, 0),
@@ -102,9 +111,9 @@ class Areas(Source):
             raise InputError(f"size must be the shortest and the longest side of an area [m], got {tuple(size)}")
         if not 0 <= scattering <= 1:
             raise InputError(f"scattering must lie in [0, 1], got {scattering}")
-        files = [scenes.find(place) for place in places]
+        files = [scenes.find(city) for city in cities]
         if len({file.stem for file in files}) < len(files):
-            raise InputError(f"places {', '.join(places)} share a name: areas are named after the scene's file")
+            raise InputError(f"cities {', '.join(cities)} share a name: areas are named after the scene's file")
         self.counts = dict(zip(files, counts, strict=True))
         self.size, self.base_stations, self.users = (float(size[0]), float(size[1])), base_stations, users
         self.bs_height, self.user_height = bs_height, user_height
@@ -157,7 +166,7 @@ class Areas(Source):
                 bs_position=torch.from_numpy(stations[station]),
                 carrier_frequency=tracer.frequency,
                 area=area,
-                place=place.name,
+                city=place.name,
                 environment=environment,
                 domain={"scenario": place.name, "frequency": tracer.frequency},
                 provenance=parameters,
@@ -207,3 +216,17 @@ class Areas(Source):
         xy = rng.uniform(window[:2], window[2:], (_POINTS, 2))
         built = place.surface(xy) - place.ground(xy) > _LOWEST
         return bool(built.mean() >= _BUILT and place.is_outdoors(xy).mean() >= _OUTDOORS)
+
+
+def _renamed(old: str, old_value: Any, new: str, value: Any) -> Any:
+    """Return the value of an argument, given by its name or, with a warning, by the name it had before.
+
+    Raises:
+        InputError: It is given by both.
+    """
+    if old_value is None:
+        return value
+    if value is not None:
+        raise InputError(f"`{old}` is the old name of `{new}`: give `{new}` alone")
+    warnings.warn(f"`{old}` of Areas is now called `{new}`: write {new}", FutureWarning, stacklevel=3)
+    return old_value

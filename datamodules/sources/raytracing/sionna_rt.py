@@ -181,7 +181,7 @@ class SionnaRT(Source):
                 bs_position=torch.from_numpy(stations[station]),
                 carrier_frequency=self.tracer.frequency,
                 area=self.name,
-                place=place.name,
+                city=place.name,
                 bs_orientation=torch.tensor([alpha + 2 * np.pi * sector / self.sectors, beta, gamma]),
                 environment=environment,
                 domain={"scenario": place.name, "frequency": self.tracer.frequency},

@@ -111,15 +111,15 @@ def _make(name: str, file: Path, parameters: dict[str, Any], work: Path) -> Iter
     links, facts = read_recording(file)
     known = links.position[~links.position.isnan().any(1)]
     area = facts.get("area", name)
-    place = parameters["place"] or facts.get("place", area)
+    city = parameters["place"] or facts.get("city", facts.get("place", area))
     yield Site(
         name=name,
         links=links,
         bs_position=torch.tensor(facts.get("bs_position", (0.0, 0.0, 0.0))),
         carrier_frequency=facts["carrier_frequency"],
         area=area,
-        place=place,
+        city=city,
         environment=Environment.empty(known.numpy()),
-        domain={"scenario": place, "frequency": facts["carrier_frequency"]},
+        domain={"scenario": city, "frequency": facts["carrier_frequency"]},
         provenance={**parameters, "facts": facts},
     )

@@ -119,7 +119,7 @@ class CDL(Source):
             bs_position=torch.zeros(3),
             carrier_frequency=self.frequency,
             area=line.name,
-            place=f"cdl_{line.model.lower()}",
+            city=f"cdl_{line.model.lower()}",
             environment=Environment.empty(paths.position.numpy()),
             domain={
                 "scenario": f"cdl_{line.model.lower()}",

@@ -209,7 +209,7 @@ class TR38901(Source):
             bs_position=shift + torch.tensor([0.0, 0.0, CELLS[domain.scenario].bs_height]),
             carrier_frequency=domain.frequency,
             area=domain.name,
-            place=domain.scenario,
+            city=domain.scenario,
             bs_orientation=torch.tensor([0.0, domain.downtilt, 0.0]),
             environment=Environment.empty(links.position.numpy()),
             domain=domain.labels,

@@ -72,7 +72,7 @@ def read_area(
             bs_position=torch.from_numpy(plan.bs[b]).float(),
             carrier_frequency=parameters["frequency"],
             area=parameters["area"],
-            place=parameters["area"],
+            city=parameters["area"],
             environment=environment,
             domain={"scenario": "waird", "frequency": parameters["frequency"]},
             provenance={**parameters, "building_height": BUILDING_HEIGHT, "versions": {"numpy": np.__version__}},

@@ -50,7 +50,7 @@ def test_ranks_share_out_the_batches_of_one_process():
 
 
 def test_the_module_balances_by_domain_labels(tmp_path):
-    sites = [random_site("a", 200, place="uma"), random_site("b", 40, seed=1, place="umi")]
+    sites = [random_site("a", 200, city="uma"), random_site("b", 40, seed=1, city="umi")]
     module = build(tmp_path, sites, balance=["scenario"], batch_size=20)
     for rows in module.train_dataloader():
         assert abs(int((rows["site"] == 0).sum()) - int((rows["site"] == 1).sum())) <= 2

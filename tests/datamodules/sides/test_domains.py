@@ -20,7 +20,7 @@ def recorded(**facts) -> Site:
 def test_codes() -> None:
     turned = torch.tensor([1.0, math.radians(5), 0.0])
     sites = [
-        random_site("a", 3, place="munich", bs_orientation=turned, domain={"scenario": "munich"}),
+        random_site("a", 3, city="munich", bs_orientation=turned, domain={"scenario": "munich"}),
         random_site("b", 3, domain={"scenario": "uma", "mobility": "vehicular", "speed": [10.0, 20.0]}),
         recorded(domain={"scenario": "inh", "mobility": "static", "tilt": math.radians(15)}),
         recorded(bs_orientation=turned),

@@ -24,7 +24,7 @@ def twins(users=200):
             for station in range(2):
                 name = f"{city}_{variant}_bs{station}"
                 domain = {"variant": variant, "scenario": city}
-                site = random_site(name, users, seed=len(sites), area=city, place=city, domain=domain)
+                site = random_site(name, users, seed=len(sites), area=city, city=city, domain=domain)
                 paths = dataclasses.replace(site.paths, position=of_city)
                 frequency = 28e9 if station else 3.5e9
                 sites.append(dataclasses.replace(site, links=paths, carrier_frequency=frequency))
@@ -74,7 +74,7 @@ def test_no_test_user_was_seen_in_any_world(folder, rule):
 @pytest.mark.parametrize(
     ("conditions", "holds"),
     [
-        ({"city": "munich"}, lambda site, los: site.place == "munich"),
+        ({"city": "munich"}, lambda site, los: site.city == "munich"),
         ({"area": "m*", "variant": "twin"}, lambda site, los: site.name.startswith("munich_twin")),
         ({"scenario": ["munich", "etoile"]}, lambda site, los: True),
         ({"los": 0}, lambda site, los: los == 0),
@@ -112,8 +112,8 @@ def test_labels_may_be_counted_a_world(folder):
     fewer = build(folder, twins(), num_labels={"target": 7, "twin": 20})
     assert set(fewer.sides["train"].links) < set(module.sides["train"].links)
     cities = build(folder, twins(), num_labels={"munich": 5})
-    whole = words(build(folder, twins()), "train", lambda site: site.place)
-    found = words(cities, "train", lambda site: site.place)
+    whole = words(build(folder, twins()), "train", lambda site: site.city)
+    found = words(cities, "train", lambda site: site.city)
     assert [found.count(name) for name in ("munich", "etoile")] == [5, whole.count("etoile")]
     bands = build(folder, twins(), num_labels={"28000": 4, "3500": 6})
     assert len(bands.sides["train"]) == 10
@@ -127,7 +127,7 @@ def test_a_file_names_the_training_links(folder, tmp_path, name):
     save_links(file, sites, chosen[::-1])
     assert np.array_equal(read_links(file, sites), chosen)
     # by the name of the site: other sites before it do not matter
-    module = build(folder, [random_site("first", 30, area="x", place="x"), *sites], train_links=str(file),
+    module = build(folder, [random_site("first", 30, area="x", city="x"), *sites], train_links=str(file),
                    num_labels=9, split="city", holdout=["x"], fractions=(1.0, 0.0, 0.0))  # fmt: skip
     assert len(module.sides["train"]) == 9
     assert set(module.sides["train"].links - 30) < set(chosen)

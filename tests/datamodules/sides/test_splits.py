@@ -29,7 +29,7 @@ def test_sides_are_whole_and_apart():
 @pytest.mark.parametrize("recorded", [False, True])
 def test_copies_on_both_sides_of_a_random_split_are_counted(recorded):
     # the very channels again, of users elsewhere
-    sites = [random_site("a", 100), random_site("b", 100, place="y"), random_site("c", 100, seed=1)]
+    sites = [random_site("a", 100), random_site("b", 100, city="y"), random_site("c", 100, seed=1)]
     sites[1] = dataclasses.replace(moved(sites[1], 1e3), area="b")
     if recorded:
         csi = torch.randn(100, 1, 4, 64, dtype=torch.complex64)
@@ -68,12 +68,12 @@ def test_a_seed_draws_one_split():
     assert (first != other).any()
 
 
-def test_city_holds_out_whole_places():
-    sites = [random_site(f"s{i}", 50, i, area=f"a{i}", place=f"city{i % 3}") for i in range(6)]
+def test_city_holds_out_whole_cities():
+    sites = [random_site(f"s{i}", 50, i, area=f"a{i}", city=f"city{i % 3}") for i in range(6)]
     train, validation, test = split_links(sites, "city", holdout=["city1"])
-    place = np.repeat([site.place for site in sites], 50)
-    assert set(place[test]) == {"city1"}
-    assert "city1" not in set(place[train | validation])
+    city = np.repeat([site.city for site in sites], 50)
+    assert set(city[test]) == {"city1"}
+    assert "city1" not in set(city[train | validation])
     assert validation.any()
 
 
@@ -105,7 +105,7 @@ def worlds(kind, users=200):
             area = f"{city}{block}"
             of_area = random_site(area, users, seed=10 * city + block)
             for number in range(4):
-                site = random_site(f"{area}_{number}", users, seed=100 + len(sites), area=area, place=f"city{city}")
+                site = random_site(f"{area}_{number}", users, seed=100 + len(sites), area=area, city=f"city{city}")
                 paths = dataclasses.replace(site.paths, position=of_area.paths.position)
                 if kind == "served users only":
                     keep = np.random.default_rng(len(sites)).permutation(users)[: users // 2]
@@ -150,7 +150,7 @@ def test_no_rule_parts_the_links_of_a_user(rule, kind):
 def test_users_are_numbered_by_row_or_by_spot():
     twins = [random_site("a", 5), random_site("b", 5)]
     assert user_numbers(twins).tolist() == [*range(5)] * 2
-    still = random_site("still", 3, area="still", place="elsewhere")
+    still = random_site("still", 3, area="still", city="elsewhere")
     still = dataclasses.replace(still, links=dataclasses.replace(still.paths, position=torch.zeros(3, 3)))
     assert user_numbers([*twins, still]).tolist() == [*range(5)] * 2 + [5, 6, 7], "snapshots of one device stay apart"
     few = dataclasses.replace(twins[1], links=twins[1].paths[torch.tensor([4, 2])])
@@ -180,8 +180,8 @@ def test_the_guard_band_is_what_a_search_over_all_pairs_finds():
     [
         ({"rule": "city"}, "train side of the `city` split is empty|test side of the `city` split is empty"),
         ({"rule": "spatial", "block": 1e6}, "side of the `spatial` split is empty"),
-        ({"rule": "city", "holdout": ["atlantis"]}, "names atlantis, but the data hold place"),
-        ({"rule": "random", "holdout": ["place"]}, "holdout is for the splits"),
+        ({"rule": "city", "holdout": ["atlantis"]}, "names atlantis, but the data hold city"),
+        ({"rule": "random", "holdout": ["city"]}, "holdout is for the splits"),
         ({"rule": "random", "fractions": (0.5, 0.1, 0.1)}, "three shares of 1"),
         ({"rule": "spatial", "block": 0.0}, "block must be positive"),
     ],

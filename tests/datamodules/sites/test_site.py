@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from datamodules.errors import DatasetNotFoundError, InputError
+from datamodules.sites import inventory
 from datamodules.sites.environment import Environment
 from datamodules.sites.paths import Paths
 from datamodules.sites.site import Site
@@ -63,9 +64,19 @@ def test_round_trip(tmp_path):
     read = Site.load(tmp_path / "x")
     for name, value in site.paths.as_dict().items():
         assert torch.equal(getattr(read.paths, name), value)
-    assert (read.name, read.area, read.place, read.domain) == (site.name, site.area, site.place, site.domain)
+    assert (read.name, read.area, read.city, read.domain) == (site.name, site.area, site.city, site.domain)
     assert np.array_equal(read.environment.footprints[0], outline)
     assert read.environment.bounds == (0, 0, 9, 9)
+
+
+def test_a_site_of_before_its_place_was_called_city_is_read(tmp_path):
+    random_site(city="munich").save(tmp_path / "x")
+    file = tmp_path / "x" / "site.json"
+    facts = json.loads(file.read_text())
+    facts["place"] = facts.pop("city")
+    del facts["facts_sha256"]  # as in releases that wrote none
+    file.write_text(json.dumps(facts))
+    assert Site.load(tmp_path / "x").city == inventory.row(tmp_path / "x")[3] == "munich"
 
 
 @pytest.mark.parametrize("at", [0, 9, 1000, -1])

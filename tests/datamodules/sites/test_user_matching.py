@@ -71,5 +71,5 @@ def test_real_bands_share_all_users(tmp_path: Path) -> None:
         assert len(first) == len(a) == len(b)
         assert torch.equal(a.paths.position[first], b.paths.position[second])
         assert torch.equal(a.paths.los[first], b.paths.los[second])
-        assert a.place == b.place
+        assert a.city == b.city
         assert a.carrier_frequency < b.carrier_frequency

@@ -230,7 +230,7 @@ def write_config(folder, class_path, **arguments):
 @requires_sionna
 def test_killed_while_tracing_it_goes_on_to_the_same_bytes(tmp_path):
     config = write_config(
-        tmp_path, "datamodules.sources.raytracing.areas.Areas", places=[str(write_town(tmp_path))], areas_per_place=6,
+        tmp_path, "datamodules.sources.raytracing.areas.Areas", cities=[str(write_town(tmp_path))], areas_per_city=6,
         size=[60, 90], base_stations=2, users=12, samples=4000,
     )  # fmt: skip
     cache = tmp_path / "killed"

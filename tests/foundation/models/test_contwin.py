@@ -20,7 +20,7 @@ def small(**settings):
 
 
 def data(folder, **settings):
-    sites = [random_site("a", 150, place="uma"), random_site("b", 100, seed=1, place="umi")]
+    sites = [random_site("a", 150, city="uma"), random_site("b", 100, seed=1, city="umi")]
     shared = {"sequence": SEQUENCE, "extras": ["domain"], "views": [Noise((10, 20)), CommonPhase()]}
     return build(folder / "sites", sites, **{**shared, **settings})
 

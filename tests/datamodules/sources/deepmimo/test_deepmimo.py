@@ -14,7 +14,7 @@ import torch
 from datamodules.errors import InputError
 from datamodules.sides.groups import group_links
 from datamodules.sites.site import Site
-from datamodules.sources.deepmimo.v4 import DeepMIMO, place_of
+from datamodules.sources.deepmimo.v4 import DeepMIMO, city_of
 from tests.data.deepmimo.data import BASE_STATIONS, BUILDINGS, Reference, load_reference, real_root, write_scenario
 
 #: users with line of sight, and with other paths only, by scenario and base station
@@ -112,7 +112,7 @@ def test_site_says_what_it_is(root: Path) -> None:
     first, second = source(root).sites()
     assert (first.name, second.name) == ("street_3p5_bs1", "street_3p5_bs2")
     assert first.area == second.area == "street_3p5"
-    assert first.place == "street"
+    assert first.city == "street"
     assert first.domain == {"scenario": "street_3p5", "frequency": 3.5e9}
     assert set(first.paths.los.tolist()) == {0, 1}
     assert first.provenance["users"] - first.provenance["dropped_no_path"] == len(first) < 200
@@ -133,7 +133,7 @@ def test_gain_is_that_of_the_geometry(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scenario", "place"),
+    ("scenario", "city"),
     [
         ("city_0_newyork_3p5", "city_0_newyork"),
         ("city_0_newyork_28", "city_0_newyork"),
@@ -145,8 +145,8 @@ def test_gain_is_that_of_the_geometry(root: Path) -> None:
         ("officefloor1", "officefloor1"),
     ],
 )
-def test_place_is_the_scenario_without_frequency(scenario: str, place: str) -> None:
-    assert place_of(scenario) == place
+def test_city_is_the_scenario_without_frequency(scenario: str, city: str) -> None:
+    assert city_of(scenario) == city
 
 
 def test_selected_base_stations_and_paths(root: Path) -> None:

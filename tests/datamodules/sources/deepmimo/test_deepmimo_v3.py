@@ -102,7 +102,7 @@ def test_real_user_counts(city: str, band: str, folder: Path) -> None:
     sites = real_sites(city, band, folder)
     assert tuple(len(site) for site in sites) == COUNTS[city]
     assert {site.carrier_frequency for site in sites} == {BANDS[band]}
-    assert {site.place for site in sites} == {city}
+    assert {site.city for site in sites} == {city}
     assert all((site.paths.los >= 0).all() for site in sites)
 
 

@@ -14,7 +14,7 @@ from datamodules.sources.raytracing.ray_launching import StreetTracer, horizon_l
 from tests.datamodules.town import SIDE, write_town
 from tests.raytracing import requires_sionna, skip_without_sionna, write_scene
 
-FEW = {"areas_per_place": 3, "size": (60.0, 100.0), "base_stations": 2, "users": 8, "samples": 2000}
+FEW = {"areas_per_city": 3, "size": (60.0, 100.0), "base_stations": 2, "users": 8, "samples": 2000}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_each_area_is_its_window(sites, towns):
     assert [site.name for site in sites][:4] == ["town_0000_bs0", "town_0000_bs1", "town_0001_bs0", "town_0001_bs1"]
     assert [site.name for site in sites][-1] == "village_0002_bs1"
     for site in sites:
-        place = places.place(scenes.find(towns[site.place == "village"]))
+        place = places.place(scenes.find(towns[site.city == "village"]))
         x_min, y_min, x_max, y_max = site.environment.bounds
         assert x_max - x_min == pytest.approx(y_max - y_min)
         assert 60 <= x_max - x_min <= 100
@@ -76,7 +76,7 @@ def test_each_area_is_its_window(sites, towns):
             assert place.is_outdoors(spots[:, :2]).all()
             assert shapely.contains_xy(window, spots[:, 0], spots[:, 1]).all()
         assert site.carrier_frequency == 28e9
-        assert site.domain == {"scenario": site.place, "frequency": 28e9}
+        assert site.domain == {"scenario": site.city, "frequency": 28e9}
         assert site.provenance["source"] == "areas"
 
 
@@ -102,7 +102,7 @@ def test_line_of_sight_is_what_the_houses_leave(sites, towns):
 
 
 def test_more_areas_leave_the_first_as_they_are(towns):
-    few, many = (Areas(towns, **{**FEW, "areas_per_place": count}) for count in ([1, 2], [5, 2]))
+    few, many = (Areas(towns, **{**FEW, "areas_per_city": count}) for count in ([1, 2], [5, 2]))
     names = [(recipe.names, recipe.digest) for recipe in few.recipes()]
     assert set(names) < {(recipe.names, recipe.digest) for recipe in many.recipes()}
     other = Areas(towns, **{**FEW, "seed": 1}).recipes()[0]
@@ -111,9 +111,9 @@ def test_more_areas_leave_the_first_as_they_are(towns):
 
 def test_holding_out_a_city(sites):
     train, validation, test = split_links(sites, "city", (0.8, 0.2, 0.0), holdout=["village"])
-    place = np.repeat([site.place for site in sites], [len(site) for site in sites])
-    assert set(place[test]) == {"village"}
-    assert set(place[train | validation]) == {"town"}
+    city = np.repeat([site.city for site in sites], [len(site) for site in sites])
+    assert set(city[test]) == {"village"}
+    assert set(city[train | validation]) == {"town"}
 
 
 def test_areas_that_overlap_stay_on_one_side(sites):
@@ -123,7 +123,7 @@ def test_areas_that_overlap_stay_on_one_side(sites):
     overlaps = 0
     for i, a in enumerate(sites):
         for j, b in enumerate(sites[:i]):
-            if a.place == b.place and a.area != b.area and boxes[i].intersects(boxes[j]):
+            if a.city == b.city and a.area != b.area and boxes[i].intersects(boxes[j]):
                 overlaps += 1
                 assert side[starts[i]] == side[starts[j]]
     assert overlaps > 0
@@ -178,7 +178,7 @@ def test_no_window_without_houses_or_without_streets(tmp_path):
     field, block = tmp_path / "field", tmp_path / "block"
     for folder, boxes in ((field, {}), (block, {"house": (-49, -49, 49, 49, -1, 20)})):
         folder.mkdir()
-        source = Areas([str(write_scene(folder, boxes))], areas_per_place=1, size=(50, 90), cache=str(tmp_path))
+        source = Areas([str(write_scene(folder, boxes))], areas_per_city=1, size=(50, 90), cache=str(tmp_path))
         with pytest.raises(
             InputError, match=r"no window of 50 to 90 m in scene own has buildings and outdoor ground .* size"
         ):
@@ -190,22 +190,32 @@ def test_no_window_without_houses_or_without_streets(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"areas_per_place": [1, 2, 3]}, "areas_per_place has 3 numbers for 1 places"),
-        ({"areas_per_place": 0}, "areas_per_place must be at least 1, got 0"),
+        ({"areas_per_city": [1, 2, 3]}, "areas_per_city has 3 numbers for 1 cities"),
+        ({"areas_per_city": 0}, "areas_per_city must be at least 1, got 0"),
+        ({"places": ["munich"]}, "`places` is the old name of `cities`"),
         ({"users": 0}, "users must be at least 1"),
         ({"size": (100, 50)}, "size must be the shortest and the longest"),
         ({"scattering": 2}, r"scattering must lie in \[0, 1\]"),
         ({"bs_height": -1}, "bs_height must be positive"),
-        ({"places": ["nowhere"]}, "unknown scene 'nowhere'"),
-        ({"places": ["etoile", "etoile"]}, "share a name"),
+        ({"cities": ["nowhere"]}, "unknown scene 'nowhere'"),
+        ({"cities": ["etoile", "etoile"]}, "share a name"),
     ],
 )
 def test_arguments_out_of_range(arguments, message):
     with pytest.raises(InputError, match=message):
-        Areas(**{"places": ["etoile"], **arguments})
+        Areas(**{"cities": ["etoile"], **arguments})
+
+
+@requires_sionna
+def test_the_old_names_of_its_arguments_are_read():
+    with pytest.warns(FutureWarning) as warned:
+        old = Areas(places=["munich", "etoile"], areas_per_place=[1, 2])
+    assert [str(w.message).split()[-1] for w in warned] == ["cities", "areas_per_city"]
+    new = Areas(["munich", "etoile"], [1, 2])
+    assert [r.parameters for r in old.recipes()] == [r.parameters for r in new.recipes()]
 
 
 @requires_sionna
 def test_a_scene_smaller_than_any_window(towns, tmp_path):
     with pytest.raises(InputError, match="too little for a window of 500 m: lower size"):
-        Areas(towns[:1], areas_per_place=1, size=(500, 600), cache=str(tmp_path)).sites()
+        Areas(towns[:1], areas_per_city=1, size=(500, 600), cache=str(tmp_path)).sites()

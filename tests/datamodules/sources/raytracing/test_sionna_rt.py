@@ -117,7 +117,7 @@ def test_users_stand_on_the_slope_outside_the_house(village, tmp_path):
     [outline] = site.environment.polygons
     assert outline.symmetric_difference(shapely.box(10, -20, 30, 20)).area < 1
     np.testing.assert_allclose(site.environment.heights, 14.0, atol=0.1)
-    assert (site.name, site.area, site.place) == ("own_bs0", "own", "own")
+    assert (site.name, site.area, site.city) == ("own_bs0", "own", "own")
 
 
 def test_no_user_of_a_city_is_indoors(etoile):

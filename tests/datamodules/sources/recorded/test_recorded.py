@@ -73,7 +73,7 @@ def test_what_was_recorded_comes_out(tmp_path: Path) -> None:
     torch.testing.assert_close(site.links.position, given["position"])
     assert torch.equal(site.links.los, given["los"])
     assert links(site).interval == 0
-    assert (site.name, site.area, site.place) == ("yard", "yard", "campus")
+    assert (site.name, site.area, site.city) == ("yard", "yard", "campus")
     assert site.bs_position.tolist() == [1, 2, 3]
     assert site.carrier_frequency == 3.5e9
     assert site.provenance["facts"]["bandwidth"] == 20e6
@@ -112,7 +112,7 @@ def test_several_files_are_several_sites(tmp_path: Path) -> None:
     for name, area in (("east", "hall"), ("west", "hall"), ("roof", None)):
         write(tmp_path / "data" / f"{name}.safetensors", {"area": area})
     sites = Recorded("*.safetensors", root=str(tmp_path / "data"), place="site", cache=str(tmp_path / "cache")).sites()
-    assert [(s.name, s.area, s.place) for s in sites] == [
+    assert [(s.name, s.area, s.city) for s in sites] == [
         ("east", "hall", "site"), ("roof", "roof", "site"), ("west", "hall", "site")
     ]  # fmt: skip
     chosen = Recorded(["west.safetensors", "west*"], root=str(tmp_path / "data"), cache=str(tmp_path / "cache"))

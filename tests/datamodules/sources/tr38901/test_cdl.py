@@ -156,7 +156,7 @@ def test_sites_say_under_which_conditions_they_were_drawn(tmp_path: Path) -> Non
     assert [site.name for site in sites][:3] == ["cdl_a_30ns_1mps", "cdl_a_30ns_30mps", "cdl_a_300ns_1mps"]
     assert len(sites) == len({site.area for site in sites}) == 8
     last = sites[-1]
-    assert last.place == "cdl_d"
+    assert last.city == "cdl_d"
     assert last.domain["speed"] == [30.0, 30.0]
     assert (last.domain["los"], last.domain["mobility"]) == ("los", "vehicular")
     assert (sites[0].domain["los"], sites[0].domain["mobility"]) == ("nlos", "pedestrian")

@@ -69,7 +69,7 @@ def test_sites_say_under_which_conditions_they_were_drawn(tmp_path: Path) -> Non
     sites = made.sites()
     assert len({site.name for site in sites}) == len({site.area for site in sites}) == 2 * 2 * 2 * 2 * 2
     for site, domain in zip(sites, made.domains, strict=True):
-        assert site.place == site.domain["scenario"] == domain.scenario
+        assert site.city == site.domain["scenario"] == domain.scenario
         assert site.domain["los"] == domain.sight
         assert site.links.los.tolist() == [int(domain.sight == "los")] * 2
         assert site.domain["mobility"] == ("vehicular" if domain.speed == 30 else "pedestrian")
