@@ -3,6 +3,7 @@ from .adaptation.map_positioning import MapPositioning
 from .adaptation.rehearsal import RehearsalDataModule
 from .checkpoint import load_encoder, load_part
 from .encoder import Encoder
+from .inference import embed
 from .models.calibration import TwinCalibration
 from .models.contwin import ConTwin
 from .models.csiclip import CSICLIP
@@ -43,6 +44,7 @@ __all__ = [
     "ResNet",
     "SwinCFNet",
     "TwinCalibration",
+    "embed",
     "load_encoder",
     "load_part",
 ]

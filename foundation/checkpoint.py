@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from datamodules.errors import DatasetNotFoundError, InputError, refuse_pointer
@@ -16,15 +20,20 @@ from foundation.encoder import Encoder
 from foundation.names import current_path
 from heads import Head
 
+#: files of an exported folder: the weights, and all else that a checkpoint says
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint, memory-mapped, without running anything that it may hold.
+    """Read a checkpoint, or an exported folder, memory-mapped, without running anything that it may hold.
 
     Raises:
         DatasetNotFoundError: There is no such file.
         InputError: It is damaged, or holds more than weights and plain data.
     """
     path = Path(path)
+    if path.is_dir():
+        return _read_folder(path)
     if not path.is_file():
         raise DatasetNotFoundError(f"checkpoint {path} does not exist: give another .ckpt file, or pre-train first")
     refuse_pointer(path)
@@ -41,11 +50,36 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def _read_folder(folder: Path) -> dict[str, Any]:
+    """Read a folder that `lightning export --to safetensors` wrote, and hold its weights against their checksum."""
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise DatasetNotFoundError(
+                f"{folder} holds no {name}: give a .ckpt file, or a folder of `lightning export`"
+            )
+        refuse_pointer(folder / name)
+    try:
+        content: dict[str, Any] = json.loads((folder / CONFIG).read_text())
+        if checksum(folder / WEIGHTS) != content["sha256"]:
+            raise InputError(f"{folder / WEIGHTS} is not what {CONFIG} gives the checksum of: export or fetch it again")
+        return content | {"state_dict": load_file(folder / WEIGHTS)}
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{folder} is damaged or no exported model: {' '.join(str(error).split())}") from error
+
+
+def checksum(file: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def load_encoder(checkpoint: str | Path, encoder: Encoder | None = None, tower: str | None = None) -> Encoder:
     """Return an encoder of a checkpoint, with its weights and input statistics, in eval mode.
 
     Args:
-        checkpoint: Path of a checkpoint written by any model of the suite.
+        checkpoint: Path of a checkpoint written by any model of the suite, or of an exported folder.
         encoder: Built encoder to load the weights into; by default one is built as the checkpoint says.
         tower: Which encoder of a model with several, such as `environment`; by default its first.
 

@@ -22,6 +22,7 @@ commands:
   validate   score a checkpoint on the validation data
   test       score a checkpoint on the test data
   predict    write features and predictions to predictions.safetensors
+  export     CKPT --to onnx|safetensors [--part NAME] [--out FOLDER]: take the model away
 
 Every run has a folder runs/<experiment>/<run id>/ with config.yaml, checkpoints/, metrics.csv, summary.json and plots/.
 Later --config files overrule earlier ones, and options such as --trainer.max_epochs 5 overrule both.
@@ -95,13 +96,19 @@ def main(args: list[str] | None = None) -> int:
     if args[0] == "--version":
         print(f"csi-foundation {importlib.metadata.version('csi-foundation')}")
         return 0
-    if args[0] not in _COMMANDS and not args[0].startswith("-"):
-        return _say(f"error: unknown command '{args[0]}': must be one of {', '.join(_COMMANDS)}", 2)
+    if args[0] not in (*_COMMANDS, "export") and not args[0].startswith("-"):
+        return _say(f"error: unknown command '{args[0]}': must be one of {', '.join(_COMMANDS)}, export", 2)
     from foundation.runtime.stopping import INTERRUPTED, TERMINATED, Terminated, ended_by_sigterm, how_to_go_on
 
     try:
         with ended_by_sigterm():
-            run(args)
+            if args[0] == "export":
+                _quieten()
+                from foundation.export import command
+
+                command.main(args[1:])
+            else:
+                run(args)
     except Terminated as leaving:
         return _say(f"terminated{how_to_go_on(leaving)}", TERMINATED)
     except KeyboardInterrupt as leaving:

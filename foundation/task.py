@@ -14,6 +14,7 @@ from torch.optim import AdamW, Optimizer
 from datamodules.batch import SETTINGS
 from datamodules.errors import InputError
 from foundation.checkpoint import check_fit, load_model, load_part, read_checkpoint
+from foundation.contract import describe_data
 from foundation.encoder import Encoder
 from foundation.gather import mean
 from foundation.names import current_paths, public_path
@@ -42,6 +43,8 @@ class FoundationTask(LightningModule):
     #: its other parts, likewise
     parts: ClassVar[dict[str, str]] = {}
     start_from: StartFrom = None
+    #: what a checkpoint says of the training data, see `describe_data`
+    trained_on: dict[str, Any] | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return the model's, head's and mode's name for the run's summary."""
@@ -60,6 +63,7 @@ class FoundationTask(LightningModule):
             return
         if self.trainer.datamodule is not None:  # type: ignore[attr-defined]
             self.prepare_from(self.trainer.datamodule)  # type: ignore[attr-defined]
+            self.trained_on = describe_data(self.trainer.datamodule)  # type: ignore[attr-defined]
         if isinstance(self.start_from, str):
             load_model(self, self.start_from)
         for part, checkpoint in (self.start_from if isinstance(self.start_from, dict) else {}).items():
@@ -119,8 +123,10 @@ class FoundationTask(LightningModule):
         return {name: attribute for name, attribute in named.items() if getattr(self, attribute) is not None}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say which parts the checkpoint holds, classes by their public names, and keep live objects out of it."""
+        """Say what the checkpoint holds, and of which data, classes by public names; keep live objects out of it."""
         checkpoint["parts"] = {name: self._entry(attribute) for name, attribute in self.held_parts().items()}
+        if self.trained_on:
+            checkpoint["data"] = self.trained_on
         # under the command line these are plain settings; a model built in Python carries modules, which are none
         settings = checkpoint.get("hyper_parameters", {})
         checkpoint["hyper_parameters"] = current_paths({k: v for k, v in settings.items() if not _is_live(v)})

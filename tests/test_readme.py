@@ -149,6 +149,9 @@ def call(words, run):
     if words[:2] == ["-m", "foundation"]:
         words = ["lightning", *words[2:]]
     match words:
+        case ["lightning", "export", *args]:
+            if run:
+                assert foundation.cli.main(["export", *args]) == 0, args
         case ["lightning", *args]:
             text = " ".join(args)
             own = "--config runs/" in text and "experiments/data/" not in text  # goes on with the data of a run
@@ -167,7 +170,7 @@ def call(words, run):
             for program in Path("called").read_text().split("\n\n")[:-1]:
                 call(program.splitlines(), run)
         case _:
-            assert not words or words[0] in ("git", "cd", "source", "pip", "python", "ruff", "mypy"), words
+            assert not words or words[0] in ("git", "cd", "source", "pip", "python", "ruff", "mypy", "hf"), words
 
 
 def compose(args):

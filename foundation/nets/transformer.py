@@ -56,7 +56,7 @@ class Tower(Encoder):
 
     def refine(self, patches: Tensor) -> Tensor:
         """Return tokens (B, num_tokens + 1, width), the class token first, of patches (B, num_tokens, width)."""
-        first = self.class_token.expand(len(patches), 1, -1)
+        first = self.class_token.expand(patches.shape[0], 1, -1)  # not `len`, which an exported graph would fix
         tokens = torch.cat([first.to(patches.dtype), patches], dim=1) + self.position
         refined: Tensor = self.norm(self.shared(self.blocks(tokens)))
         return refined

@@ -30,6 +30,7 @@ def test_pre_training_learns_and_logs(views, tmp_path):
         assert 0 <= logged[f"val/{name}/retrieval_top1"] <= logged[f"val/{name}/retrieval_top5"] <= 1
     assert "val/probe/los/balanced_accuracy" in logged
     assert logged["val/embedding_spread"] > 0.1
+    assert model.trained_on["snr_db"] == ([10, 20] if views else None)
 
 
 def test_towers_see_their_own_view():

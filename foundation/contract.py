@@ -1,0 +1,119 @@
+"""What data a model was trained on, as its checkpoint says it, and whether other data are alike."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datamodules.channel.impairments import Noise
+from datamodules.channel.motion import MOBILITIES, SPEEDS
+from datamodules.channel.ofdm import SPEED_OF_LIGHT
+from datamodules.channel.transforms import power_db, received
+from datamodules.errors import InputError
+from datamodules.module import ChannelDataModule
+from datamodules.sites.recording import Recording
+from foundation.encoder import Encoder
+
+#: links that the mean and deviation of the power are taken over
+_LINKS = 256
+#: how many deviations from the mean power are far, and the least deviation that is reckoned with [dB]
+_FAR, _LEAST_DB = 4.0, 3.0
+
+
+def describe_data(datamodule: Any) -> dict[str, Any]:
+    """Return what a checkpoint says of the data that its model learns from, as plain data.
+
+    Args:
+        datamodule: A `ChannelDataModule` after its setup; of any other nothing is known.
+
+    Returns:
+        `csi`, the numbers R, T and K; `snapshots` N, or None; `power_db`, mean and deviation over training links [dB];
+        `snr_db`, lowest and highest of the noise that is added, or None; `doppler`, lowest and highest f_D T, the
+        Doppler shift times the interval between snapshots, or None; `sources` and `places` by name. Empty where nothing
+        is known.
+    """
+    if not isinstance(datamodule, ChannelDataModule):
+        return {}
+    train = datamodule.sides["train"]
+    rows = torch.linspace(0, len(train) - 1, min(len(train), _LINKS)).long().tolist()
+    csi = datamodule.finish(train.__getitems__(rows))["csi"]
+    level = power_db(csi[received(csi)]).double()
+    noises = [v for v in (*(datamodule.views or ()), *datamodule.observation) if isinstance(v, Noise)]
+    spans = [noise.snr_db for noise in noises]
+    return {
+        "csi": list(csi.shape[-3:]),
+        "snapshots": None if datamodule.sequence is None else csi.shape[-4],
+        "power_db": [float(level.mean()), float(level.std(correction=0))],
+        "snr_db": [min(low for low, _ in spans), max(high for _, high in spans)] if spans else None,
+        "doppler": _doppler(datamodule.sequence, train.sites),
+        "sources": sorted({type(source).__name__ for source in datamodule.sources}),
+        "places": list(train.places),
+    }
+
+
+def _doppler(sequence: Any, sites: Any) -> list[float] | None:
+    """Return the range of f_D T; None without a sequence, and of recordings, whose speeds nobody knows."""
+    if sequence is None or len(sequence.times) < 2 or any(isinstance(site.links, Recording) for site in sites):
+        return None
+    weights = sequence.mobility or dict.fromkeys(MOBILITIES, 1.0)
+    drawn = [sequence.speed] if sequence.speed else [SPEEDS[name] for name, weight in weights.items() if weight > 0]
+    shifts = [
+        speed * site.carrier_frequency / SPEED_OF_LIGHT
+        for site in sites
+        for span in ([site.domain["speed"]] if "speed" in site.domain else drawn)
+        for speed in span
+    ]
+    interval = float(sequence.times[1] - sequence.times[0])
+    return [float(min(shifts) * interval), float(max(shifts) * interval)]
+
+
+def csi_shape(data: Mapping[str, Any], encoder: Encoder | None = None) -> tuple[int, int, int] | None:
+    """Return R, T and K of the CSI that a model was trained on; R and T as 1 and R*T where only the product is known.
+
+    Args:
+        data: What its checkpoint says of the data.
+        encoder: Its encoder, which may know as well.
+    """
+    if data.get("csi"):
+        receive, transmit, subcarriers = data["csi"]
+        return int(receive), int(transmit), int(subcarriers)
+    size = None if encoder is None else encoder.csi_size
+    return None if size is None else (1, *size)
+
+
+def check_csi(encoder: Encoder, csi: Tensor, data: Mapping[str, Any]) -> None:
+    """Refuse CSI of another size than an encoder was trained on, and warn where its scale is far from there.
+
+    Args:
+        encoder: The encoder, in eval mode.
+        csi: Complex (U, R, T, K), or (U, N, R, T, K) of an encoder of sequences.
+        data: What the checkpoint says of the data; where it says nothing, only the encoder itself knows.
+
+    Raises:
+        InputError: The size is another.
+    """
+    wanted = csi_shape(data)
+    if wanted is not None and tuple(csi.shape[-3:]) != wanted:
+        raise InputError(
+            f"csi has (R, T, K) = {tuple(csi.shape[-3:])}, but the encoder was trained on {wanted}: bring it to these "
+            "receive antennas, transmit antennas and subcarriers, or pre-train on data like yours"
+        )
+    heard = csi[received(csi)]
+    if "power_db" not in data or not len(heard):
+        return
+    mean, std = data["power_db"]
+    level = float(power_db(heard).median())
+    if abs(level - mean) <= _FAR * max(std, _LEAST_DB):
+        return
+    few = heard[:16]
+    if torch.allclose(encoder(few), encoder(few * 10 ** ((mean - level) / 20)), rtol=1e-3, atol=1e-3):
+        return  # it does not see the scale
+    warnings.warn(
+        f"the median power of csi is {level:.0f} dB, but the encoder was trained on {mean:.0f} dB with a deviation of "
+        f"{std:.0f} dB: multiply csi by {10 ** ((mean - level) / 20):.2g}, or its features mean little",
+        stacklevel=3,
+    )

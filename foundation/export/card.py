@@ -1,0 +1,90 @@
+"""The model card of an exported folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+#: what is asked of those who pass on what was made of the data, by source
+_LICENCES = {
+    "SionnaRT": "traced in scenes of Sionna RT, whose cities are OpenStreetMap data (ODbL)",
+    "DeepMIMO": "scenarios of DeepMIMO, each under its own licence, as a rule for non-commercial use: see deepmimo.net",
+    "WAIRD": "WAIR-D, under the terms of its publisher; its maps are OpenStreetMap data (ODbL)",
+    "TR38901": "drawn from the statistical model of 3GPP TR 38.901: no licence of data",
+    "CDL": "drawn from the clustered delay lines of 3GPP TR 38.901: no licence of data",
+    "Recorded": "recordings, under the terms of who made them",
+}
+#: the free of all data licences: a card of others says `other`
+_FREE = {"TR38901", "CDL"}
+#: controls by the prefix of their scores; `target_` is a bound, which nothing beats
+_CONTROLS = ("chance", "pca", "pursuit", "uncalibrated", "direct", "grid", "neighbours")
+
+
+def card(config: Mapping[str, Any], files: Mapping[str, str]) -> str:
+    """Return the model card, Markdown behind the YAML that a model hub reads.
+
+    Args:
+        config: What is written to `config.json`: parts, data, and what the summary of the run tells.
+        files: SHA-256 of each file of the folder by name.
+    """
+    data = config.get("data", {})
+    sources = data.get("sources") or []
+    licence = "apache-2.0" if sources and set(sources) <= _FREE else "other"
+    models = sorted({part.get("model", "unknown") for part in config["parts"].values()})
+    lines = ["---", "library_name: csi-foundation", f"license: {licence}"]
+    lines += ["license_name: that-of-the-training-data"] if licence == "other" else []
+    lines += ["tags: [wireless, channel-state-information]", "---", "", f"# {', '.join(models)}", ""]
+    lines += ["| part | class |", "|---|---|"]
+    lines += [f"| `{name}` | `{part['class']}` |" for name, part in config["parts"].items()]
+    use = ["from foundation import embed", "", 'features = embed("THIS_FOLDER", csi)']
+    if "model.safetensors" not in files:
+        first = min(files, default="x.onnx")
+        use = ["import onnxruntime", "", f'session = onnxruntime.InferenceSession("{first}")']
+        use += ["print([(each.name, each.shape) for each in session.get_inputs()])"]
+    lines += ["", "```python", *use, "```"]
+    lines += ["", "## Data and licence", ""]
+    lines += [f"- {name}: {_LICENCES.get(name, 'see its publisher')}." for name in sources]
+    lines += [f"- Places: {', '.join(data['places'])}."] if data.get("places") else []
+    lines += [] if sources else ["The checkpoint does not say what it was trained on: ask who trained it."]
+    lines += ["", "## Input", "", *_input(data), "", "## Measured", "", *_measured(config.get("summary", {}))]
+    lines += ["", "## Checksums (SHA-256)", "", *(f"- `{name}` {digest}" for name, digest in sorted(files.items()))]
+    return "\n".join(lines) + "\n"
+
+
+def _input(data: Mapping[str, Any]) -> list[str]:
+    if not data.get("csi"):
+        return ["Not known: the checkpoint is older than its contract of data."]
+    snapshots = data.get("snapshots")
+    shape = ", ".join(map(str, [*([snapshots] if snapshots else []), *data["csi"]]))
+    axes = "N, R, T, K" if snapshots else "R, T, K"
+    mean, std = data["power_db"]
+    snr, doppler = data.get("snr_db"), data.get("doppler")
+    return [
+        f"- CSI ({axes}) = ({shape}), complex, the subcarrier of lowest frequency first; in ONNX real pairs (..., 2).",
+        f"- Mean power of a link: {mean:.1f} dB, with a deviation of {std:.1f} dB over the training links.",
+        f"- SNR: {f'{snr[0]:g} to {snr[1]:g} dB' if snr else 'trained without added noise'}.",
+        f"- Doppler shift times the interval of snapshots, f_D T: "
+        f"{f'{doppler[0]:.3g} to {doppler[1]:.3g}' if doppler else 'not known, or single snapshots'}.",
+    ]
+
+
+def _measured(summary: Mapping[str, Any]) -> list[str]:
+    metrics = {name.removeprefix("test/"): value for name, value in (summary.get("metrics") or {}).items()}
+    if not metrics:
+        return ["No test was run: nothing says that this model beats anything."]
+    rule = f"On the test side of the run that trained it, split `{summary.get('split')}`, seed {summary.get('seed')}."
+    beaten: list[str] = []
+    unbeaten: list[str] = []
+    for control in _CONTROLS:
+        for name, value in metrics.items():
+            against = metrics.get(name.removeprefix(f"{control}_"))
+            if not name.startswith(f"{control}_") or against is None or value is None:
+                continue
+            better = against < value if name.endswith("_db") else against > value
+            (beaten if better else unbeaten).append(f"`{name}` {value:.4g}, this model {against:.4g}")
+    lines = [rule, "", *(f"- Control beaten: {line}." for line in beaten)]
+    lines += [f"- Control *not* beaten: {line}." for line in unbeaten]
+    if not beaten and not unbeaten:
+        lines.append("- No control was measured in the same run: compare with those in RESULTS.md before you trust it.")
+    shown = {k: v for k, v in metrics.items() if v is not None and not k.startswith(tuple(f"{c}_" for c in _CONTROLS))}
+    return [*lines, "", "| metric | test |", "|---|---|", *(f"| {k} | {v:.4g} |" for k, v in shown.items())]

@@ -1,0 +1,203 @@
+"""Encoders and heads as ONNX graphs of real numbers."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from datamodules.errors import InputError, needs
+from foundation.contract import csi_shape
+from foundation.encoder import Encoder
+from foundation.export.real_pairs import RealPairs
+from foundation.nets.autoencoder import Autoencoder
+from foundation.nets.handcrafted import HandFeatures
+from heads import Head
+
+#: largest error of a graph, over the largest number that it should give
+_PARITY = 1e-5
+#: sizes of the batches that a graph is tried with
+_TRIED = (1, 3, 5)
+_LINK_SHAPES = {"geometry": (8,), "position": (3,), "bs_position": (3,)}
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What becomes one ONNX file.
+
+    Attributes:
+        name: Name of the file.
+        compute: What it computes, of tensors.
+        module: Whose weights it holds.
+        inputs: Shapes of one link's inputs by name; complex ones are given as real pairs (..., 2).
+        complex_inputs: Which of them are complex.
+        output: Name of the output.
+        scale: Amplitude of the CSI that it is tried with, that of the training data.
+    """
+
+    name: str
+    compute: Callable[..., Tensor]
+    module: nn.Module
+    inputs: dict[str, tuple[int, ...]]
+    complex_inputs: tuple[str, ...]
+    output: str
+    scale: float = 1.0
+
+
+class _OfReals(nn.Module):
+    """Computes of real inputs, complex ones as pairs, in the order of a graph."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self.graph, self.held = graph, graph.module
+
+    def forward(self, *values: Tensor) -> Tensor:
+        with RealPairs():
+            return _computed(self.graph, values)
+
+
+def _computed(graph: Graph, values: tuple[Tensor, ...]) -> Tensor:
+    """Return the output of a graph, real, of real inputs."""
+    given = zip(graph.inputs, values, strict=True)
+    out = graph.compute(*(torch.view_as_complex(v) if k in graph.complex_inputs else v for k, v in given))
+    return torch.view_as_real(out) if out.is_complex() else out
+
+
+def graphs_of(part: str, module: nn.Module, data: Mapping[str, Any]) -> list[Graph]:
+    """Return the graphs of one part of a checkpoint: an autoencoder is two, at the user and at the base station.
+
+    Args:
+        part: Its name.
+        module: An encoder or a head, in eval mode.
+        data: What the checkpoint says of the training data.
+
+    Raises:
+        InputError: The size of an input is not known.
+    """
+    scale = 10 ** (data.get("power_db", (0.0, 1.0))[0] / 20)
+    if isinstance(module, Encoder):
+        inputs = {key: _shape(key, module, data) for key in module.input_keys}
+        graphs = [Graph(part, module.forward, module, inputs, ("csi",) * ("csi" in inputs), "features", scale)]
+        if isinstance(module, Autoencoder):
+            code: dict[str, tuple[int, ...]] = {"features": (module.num_features,)}
+            graphs.append(Graph(f"{part}_decoder", module.decode, module, code, (), "channel"))
+        return graphs
+    if not isinstance(module, Head):
+        raise InputError(f"{part} is a {type(module).__name__}, neither encoder nor head")
+    read = {key: _shape(key, None, data) for key in module.inputs}
+    complex_inputs = tuple(key for key in read if key == "csi")
+    inputs = {"features": (module.in_features,), **read}
+    return [Graph(part, module.forward, module, inputs, complex_inputs, "prediction", scale)]
+
+
+def _shape(key: str, encoder: Encoder | None, data: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the shape of one link's input."""
+    if key == "map" and encoder is not None:
+        return (1, encoder.hparams["map_size"], encoder.hparams["map_size"])
+    if key in _LINK_SHAPES:
+        return _LINK_SHAPES[key]
+    size = csi_shape(data, encoder) if key == "csi" else None
+    if size is None and isinstance(encoder, HandFeatures):
+        size = (1, *encoder.size)
+    if size is None and isinstance(encoder, Autoencoder):
+        size = (1, encoder.antennas, encoder.rows)
+    if size is None:
+        raise InputError(
+            f"the checkpoint does not say the shape of {key}: it is older than `lightning export`, or its data were "
+            "none of the suite; train it again, or go on by --ckpt_path last, and export what that writes"
+        )
+    if encoder is not None and "N" not in encoder.input_axes["csi"].split():
+        return size
+    snapshots = getattr(encoder, "snapshots", None) or data.get("snapshots")
+    return size if snapshots is None else (int(snapshots), *size)
+
+
+def write_graph(graph: Graph, file: Path) -> float:
+    """Write a graph as ONNX, of any batch size, and try it in ONNX Runtime.
+
+    Args:
+        graph: What to write.
+        file: Where to.
+
+    Returns:
+        The largest error of batches of normal numbers, over the largest number of what PyTorch gives.
+
+    Raises:
+        InputError: It cannot be written in ONNX, or what is written errs, or an extra is not installed.
+    """
+    with needs("export", "ONNX needs onnx, onnxscript and onnxruntime"):
+        import onnx  # noqa: F401
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    print(f"writing {file.name}", file=sys.stderr, flush=True)  # takes some ten seconds
+    module = _OfReals(graph).eval()
+    # a batch of one would be taken for a constant
+    values = _drawn(graph, 2)
+    batch = torch.export.Dim("batch")
+    level = logging.getLogger("torch.onnx").level
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+            module(*values)  # a message of our own, where there is no real form of something
+            program = torch.onnx.export(
+                module, values, dynamo=True, dynamic_shapes={"values": tuple({0: batch} for _ in values)},
+                input_names=list(graph.inputs), output_names=[graph.output], verbose=False,
+            )  # fmt: skip
+    except NotImplementedError as error:
+        raise InputError(f"{_named(graph)} has no ONNX form: it uses {' '.join(str(error).split())}") from error
+    except (torch.onnx.OnnxExporterError, torch._dynamo.exc.TorchDynamoException) as error:
+        cause = str(error.__cause__ or error).strip().splitlines()
+        raise InputError(f"{_named(graph)} has no ONNX form: {cause[0] if cause else type(error).__name__}") from error
+    finally:
+        logging.getLogger("torch.onnx").setLevel(level)
+    if program is None:
+        raise InputError(f"{_named(graph)} has no ONNX form")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    program.save(file)
+    try:
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        worst = max(_error(graph, session, count) for count in _TRIED)
+    except Exception as error:  # those of ONNX Runtime have no base of their own
+        file.unlink()
+        raise InputError(f"{_named(graph)} has no ONNX form that runs: {str(error).strip().splitlines()[0]}") from error
+    if not worst <= _PARITY:
+        file.unlink()
+        raise InputError(f"{_named(graph)} as ONNX errs by {worst:.1e}, more than {_PARITY}: it is not written")
+    return worst
+
+
+def _named(graph: Graph) -> str:
+    return f"{graph.name}, a {type(graph.module).__name__},"
+
+
+def _drawn(graph: Graph, count: int) -> tuple[Tensor, ...]:
+    """Draw inputs of some links."""
+    generator = torch.Generator().manual_seed(count)
+    values = []
+    for key, shape in graph.inputs.items():
+        if key in graph.complex_inputs:
+            values.append(graph.scale * torch.randn(count, *shape, 2, generator=generator))
+            continue
+        # maps and geometry vectors hold numbers from 0 to 1
+        draw = torch.rand if key in ("map", "geometry") else torch.randn
+        values.append(draw(count, *shape, generator=generator))
+    return tuple(values)
+
+
+@torch.no_grad()
+def _error(graph: Graph, session: Any, count: int) -> float:
+    values = _drawn(graph, count)
+    wanted = _computed(graph, values).numpy()
+    fed = {key: value.numpy() for key, value in zip(graph.inputs, values, strict=True)}
+    # an input that nothing depends on is no input of the graph
+    given = session.run(None, {each.name: fed[each.name] for each in session.get_inputs()})[0]
+    return float(np.abs(given - wanted).max() / max(np.abs(wanted).max(), np.finfo(np.float32).tiny))

@@ -1,0 +1,150 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import foundation.cli
+from datamodules.errors import DatasetNotFoundError, InputError
+from foundation import CsiFeedback, CSINetPlus, FineTune, HandFeatures, embed, load_encoder, load_part
+from foundation.export.command import main
+from foundation.export.graphs import graphs_of
+from heads import LOS, Prediction
+from tests.foundation.export.cases import DATA
+
+
+def saved(model, path):
+    model.trained_on = DATA
+    content = {"state_dict": model.state_dict(), "hyper_parameters": {}}
+    model.on_save_checkpoint(content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(content, path)
+    return path
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.manual_seed(0)
+    encoder = HandFeatures(4, 16)
+    encoder.mean.normal_()
+    return saved(FineTune(lambda n: LOS(n), encoder, mode="scratch"), tmp_path / "x.ckpt")
+
+
+def test_a_folder_loads_as_its_checkpoint_does(checkpoint, tmp_path):
+    folder = main([str(checkpoint), "--to", "safetensors"])
+    assert folder == tmp_path / "x-export"
+    csi = torch.randn(3, 2, 4, 16, dtype=torch.complex64)
+    assert torch.equal(load_encoder(folder)(csi), load_encoder(checkpoint)(csi))
+    features = torch.randn(2, 21)
+    assert torch.equal(load_part(folder, "head")(features), load_part(checkpoint, "head")(features))
+    assert (embed(folder, 1e-5 * csi.numpy()) == embed(checkpoint, 1e-5 * csi.numpy())).all()
+    # again, of the folder, and one part of it alone
+    main([str(folder), "--to", "safetensors", "--part", "head", "--out", str(tmp_path / "y")])
+    with pytest.raises(InputError, match="holds no part 'encoder': choose one of head"):
+        load_part(tmp_path / "y", "encoder")
+
+
+def test_a_damaged_folder_is_one_line(checkpoint):
+    folder = main([str(checkpoint), "--to", "safetensors"])
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:-1] + b"x")
+    with pytest.raises(InputError, match=r"is not what config.json gives the checksum of"):
+        load_encoder(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(InputError, match="is damaged or no exported model"):
+        load_encoder(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(DatasetNotFoundError, match=r"holds no config.json"):
+        load_encoder(folder)
+
+
+def test_the_card_tells_data_licence_input_and_controls(tmp_path):
+    run = tmp_path / "runs/csifeedback/one"
+    path = saved(CsiFeedback(CSINetPlus(8, 8, 8)), run / "checkpoints/best.ckpt")
+    metrics = {"test/nmse_db": -5.0, "test/csi_nmse_db": -4.0, "test/pca_nmse_db": -7.0, "test/chance_nmse_db": 3.0}
+    (run / "summary.json").write_text(json.dumps({"split": "spatial", "seed": 3, "metrics": metrics}))
+    folder = main([str(path), "--to", "safetensors"])
+    assert folder == run / "export"
+    text = (folder / "README.md").read_text()
+    for part in (
+        "| `autoencoder` | `foundation.CSINetPlus` |", "DeepMIMO", "non-commercial", "newyork",
+        "(N, R, T, K) = (4, 2, 4, 16)", "-100.0 dB", "SNR: 0 to 20 dB", "split `spatial`, seed 3",
+        "- Control beaten: `chance_nmse_db` 3, this model -5.",
+        "- Control *not* beaten: `pca_nmse_db` -7, this model -5.",
+        json.loads((folder / "config.json").read_text())["sha256"],
+    ):  # fmt: skip
+        assert part in text
+    # exported again from the folder, it still knows
+    main([str(folder), "--to", "safetensors", "--out", str(tmp_path / "again")])
+    assert (tmp_path / "again/README.md").read_text() == text
+
+
+def test_a_model_hub_reads_the_card(checkpoint):
+    hub = pytest.importorskip("huggingface_hub")
+    folder = main([str(checkpoint), "--to", "safetensors"])
+    data = hub.ModelCard.load(folder / "README.md").data
+    assert (data.library_name, data.license) == ("csi-foundation", "other")
+
+
+def test_bad_input_ends_with_one_line(checkpoint, capsys):
+    for args, message in (
+        ([], "the following arguments are required"),
+        ([str(checkpoint), "--to", "tflite"], "invalid choice: 'tflite'"),
+        (["nowhere.ckpt", "--to", "onnx"], "nowhere.ckpt does not exist"),
+        ([str(checkpoint), "--to", "onnx", "--part", "tail"], "holds no part 'tail': choose one of encoder, head"),
+    ):
+        assert foundation.cli.main(["export", *args]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+
+
+def test_a_part_that_has_no_onnx_form_is_left_out(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("foundation.export.command.write_graph", lambda graph, file: _no_filter(graph))
+    model = FineTune(lambda n: Prediction(n), HandFeatures(4, 16), mode="scratch")
+    path = saved(model, tmp_path / "x.ckpt")
+    main([str(path), "--to", "onnx", "--out", str(tmp_path)])
+    out = capsys.readouterr()
+    assert "encoder.onnx" in out.out
+    assert out.err == "left out: no filter\n"
+    with pytest.raises(InputError, match="no filter"):
+        main([str(path), "--to", "onnx", "--part", "head", "--out", str(tmp_path)])
+
+
+def _no_filter(graph):
+    if isinstance(graph.module, Prediction):
+        raise InputError("no filter")
+    return 0.0
+
+
+def test_an_autoencoder_is_a_graph_at_either_end():
+    assert [graph.name for graph in graphs_of("autoencoder", CSINetPlus(8, 8, 8), DATA)] == [
+        "autoencoder", "autoencoder_decoder"
+    ]  # fmt: skip
+
+
+def test_a_missing_extra_is_asked_for(checkpoint, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match=r"pip install 'csi-foundation\[export\]'"):
+        main([str(checkpoint), "--to", "onnx", "--part", "head"])
+
+
+@pytest.mark.slow
+def test_graphs_and_weights_need_numpy_onnxruntime_and_safetensors_alone(checkpoint):
+    pytest.importorskip("onnxscript")
+    folder = main([str(checkpoint), "--to", "onnx"])
+    main([str(checkpoint), "--to", "safetensors"])
+    program = """
+import sys
+for name in ("torch", "lightning", "foundation", "heads", "datamodules"):
+    sys.modules[name] = None
+import numpy, onnxruntime
+from safetensors.numpy import load_file
+assert load_file("model.safetensors")["encoder.mean"].shape == (21,)
+csi = numpy.ones((7, 2, 4, 16, 2), "float32")
+[features] = onnxruntime.InferenceSession("encoder.onnx").run(None, {"csi": csi})
+[logits] = onnxruntime.InferenceSession("head.onnx").run(None, {"features": features})
+assert logits.shape == (7, 2)
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=folder, check=True)
