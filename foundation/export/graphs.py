@@ -143,17 +143,20 @@ def write_graph(graph: Graph, file: Path) -> float:
     values = _drawn(graph, 2)
     batch = torch.export.Dim("batch")
     level = logging.getLogger("torch.onnx").level
+    try:  # a message of our own, where there is no real form of something
+        with torch.no_grad():
+            module(*values)
+    except Exception as error:  # of whatever kind: what is asked for is not there
+        uses = "it uses " * isinstance(error, NotImplementedError)
+        raise InputError(f"{_named(graph)} has no ONNX form: {uses}{' '.join(str(error).split())}") from error
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-            module(*values)  # a message of our own, where there is no real form of something
             program = torch.onnx.export(
                 module, values, dynamo=True, dynamic_shapes={"values": tuple({0: batch} for _ in values)},
                 input_names=list(graph.inputs), output_names=[graph.output], verbose=False,
             )  # fmt: skip
-    except NotImplementedError as error:
-        raise InputError(f"{_named(graph)} has no ONNX form: it uses {' '.join(str(error).split())}") from error
     except (torch.onnx.OnnxExporterError, torch._dynamo.exc.TorchDynamoException) as error:
         cause = str(error.__cause__ or error).strip().splitlines()
         raise InputError(f"{_named(graph)} has no ONNX form: {cause[0] if cause else type(error).__name__}") from error
