@@ -150,6 +150,7 @@ class ChannelDataModule(LightningDataModule):
                 raise InputError(f"data.{key} belongs to data.group: {of}, not to {self.group}")
         self.predict_on, self.split_seed, self.seed = predict_on, split_seed, seed
         self.sides: dict[str, ChannelDataset] = {}
+        self._resumed_epoch = 0
         self._facts: dict[str, Any] = {"split": split}
 
     @property
@@ -219,11 +220,8 @@ class ChannelDataModule(LightningDataModule):
         if shuffle and self.balance is not None:
             domain = domain_of_rows(dataset, self.balance, self.bs, self.sequence, self.seed)
             sampler = BalancedSampler(dataset, self.batch_size, domain, self.seed)
-        if self.trainer is not None:
-            # workers prefetch before Lightning sets the epoch, and before a resumed run counts the epoch that it goes
-            # on after as completed: `current_epoch` would serve that one's order again
-            progress: Any = self.trainer.fit_loop.epoch_progress.current
-            sampler.set_epoch(progress.processed)
+        # workers prefetch before Lightning sets the epoch
+        sampler.set_epoch(self.state_dict()["epoch"])
         return DataLoader(
             dataset,
             batch_size=None,  # the sampler makes the batches
@@ -234,6 +232,18 @@ class ChannelDataModule(LightningDataModule):
             persistent_workers=self.num_workers > 0,
             generator=torch.Generator(),  # or starting the loader would move the global one
         )
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the number of epochs served, by which a resumed run orders its first one.
+
+        A schedule that asks for the number of steps makes the loader before Lightning restores its own count.
+        """
+        progress: Any = self.trainer.fit_loop.epoch_progress.current if self.trainer is not None else None
+        return {"epoch": max(self._resumed_epoch, progress.processed if progress is not None else 0)}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Take over how many epochs the run served before it was stopped."""
+        self._resumed_epoch = state_dict["epoch"]
 
     # --- on the device
 

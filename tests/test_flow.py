@@ -77,7 +77,7 @@ def test_missing_scenario_is_one_line(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_killed_run_ends_with_the_weights_of_a_whole_one(street_data, tmp_path):
-    args = ["fit", *CONFIG, *street_data, *SMALL, *QUIET, "--trainer.max_epochs", "4"]
+    args = ["fit", *CONFIG, *street_data, *SMALL, *QUIET, "--trainer.max_epochs", "4", "--data.num_workers", "2"]
 
     def start(runs: str, *more: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "foundation", *args, "--runs", str(tmp_path / runs), *more]

@@ -24,6 +24,7 @@ class Recorder(LightningModule):
         pass
 
     def configure_optimizers(self):
+        assert self.trainer.estimated_stepping_batches  # as a cosine does: makes the loader before loops are restored
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
