@@ -25,7 +25,6 @@ from datamodules.maps.area_maps import AreaMaps
 from datamodules.maps.augmentation import World, WorldSymmetry
 from datamodules.sides.domains import domain_labels, site_domains, speed_spans
 from datamodules.sites.paths import Paths
-from datamodules.sites.recording import Recording
 from datamodules.sites.site import Site
 
 #: what a batch may hold beyond channel and position
@@ -97,7 +96,7 @@ class BatchMaker:
         self.domains = site_domains(sites, self.bs)
         self.maps = AreaMaps.draw(sites, cache=data.cache) if {"map", "geometry"} & set(self.extras) else None
         self.located = any(site.links.position.isfinite().all(1).any() for site in sites)
-        if self.symmetry is not None and isinstance(sites[0].links, Recording):
+        if self.symmetry is not None and not sites[0].links.has_rays:
             raise InputError("data.symmetry turns rays, and recorded CSI has none: leave it out")
 
     @property

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
 from datamodules.errors import InputError
+from datamodules.sites.links import Links
 from datamodules.sites.paths import Paths
-from datamodules.sites.recording import Recording
 from datamodules.sites.site import Site
 
 Batch = dict[str, Any]
@@ -39,7 +39,7 @@ class ChannelDataset(Dataset[Batch]):
         self.sites = list(sites)
         self.starts = np.cumsum([0, *(len(site) for site in self.sites)])
         self.links = np.arange(self.starts[-1]) if links is None else np.asarray(links)
-        shapes = {s.links.pairs.shape[1:-1] if isinstance(s.links, Recording) else None for s in self.sites}
+        shapes = {s.links.shape for s in self.sites}
         if len(shapes) > 1:
             raise InputError(f"sites of different kinds cannot be mixed: {', '.join(map(_kind, shapes))}")
         self.recorded = shapes != {None}
@@ -76,7 +76,8 @@ class ChannelDataset(Dataset[Batch]):
         order = np.argsort(site, kind="stable")
         numbers, first = np.unique(site[order], return_index=True)
         rows = [torch.from_numpy(part) for part in np.split(user[order], first[1:])]
-        fetched = [self._fetch(number, part) for number, part in zip(numbers, rows, strict=True)]
+        kept: list[Links] = [self.sites[number].links for number in numbers]
+        fetched = [each.rows(part, self.num_paths) for each, part in zip(kept, rows, strict=True)]
         if len(fetched) == 1:
             fields = fetched[0]
         else:
@@ -92,12 +93,6 @@ class ChannelDataset(Dataset[Batch]):
             "site": where,
             "user": torch.from_numpy(user),
         }
-
-    def _fetch(self, number: int, rows: Tensor) -> dict[str, Tensor]:
-        links = self.sites[number].links
-        if isinstance(links, Recording):
-            return {"recorded": links.csi(rows), "los": links.los[rows], "position": links.position[rows]}
-        return links[rows].pad(self.num_paths).as_dict()
 
 
 def _kind(shape: tuple[int, ...] | None) -> str:

@@ -83,7 +83,7 @@ def rule_of(sites: Sequence[Site], split: Rule | None) -> Rule:
         return current_name(split)
     if all(site.links.position.isfinite().all() for site in sites):
         return "spatial"
-    if all(isinstance(site.links, Recording) and site.links.timestamps is not None for site in sites):
+    if all(site.links.timestamps is not None for site in sites):
         return "time"
     raise InputError(
         "the data know neither every user's position nor timestamps: set data.split to `random`, or to `area` with "

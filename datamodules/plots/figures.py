@@ -16,12 +16,12 @@ from torch import Tensor
 
 from datamodules.errors import InputError
 from datamodules.plots.maps import decibel, draw_map, extent
-from datamodules.sites.paths import Paths
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from datamodules.sites.paths import Paths
     from datamodules.sites.site import Site
 
 _LINES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
@@ -123,7 +123,7 @@ def plot_statistics(sites: Sequence[Site]) -> Figure:
         amplitude_axes.plot(level, share, color=line, label=f"{name} ({len(amplitude):,})")
     amplitude_axes.set(xlabel="amplitude at the carrier [dB]", ylabel="share of links below", ylim=(0, 1))
     amplitude_axes.legend(fontsize="small", loc="upper left")
-    rays = {s.name: s.links[s.links.has_path] for s in served if isinstance(s.links, Paths)}
+    rays = {s.name: s.paths[s.links.has_path] for s in served if s.links.has_rays}
     _draw_histograms(spread_axes, count_axes, rays)
     for axes in (amplitude_axes, spread_axes, count_axes):
         axes.grid(alpha=0.3)
@@ -165,12 +165,7 @@ def _pool(values: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _amplitude(site: Site) -> Tensor:
     """Return the channel's magnitude at the first antennas and subcarrier, of every served link and snapshot."""
-    links, served = site.links, site.links.has_path
-    if isinstance(links, Paths):
-        return links.gain[served].sum(1).abs()
-    snapshots: Tensor = torch.linalg.vector_norm(links.pairs[served][..., 0, 0, 0, :].float(), dim=-1)
-    amplitude: Tensor = snapshots.reshape(len(snapshots), -1) * links.scale[served].reshape(len(snapshots), -1)
-    return amplitude.flatten()
+    return site.links.amplitude[site.links.has_path].flatten()
 
 
 _IMAGE: dict[str, Any] = {"aspect": "auto", "origin": "lower", "interpolation": "nearest"}

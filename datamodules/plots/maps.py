@@ -11,7 +11,6 @@ from torch import Tensor
 
 from datamodules.errors import InputError
 from datamodules.sites.environment import Environment
-from datamodules.sites.paths import Paths
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,7 +60,7 @@ def draw_map(axes: Axes, site: Site, color: str) -> None:
     x, y = site.links.position[:, :2].T.numpy()
     served_size, unserved_size = _sizes(len(site))
     for state, (label, shade) in _LOS.items():
-        unserved = state == -1 and isinstance(site.links, Paths)
+        unserved = state == -1 and site.links.has_rays
         size = unserved_size if unserved else served_size
         if state == -1 and not unserved:
             label = "line of sight unknown"
@@ -71,7 +70,7 @@ def draw_map(axes: Axes, site: Site, color: str) -> None:
     if color == "power":
         served, power = site.links.has_path.numpy(), decibel(_power(site))
         points = axes.scatter(x[served], y[served], served_size, power[served], cmap="plasma", linewidths=0, zorder=2)
-        rays = isinstance(site.links, Paths)
+        rays = site.links.has_rays
         _color_bar(axes, points, "received power for 1 W sent [dB]" if rays else "mean |CSI|² [dB]", 1.02)
     shades = draw_buildings(axes, site.environment)
     if shades is not None:

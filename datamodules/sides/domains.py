@@ -31,7 +31,6 @@ from datamodules.channel.arrays import Array
 from datamodules.channel.motion import MOBILITIES, draw_motion
 from datamodules.channel.motion import Sequence as Snapshots
 from datamodules.errors import InputError
-from datamodules.sites.recording import Recording
 from datamodules.sites.site import Site
 
 AXES = ("scenario", "los", "mobility", "tilt", "frequency")
@@ -81,7 +80,7 @@ def speed_spans(sites: Sequence[Site]) -> Tensor:
 
 def _site_domain(site: Site, bs: Array) -> list[int]:
     tilt = float(site.bs_orientation[1])
-    if isinstance(site.links, Recording):
+    if not site.links.has_rays:
         tilt = site.domain.get("tilt", tilt)
     else:
         tilt += bs.orientation[1]
@@ -209,7 +208,7 @@ class Worlds:
     def _mobility(self, number: int) -> NDArray[np.int64] | int:
         """Return the class of a site's users, an index into `MOBILITIES`; -1 if unknown."""
         site = self.sites[number]
-        if self.sequence is None or isinstance(site.links, Recording):
+        if self.sequence is None or not site.links.has_rays:
             mobility = site.domain.get("mobility")
             return MOBILITIES.index(mobility) if mobility in MOBILITIES else -1
         user = torch.arange(len(site))

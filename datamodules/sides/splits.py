@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 
 from datamodules.errors import InputError
-from datamodules.sites.recording import Recording
 from datamodules.sites.site import Site
 from datamodules.sites.user_matching import ground_numbers, user_numbers
 
@@ -149,18 +148,9 @@ def _warn_of_copies(sites: Sequence[Site], side: NDArray[np.int8]) -> None:
 
 
 def _keys(site: Site) -> NDArray[np.str_]:
-    """Return a text a link, equal for equal channels and empty for those without a path.
-
-    Of a recording's link, which may be long, the scale and 256 values in four places are read.
-    """
+    """Return a text a link, equal for equal channels and empty for those without a path."""
     links = site.links
-    if isinstance(links, Recording):
-        values = links.pairs.reshape(len(links), -1)
-        starts = np.linspace(0, max(values.shape[1] - 64, 0), 4).astype(int)
-        parts = [links.scale, *(values[:, start : start + 64] for start in starts)]
-    else:
-        parts = [torch.view_as_real(links.gain), links.delay]
-    rows = zip(*(part.numpy() for part in parts), links.has_path.tolist(), strict=True)
+    rows = zip(*(part.numpy() for part in links.content()), links.has_path.tolist(), strict=True)
     return np.array(
         [
             hashlib.sha256(b"".join(part.tobytes() for part in row)).hexdigest()[:32] if path else ""
@@ -190,7 +180,7 @@ def _deal_in_time(sites: Sequence[Site], fractions: Fractions) -> NDArray[np.int
     """
     spans = []
     for site in sites:
-        stamps = site.links.timestamps if isinstance(site.links, Recording) else None
+        stamps = site.links.timestamps
         if stamps is None:
             raise InputError(
                 f"the `time` split needs timestamps, and site {site.name} has none: set another data.split"

@@ -77,13 +77,12 @@ def in_bytes(number: float) -> str:
 
 def statistics(site: Site) -> dict[str, str]:
     """Return what there is to say about a site, in words."""
-    from datamodules.sites.paths import Paths
     from datamodules.sites.recording import Recording
     from datamodules.sources.recorded.report import report
 
     links, bounds = site.links, site.environment.bounds
     in_sight, hidden, unknown = (int((links.los == state).sum()) for state in (1, 0, -1))
-    rays = isinstance(links, Paths)
+    rays = links.has_rays
     facts = {
         "city, area": f"{site.city}, {site.area}",
         "carrier": f"{site.carrier_frequency / 1e9:g} GHz",
@@ -92,8 +91,8 @@ def statistics(site: Site) -> dict[str, str]:
         "links": f"{len(links)}: {in_sight} in line of sight, {hidden} not, {unknown} "
         + ("without any path" if rays else "unknown"),
     }
-    if isinstance(links, Paths) and links.has_path.any():
-        facts |= _of_rays(links[links.has_path])
+    if rays and links.has_path.any():
+        facts |= _of_rays(site.paths[links.has_path])
     if isinstance(links, Recording):
         facts |= report(links, site.carrier_frequency)
     labels = {key: value for key, value in site.domain.items() if key != "frequency"}

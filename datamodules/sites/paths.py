@@ -178,6 +178,19 @@ class Paths:
         return self.gain.shape[1]
 
     @property
+    def has_rays(self) -> bool:
+        """True; see `Links`, as of the properties below."""
+        return True
+
+    @property
+    def shape(self) -> None:
+        """None: rays give CSI of any shape."""
+
+    @property
+    def timestamps(self) -> None:
+        """None: rays are of no time."""
+
+    @property
     def has_path(self) -> Tensor:
         """Links that have a channel at all, that is a path, shape (U,), bool."""
         return self.los >= 0
@@ -186,6 +199,19 @@ class Paths:
     def power(self) -> Tensor:
         """Sum of the path powers [W for 1 W sent], shape (U,)."""
         return self.gain.abs().square().sum(1)
+
+    @property
+    def amplitude(self) -> Tensor:
+        """Magnitude of the channel at the carrier between the first antennas, shape (U,)."""
+        return self.gain.sum(1).abs()
+
+    def rows(self, index: Tensor, num_paths: int) -> dict[str, Tensor]:
+        """Return the fields of chosen links (B,), padded to `num_paths`."""
+        return self[index].pad(num_paths).as_dict()
+
+    def content(self) -> list[Tensor]:
+        """Return what makes the channel: gains as pairs (U, P, 2), and delays (U, P)."""
+        return [torch.view_as_real(self.gain), self.delay]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Paths:
         """Move every field to a device."""

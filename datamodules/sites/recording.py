@@ -97,6 +97,16 @@ class Recording:
         return len(self.pairs)
 
     @property
+    def has_rays(self) -> bool:
+        """False; see `Links`, as of the properties below."""
+        return False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the CSI of a link, (R, T, K) or (N, R, T, K)."""
+        return tuple(self.pairs.shape[1:-1])
+
+    @property
     def has_path(self) -> Tensor:
         """Links that have a channel at all, shape (U,), bool."""
         return self.scale.reshape(len(self), -1).amax(1) > 0
@@ -113,6 +123,23 @@ class Recording:
         parts = torch.split(self.pairs, 256)
         squares = torch.cat([2 * part.flatten(self.scale.ndim).float().square().mean(-1) for part in parts])
         return (squares * self.scale.square()).reshape(len(self), -1).mean(1)
+
+    @property
+    def amplitude(self) -> Tensor:
+        """Magnitude at the first antennas and subcarrier, shape (U,), or of each snapshot, (U, N)."""
+        snapshots = torch.linalg.vector_norm(self.pairs[..., 0, 0, 0, :].float(), dim=-1)
+        amplitude: Tensor = snapshots * self.scale.reshape(len(self), *[-1] * (snapshots.ndim - 1))
+        return amplitude
+
+    def rows(self, index: Tensor, num_paths: int) -> dict[str, Tensor]:
+        """Return the CSI of chosen links (B,) as `recorded`, with `los` and `position`."""
+        return {"recorded": self.csi(index), "los": self.los[index], "position": self.position[index]}
+
+    def content(self) -> list[Tensor]:
+        """Return the scale and, as a link may be long, 256 of its values in four places."""
+        values = self.pairs.reshape(len(self), -1)
+        starts = torch.linspace(0, max(values.shape[1] - 64, 0), 4, dtype=torch.float64).long().tolist()
+        return [self.scale, *(values[:, start : start + 64] for start in starts)]
 
     def csi(self, index: Tensor | slice = slice(None)) -> Tensor:
         """Return complex CSI, shape (U, R, T, K) or (U, N, R, T, K), complex64."""

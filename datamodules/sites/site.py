@@ -38,7 +38,7 @@ class Site:
 
     Attributes:
         name: Unique name of the site.
-        links: The rays of every link, or its CSI where there are no rays.
+        links: The rays of every link, or its CSI where there are no rays; see `Links` for what both offer.
         bs_position: Base-station position [m], shape (3,).
         carrier_frequency: Carrier [Hz].
         area: Sites with the same area share users, and never straddle a split; see `area_numbers`.
@@ -104,7 +104,7 @@ class Site:
         temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"
         try:
             temporary.mkdir()
-            recorded = isinstance(self.links, Recording)
+            recorded = not self.links.has_rays
             file = temporary / (_RECORDING if recorded else _PATHS)
             save_file(self.links.as_dict(), file)
             file.chmod(temporary.stat().st_mode & 0o666)  # safetensors writes for its owner alone; caches are shared

@@ -63,7 +63,7 @@ class PredictionControls(Callback):
             made = ClassicalPredictor(name, sample["csi"].shape[1], self.horizons, antennas, subcarriers)
             made.prepare(sample)
             self._predictors[name] = made.to(pl_module.device)
-        rays = isinstance(trainer.datamodule.sides["test"].sites[0].links, Paths)  # type: ignore[attr-defined]
+        rays = trainer.datamodule.sides["test"].sites[0].links.has_rays  # type: ignore[attr-defined]
         names = (*PREDICTORS, "limit") if rays else PREDICTORS
         codebook = dft_codebook(trainer.datamodule.bs)  # type: ignore[attr-defined]
         self._beams = {
