@@ -51,7 +51,7 @@ def describe_data(datamodule: Any) -> dict[str, Any]:
         "snr_db": [min(low for low, _ in spans), max(high for _, high in spans)] if spans else None,
         "doppler": _doppler(datamodule.sequence, train.sites),
         "sources": sorted({type(source).__name__ for source in datamodule.sources}),
-        "places": list(train.places),
+        "places": list(train.cities),
     }
 
 
