@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from datamodules.errors import DatasetNotFoundError, InputError, refuse_pointer
 from foundation.encoder import Encoder
-from foundation.names import current_path
+from foundation.names import current_path, current_weights
 from heads import Head
 
 #: files of an exported folder: the weights, and all else that a checkpoint says
@@ -47,6 +47,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(f"checkpoint {path} is damaged or no checkpoint: {' '.join(str(error).split())}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise InputError(f"checkpoint {path} has no state_dict: it was not written by `lightning fit`")
+    checkpoint["state_dict"] = current_weights(checkpoint["state_dict"])
     return checkpoint
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from typing import Any
 
@@ -21,6 +22,11 @@ def current_path(path: str) -> str:
     package, name = path.partition(".")[0], path.rpartition(".")[2]
     public = package in _PACKAGES and name in import_module(package).__all__
     return f"{package}.{name}" if public else path
+
+
+def current_weights(weights: dict[str, Any]) -> dict[str, Any]:
+    """Return the weights of a checkpoint by the names they have today: `anchors` of `Positioning` were `places`."""
+    return {re.sub(r"(^|\.)places$", r"\1anchors", key): value for key, value in weights.items()}
 
 
 def current_paths(settings: Any) -> Any:

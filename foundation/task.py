@@ -17,7 +17,7 @@ from foundation.checkpoint import check_fit, load_model, load_part, read_checkpo
 from foundation.contract import describe_data
 from foundation.encoder import Encoder
 from foundation.gather import mean
-from foundation.names import current_paths, public_path
+from foundation.names import current_paths, current_weights, public_path
 from foundation.optim.muon import Muon, hidden_matrices
 from foundation.optim.schedules import RESTARTS, Schedule, cosine, plateau
 from heads import Head
@@ -140,7 +140,8 @@ class FoundationTask(LightningModule):
         return entry
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the weights of another model in one line."""
+        """Refuse the weights of another model in one line; weights of an older release go by their names of today."""
+        checkpoint["state_dict"] = current_weights(checkpoint.get("state_dict", {}))
         check_fit(self, checkpoint)
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ from heads.metrics import RatioOfSums
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: how near a place counts as the user's, in standard deviations of the users' coordinates
+#: width w of the target distribution over the anchors, in standard deviations of the users' coordinates
 _NEAR = 0.25
 
 
@@ -29,20 +30,21 @@ class Positioning(Head):
     The network works on coordinates standardised over the train split, and so does the loss; `forward` returns metres.
     Relative, because that is what a channel can tell: it says nothing of where on the map its base station stands.
 
-    With `places` the network does not say coordinates but how likely each of so many places is, and its answer is their
-    mean, weighted so: it stays among them where coordinates run off the map. The places are learned too, and a
-    cross-entropy towards those around the user joins the loss. Neither paper has it.
+    With `anchors` the network gives a probability for each of K learned positions, the anchors, and the answer is their
+    mean weighted by these probabilities, which lies in their convex hull. A cross-entropy towards the anchors near the
+    user joins the loss, see `loss`. Neither paper has it.
 
     Args:
         in_features: Number D of features of a sample.
         hidden: Width between the two fully connected layers.
         dims: Number of coordinates to find: 2 for (x, y), 3 for (x, y, z).
         dropout: Probability with which a hidden unit is dropped in training.
-        places: Number of places K that the network chooses from; 0 makes it say coordinates, as in the papers. Places
-            want some hundreds of labels and a large learning rate: with 100 labels coordinates do better.
+        anchors: Number K of learned positions; 0 for coordinates as direct output, as in the papers. Anchors need some
+            hundreds of labels and a large learning rate: with 100 labels coordinates err less.
+        places: Old name of `anchors`, read with a warning.
 
     Raises:
-        ValueError: If `dims` is neither 2 nor 3, a width is below 1, `dropout` outside [0, 1) or `places` below 0.
+        ValueError: If `dims` is neither 2 nor 3, a width is below 1, `dropout` outside [0, 1) or `anchors` below 0.
     """
 
     target_key: ClassVar[str] = "position"
@@ -54,15 +56,24 @@ class Positioning(Head):
     std: Tensor
 
     def __init__(
-        self, in_features: int, hidden: int = 256, dims: int = 2, dropout: float = 0.0, places: int = 0
+        self,
+        in_features: int,
+        hidden: int = 256,
+        dims: int = 2,
+        dropout: float = 0.0,
+        anchors: int = 0,
+        places: int | None = None,
     ) -> None:
         super().__init__(in_features)
         if dims not in (2, 3):
             raise ValueError(f"dims must be 2 or 3, got {dims}")
-        check_at_least("places", places, 0)
+        if places is not None:
+            warnings.warn("`places` of Positioning is now called `anchors`: write anchors", FutureWarning, stacklevel=2)
+            anchors = anchors or places
+        check_at_least("anchors", anchors, 0)
         self.dims = dims
-        self.layers = mlp(in_features, hidden, places or dims, dropout)
-        self.places = nn.Parameter(torch.randn(places, dims)) if places else None
+        self.layers = mlp(in_features, hidden, anchors or dims, dropout)
+        self.anchors = nn.Parameter(torch.randn(anchors, dims)) if anchors else None
         self.register_buffer("mean", torch.zeros(dims))
         self.register_buffer("std", torch.ones(dims))
 
@@ -76,14 +87,14 @@ class Positioning(Head):
     def forward(self, features: Tensor) -> Tensor:
         """Map features (B, D) to positions (B, dims) relative to the base station [m].
 
-        With places, the logits of each follow: (B, dims + K).
+        With anchors, the logits of each follow: (B, dims + K).
         """
         # no autocast: bfloat16 would round a position to 1/256 of its distance from the mean
         with torch.autocast(features.device.type, enabled=False):
             answer: Tensor = self.layers(features.to(self.mean.dtype))
-            if self.places is None:
+            if self.anchors is None:
                 return answer * self.std + self.mean
-            return torch.cat([answer.softmax(dim=1) @ self.places * self.std + self.mean, answer], dim=1)
+            return torch.cat([answer.softmax(dim=1) @ self.anchors * self.std + self.mean, answer], dim=1)
 
     def predict(self, prediction: Tensor) -> Tensor:
         """Return the positions (B, dims) relative to the base station [m]."""
@@ -92,15 +103,15 @@ class Positioning(Head):
     def loss(self, prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Return the mean squared error of the standardised coordinates, over samples and coordinates.
 
-        With places, plus the mean cross-entropy of their logits towards exp(-d^2 / 2 w^2), brought to sum 1, where d is
-        the standardised distance from each place to the user and w = 1/4.
+        With anchors, plus the mean cross-entropy of their logits towards exp(-d^2 / 2 w^2), normalised to sum 1, where
+        d is the standardised distance from each anchor to the user and w = 1/4.
         """
         target, labelled = keep_labelled(relative_position(batch, self.dims), prediction)
         position, target = (self._standardised(value) for value in (self.predict(labelled), target))
         count = max(len(target), 1)
         total = F.mse_loss(position, target, reduction="sum") / (count * self.dims)
-        if self.places is not None:
-            near = torch.cdist(target, self.places.detach()).square().div(-2 * _NEAR**2).softmax(dim=1)
+        if self.anchors is not None:
+            near = torch.cdist(target, self.anchors.detach()).square().div(-2 * _NEAR**2).softmax(dim=1)
             total = total + F.cross_entropy(labelled[:, self.dims :], near, reduction="sum") / count
         return total
 

@@ -92,7 +92,7 @@ def test_positioning_takes_the_map_by_one_word(street_data, two_towers, tmp_path
     args += ["--model.mode", "probe", "--model.checkpoint", two_towers, "--data.fractions", "[0.6, 0.2, 0.2]"]
     commands = run([*args, "--model", "MapPositioning", "--model.tokens", "4"])
     assert type(commands.model).__name__ == "MapPositioning"
-    assert len(commands.model.head.places) == 100  # as the YAML has it
+    assert len(commands.model.head.anchors) == 100  # as the YAML has it
     assert "test/positioning/mean_m" in commands.trainer.callback_metrics
 
 

@@ -1,10 +1,13 @@
 """Classes by their public names, in checkpoints and in YAML."""
 
 import pytest
+import torch
 import yaml
 
+from foundation.checkpoint import load_part
 from foundation.cli import main
 from foundation.names import current_paths
+from heads import Positioning
 
 
 def test_class_paths_of_any_nesting_become_public_names() -> None:
@@ -33,3 +36,14 @@ def test_a_config_of_before_a_move_is_read(tmp_path, capsys) -> None:
     assert config["model"]["class_path"].endswith(".CSICLIP")
     assert config["model"]["init_args"]["csi_encoder"]["init_args"]["width"] == 0.25
     assert config["data"]["init_args"]["source"][0]["init_args"]["scene"] == "etoile"
+
+
+def test_weights_of_older_releases_go_by_their_names_of_today(tmp_path) -> None:
+    head = Positioning(4, hidden=3, anchors=5)
+    weights = {f"head.{key.replace('anchors', 'places')}": value for key, value in head.state_dict().items()}
+    assert "head.places" in weights
+    entry = {"class": "heads.Positioning", "prefix": "head.", "init_args": {"in_features": 4, "hidden": 3, "places": 5}}
+    torch.save({"state_dict": weights, "parts": {"head": entry}}, tmp_path / "old.ckpt")
+    with pytest.warns(FutureWarning, match="anchors"):
+        loaded = load_part(tmp_path / "old.ckpt", "head")
+    assert torch.equal(loaded.anchors, head.anchors)

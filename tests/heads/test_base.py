@@ -25,13 +25,13 @@ Factory = Callable[[int], Head]
 FACTORIES: dict[str, Factory] = {
     "positioning2": lambda d: Positioning(d),
     "positioning3": lambda d: Positioning(d, dims=3, dropout=0.1),
-    "places": lambda d: Positioning(d, places=5),
+    "anchors": lambda d: Positioning(d, anchors=5),
     "beam": lambda d: Beam(d, num_beams=Q),
     "focal": lambda d: Beam(d, num_beams=Q, loss="focal"),
     "los": lambda d: LOS(d),
     "los_linear": lambda d: LOS(d, hidden=None, balanced=True),
 }
-OUTPUTS = {"positioning2": 2, "positioning3": 3, "places": 7, "beam": Q, "focal": Q, "los": 2, "los_linear": 2}
+OUTPUTS = {"positioning2": 2, "positioning3": 3, "anchors": 7, "beam": Q, "focal": Q, "los": 2, "los_linear": 2}
 every_head = pytest.mark.parametrize("factory", FACTORIES.values(), ids=FACTORIES)
 
 
@@ -148,7 +148,7 @@ def test_state_survives_a_checkpoint(factory: Factory, features: Tensor, statist
         (lambda: LOS(0), "in_features must be at least 1, got 0"),
         (lambda: LOS(8, hidden=0), "hidden must be at least 1, got 0"),
         (lambda: Positioning(8, dims=1), "dims must be 2 or 3, got 1"),
-        (lambda: Positioning(8, places=-1), "places must be at least 0, got -1"),
+        (lambda: Positioning(8, anchors=-1), "anchors must be at least 0, got -1"),
         (lambda: Positioning(8, dropout=1.0), r"dropout must be in \[0, 1\), got 1.0"),
         (lambda: Beam(8, num_beams=1), "num_beams must be at least 2, got 1"),
         (lambda: Beam(8, gamma=-1.0), "gamma must be at least 0, got -1.0"),

@@ -36,7 +36,7 @@ def test_loss_and_metrics_are_those_of_the_parts(batches, features, statistics):
 
 def test_answers_side_by_side(features):
     torch.manual_seed(0)
-    joint = Joint(D, [lambda d: Positioning(d, places=5), lambda d: Beam(d, num_beams=Q), LOS])
+    joint = Joint(D, [lambda d: Positioning(d, anchors=5), lambda d: Beam(d, num_beams=Q), LOS])
     position, beam, los = (head.predict(head(features)) for head in joint.heads.values())
     answer = joint.predict(joint(features))
     assert answer.shape == (len(features), 4)

@@ -52,28 +52,28 @@ def test_output_is_metres_and_loss_is_standardised(features: Tensor, batch: Batc
     torch.testing.assert_close(head.loss(metres, batch), expected)
 
 
-def test_places_equal_numpy(features: Tensor, batch: Batch, statistics: Batch) -> None:
-    head = Positioning(D, places=6, dims=3)
-    assert head.places is not None
+def test_anchors_equal_numpy(features: Tensor, batch: Batch, statistics: Batch) -> None:
+    head = Positioning(D, anchors=6, dims=3)
+    assert head.anchors is not None
     head.prepare(statistics)
     raw = head(features)
-    places, logits = (value.detach().double().numpy() for value in (head.places, head.layers(features)))
+    anchors, logits = (value.detach().double().numpy() for value in (head.anchors, head.layers(features)))
     mean, std = (statistics[name].double().numpy() for name in ("position_mean", "position_std"))
     losses = []
     for answer, logit, user, station in zip(raw, logits, batch["position"], batch["bs_position"], strict=True):
         weights = np.exp(logit) / np.exp(logit).sum()
-        position = sum(weight * place for weight, place in zip(weights, places, strict=True))
+        position = sum(weight * anchor for weight, anchor in zip(weights, anchors, strict=True))
         assert answer[:3].tolist() == pytest.approx((position * std + mean).tolist(), rel=1e-5, abs=1e-4)
         truth = ((user - station).double().numpy() - mean) / std
         if not np.isnan(truth).any():
-            near = np.exp(-8 * ((places - truth) ** 2).sum(1))  # 1 / (2 w^2)
+            near = np.exp(-8 * ((anchors - truth) ** 2).sum(1))  # 1 / (2 w^2)
             losses.append(((position - truth) ** 2).mean() - (near / near.sum() * np.log(weights)).sum())
     assert head.loss(raw, batch).item() == pytest.approx(np.mean(losses), rel=1e-5)
     torch.testing.assert_close(head.predict(raw), raw[:, :3])
 
 
 def test_metrics_read_positions_alone(features: Tensor, batch: Batch) -> None:
-    head = Positioning(D, places=4)
+    head = Positioning(D, anchors=4)
     raw = head(features).detach()
     whole, alone = head.metrics(), Positioning(D).metrics()
     whole.update(raw, batch)
@@ -113,3 +113,10 @@ def test_autocast_keeps_metres(features: Tensor, statistics: Batch) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         position = head(features)
     assert torch.equal(position, head(features))
+
+
+def test_the_old_name_of_the_anchors_is_read() -> None:
+    with pytest.warns(FutureWarning, match="write anchors"):
+        head = Positioning(D, places=6)
+    assert head.anchors is not None
+    assert len(head.anchors) == 6

@@ -65,7 +65,7 @@ def test_places_are_embedded_as_users_there_would_be():
 
 def test_answers_equal_a_slow_loop(checkpoint, tmp_path):
     data = build(tmp_path / "sites")
-    model = MapPositioning(lambda n: Positioning(n, hidden=8, places=5), checkpoint, radius=30.0, lr=1e-2)
+    model = MapPositioning(lambda n: Positioning(n, hidden=8, anchors=5), checkpoint, radius=30.0, lr=1e-2)
     trainer = fit(model, data, tmp_path)
     trainer.test(model, datamodule=data, verbose=False)
     batch = data.finish(next(iter(data.test_dataloader())))
@@ -73,7 +73,7 @@ def test_answers_equal_a_slow_loop(checkpoint, tmp_path):
     with torch.no_grad():
         features = model.encoder.encode(batch)
         head, answer = model.head(features).numpy(), model.answer(features, batch).numpy()
-    assert np.array_equal(answer[:, 2:], head[:, 2:]), "the logits of the head's own places stay"
+    assert np.array_equal(answer[:, 2:], head[:, 2:]), "the logits of the head's own anchors stay"
     assert batch["site"].unique().tolist() == [0, 1]
     train, channel = data.sides["train"], features.numpy()
     for row, number in enumerate(batch["site"].tolist()):
