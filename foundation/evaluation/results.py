@@ -43,7 +43,7 @@ class Row:
         split: Split rule, with its guard band where it has one.
         train_place: Cities of the train side, joined by `+`.
         test_place: Those of the test side.
-        place: Name that the study gives the data of the run (`Study.places`), empty where it has one for all.
+        place: Name that the study gives the data of the run (`Study.data`), empty where it has one for all.
         seed: Seed.
         metric: Name of the metric.
         value: Its value, in SI units or as a fraction.

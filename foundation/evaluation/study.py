@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from dataclasses import dataclass, field, fields
 from itertools import product
 from pathlib import Path
@@ -30,9 +31,9 @@ class Study:
         args: Arguments of every run.
         adapt: Arguments of every adaptation run.
         pretrain_per_seed: Whether to pre-train anew for every seed; else one pre-training serves them all.
-        places: Per name, arguments that choose the data of an adaptation; every run is made on each.
+        data: Per name, arguments that choose the data of an adaptation; every run is made on each.
         checkpoints: Per variant pre-trained by another study, the path of its checkpoint, with `{seed}` for the seed.
-        zero_shot: Arguments of `lightning test`, run for every variant, place and seed, with `{run}` for the folder of
+        zero_shot: Arguments of `lightning test`, run for every variant, data and seed, with `{run}` for the folder of
             the variant's pre-training; empty for none.
         refine: How the pre-trained variant is refined in another world, see `refinement.Refinement`; empty for not.
     """
@@ -47,7 +48,7 @@ class Study:
     args: list[str] = field(default_factory=list)
     adapt: list[str] = field(default_factory=list)
     pretrain_per_seed: bool = False
-    places: dict[str, list[str]] = field(default_factory=dict)
+    data: dict[str, list[str]] = field(default_factory=dict)
     checkpoints: dict[str, str] = field(default_factory=dict)
     zero_shot: list[str] = field(default_factory=list)
     refine: dict[str, Any] = field(default_factory=dict)
@@ -60,6 +61,9 @@ class Study:
             InputError: There is no such file, or it is no study.
         """
         settings = read_yaml(file)
+        if "places" in settings and "data" not in settings:
+            warnings.warn(f"{file}: the key `places` is now called `data`: write data", FutureWarning, stacklevel=2)
+            settings["data"] = settings.pop("places")
         known = [entry.name for entry in fields(cls) if entry.name != "name"]
         if unknown := [key for key in settings if key not in known]:
             raise InputError(f"{file}: unknown key '{unknown[0]}': must be one of {', '.join(known)}")
@@ -76,23 +80,23 @@ class Study:
             for variant, args in self._pretrainings.items():
                 named = [arg.replace("{seed}", str(seed)) for arg in args] if drawn else args
                 commands.append((_pretraining(variant, seed), ["fit", *named, *common, *drawn]))
-        places = self.places or {"": []}
-        for (place, data), seed in product(places.items(), self.seeds):
+        by_name = self.data or {"": []}
+        for (name, data), seed in product(by_name.items(), self.seeds):
             for variant in self._variants if self.zero_shot else []:
                 checkpoint = self._checkpoint(runs, variant, seed)
                 start = ["test", *(arg.format(run=Path(checkpoint).parents[1]) for arg in self.zero_shot), *common]
                 start += ["--ckpt_path", checkpoint, *data]
-                commands.append((_name(variant, "", "zeroshot", place, seed), start))
-        for task, (place, data), seed in product(self.tasks, places.items(), self.seeds):
+                commands.append((_name(variant, "", "zeroshot", name, seed), start))
+        for task, (name, data), seed in product(self.tasks, by_name.items(), self.seeds):
             start = ["fit", "--config", f"experiments/finetune/{task}.yaml", *common, *self.adapt, *data]
             start += ["--seed_everything", str(seed), "--data.seed", str(seed)]
             for variant, mode in product(self._variants, self.modes):
                 chosen = ["--model.mode", mode, "--model.checkpoint", self._checkpoint(runs, variant, seed)]
-                commands.append((_name(variant, task, mode, place, seed), [*start, *chosen]))
-            for name, args in self.baselines.items():
+                commands.append((_name(variant, task, mode, name, seed), [*start, *chosen]))
+            for baseline, args in self.baselines.items():
                 mode = args[args.index("--model.mode") + 1]
                 drawn = [arg.replace("{seed}", str(seed)) for arg in args]
-                commands.append((_name(name, task, mode, place, seed), [*start, *drawn]))
+                commands.append((_name(baseline, task, mode, name, seed), [*start, *drawn]))
         return [(run_id, [*args, "--run_id", run_id]) for run_id, args in commands]
 
     @property
@@ -120,9 +124,9 @@ def _pretraining(variant: str, seed: int | None) -> str:
     return f"pretrain-{variant}" if seed is None else f"pretrain-{variant}-s{seed}"
 
 
-def _name(variant: str, task: str, mode: str, place: str, seed: int) -> str:
+def _name(variant: str, task: str, mode: str, data: str, seed: int) -> str:
     """Return the id of a run, from which `results.rows_of` takes the variant."""
-    return "-".join(part for part in (variant, task, mode, f"@{place}" if place else "", f"s{seed}") if part)
+    return "-".join(part for part in (variant, task, mode, f"@{data}" if data else "", f"s{seed}") if part)
 
 
 def run_study(study: Study, runs: Path) -> int:

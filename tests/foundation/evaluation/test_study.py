@@ -64,9 +64,16 @@ def test_a_study_says_what_is_wrong_in_one_line(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("error: study x: refine needs counts, and ways by name")
 
 
-def test_places_and_checkpoints_of_another_study():
+def test_the_old_name_of_its_data_is_read(tmp_path):
+    file = tmp_path / "x.yaml"
+    file.write_text("seeds: [0]\nplaces: {here: [--data.seed, '3']}\n")
+    with pytest.warns(FutureWarning, match="write data"):
+        assert Study.load(file).data == {"here": ["--data.seed", "3"]}
+
+
+def test_data_and_checkpoints_of_another_study():
     study = Study(
-        name="x", seeds=[0, 1], tasks=["los"], modes=["probe"], places={"here": ["--data.seed", "3"], "there": []},
+        name="x", seeds=[0, 1], tasks=["los"], modes=["probe"], data={"here": ["--data.seed", "3"], "there": []},
         checkpoints={"big": "runs/y/pretrain-big-s{seed}/checkpoints/best.ckpt"},
         baselines={"vit": ["--model.mode", "scratch", "--model.checkpoint", "runs/s{seed}.ckpt"]},
         zero_shot=["--config", "{run}/config.yaml"],
