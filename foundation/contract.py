@@ -14,8 +14,6 @@ from datamodules.channel.motion import MOBILITIES, SPEEDS
 from datamodules.channel.ofdm import SPEED_OF_LIGHT
 from datamodules.channel.transforms import power_db, received
 from datamodules.errors import InputError
-from datamodules.module import ChannelDataModule
-from datamodules.sites.recording import Recording
 from foundation.encoder import Encoder
 
 #: links that the mean and deviation of the power are taken over
@@ -36,7 +34,7 @@ def describe_data(datamodule: Any) -> dict[str, Any]:
         Doppler shift times the interval between snapshots, or None; `sources` and `places` by name. Empty where nothing
         is known.
     """
-    if not isinstance(datamodule, ChannelDataModule):
+    if not hasattr(datamodule, "sides") or not hasattr(datamodule, "observation"):
         return {}
     train = datamodule.sides["train"]
     rows = torch.linspace(0, len(train) - 1, min(len(train), _LINKS)).long().tolist()
@@ -57,7 +55,7 @@ def describe_data(datamodule: Any) -> dict[str, Any]:
 
 def _doppler(sequence: Any, sites: Any) -> list[float] | None:
     """Return the range of f_D T; None without a sequence, and of recordings, whose speeds nobody knows."""
-    if sequence is None or len(sequence.times) < 2 or any(isinstance(site.links, Recording) for site in sites):
+    if sequence is None or len(sequence.times) < 2 or not all(site.links.has_rays for site in sites):
         return None
     weights = sequence.mobility or dict.fromkeys(MOBILITIES, 1.0)
     drawn = [sequence.speed] if sequence.speed else [SPEEDS[name] for name, weight in weights.items() if weight > 0]
