@@ -17,6 +17,7 @@ from torch import Tensor
 from datamodules.channel.draws import LinkDraws
 from datamodules.channel.ofdm import SPEED_OF_LIGHT
 from datamodules.errors import InputError, finite_numbers
+from datamodules.maps.raster import Entry
 
 
 @dataclass(frozen=True)
@@ -100,14 +101,14 @@ class World:
     def geometry(self, vector: Tensor) -> Tensor:
         """Return geometry vectors (B, 8) of the new world, from those of the old one; see `geometry`."""
         vector = vector.clone()
-        for first in (0, 3):
+        for column, row in ((Entry.BS_COLUMN, Entry.BS_ROW), (Entry.USER_COLUMN, Entry.USER_ROW)):
             # columns run east and rows south, from the corner of the map
-            east, north = vector[:, first] - 0.5, 0.5 - vector[:, first + 1]
+            east, north = vector[:, column] - 0.5, 0.5 - vector[:, row]
             east, north = self._turn(east, north)
-            vector[:, first], vector[:, first + 1] = east + 0.5, 0.5 - north
-        vector[:, 2] *= self.stretch
-        vector[:, 5] *= self.stretch
-        vector[:, 7] /= self.stretch
+            vector[:, column], vector[:, row] = east + 0.5, 0.5 - north
+        vector[:, Entry.BS_HEIGHT] *= self.stretch
+        vector[:, Entry.USER_HEIGHT] *= self.stretch
+        vector[:, Entry.SCALE] /= self.stretch
         return vector
 
     def _point(self, position: Tensor) -> Tensor:

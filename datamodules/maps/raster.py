@@ -6,6 +6,7 @@ Every image here has row 0 at the largest y and column 0 at the smallest x, as W
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from enum import IntEnum
 
 import numpy as np
 import shapely
@@ -30,6 +31,23 @@ _COVERAGE = 0.5
 _TOLERANCE = 1.25
 #: share of its area that smoothing may take from a building or add to it
 _AREA_CHANGE = 0.05
+
+
+class Entry(IntEnum):
+    """The entries of the geometry vector, see `geometry`."""
+
+    BS_COLUMN = 0
+    BS_ROW = 1
+    BS_HEIGHT = 2
+    USER_COLUMN = 3
+    USER_ROW = 4
+    USER_HEIGHT = 5
+    LOS = 6
+    SCALE = 7
+
+
+#: column and row of the base station and of the user in the geometry vector
+BS_PIXEL, USER_PIXEL = slice(Entry.BS_COLUMN, Entry.BS_HEIGHT), slice(Entry.USER_COLUMN, Entry.USER_HEIGHT)
 
 Bounds = tuple[float, float, float, float]
 Outline = NDArray[np.float64]

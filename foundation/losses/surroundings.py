@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from datamodules.channel.transforms import log_level
-from datamodules.maps.raster import UNKNOWN_LOS
+from datamodules.maps.raster import UNKNOWN_LOS, Entry
 from foundation.models.zeroshot import SCALES, cleared, similarities
 from heads.feedback import target_channel
 
@@ -48,9 +48,9 @@ def counterfactual(
     which = torch.arange(3, device=rows.device).repeat_interleave(
         torch.tensor([len(scaled), len(scaled), len(changed)], device=rows.device)
     )
-    false[:, 7] = false[:, 7] * false.new_tensor([SCALES[0], SCALES[2], 1.0])[which]
-    flipped = (which == 2) & (kind[rows] == 6) & (false[:, 6] != UNKNOWN_LOS)
-    false[:, 6] = torch.where(flipped, 1 - false[:, 6], false[:, 6])
+    false[:, Entry.SCALE] = false[:, Entry.SCALE] * false.new_tensor([SCALES[0], SCALES[2], 1.0])[which]
+    flipped = (which == 2) & (kind[rows] == 6) & (false[:, Entry.LOS] != UNKNOWN_LOS)
+    false[:, Entry.LOS] = torch.where(flipped, 1 - false[:, Entry.LOS], false[:, Entry.LOS])
     other = ((which == 2) & ~flipped).nonzero().squeeze(1)
     whole, blocks = images[other], blocked[rows[other]].reshape(-1, 1, 1, 1)
     images[other] = torch.where(blocks, cleared(whole, false[other]), whole.flip(-1, -2))

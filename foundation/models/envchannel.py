@@ -12,7 +12,7 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from datamodules.errors import InputError, check_not_negative, check_positive
-from datamodules.maps.raster import UNKNOWN_LOS
+from datamodules.maps.raster import UNKNOWN_LOS, Entry
 from foundation.encoder import Encoder
 from foundation.gather import concatenate, gather_rows, rank, world_size
 from foundation.losses.clip import CLIPLoss, mixed, retrieval, spread
@@ -178,7 +178,7 @@ class EnvChannel(FoundationTask):
     def _withhold(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Return a batch that does not tell the LOS status of its first links; rows come in random order."""
         geometry = batch["geometry"].clone()
-        geometry[: round(self.withheld * len(geometry)), 6] = UNKNOWN_LOS
+        geometry[: round(self.withheld * len(geometry)), Entry.LOS] = UNKNOWN_LOS
         return {**batch, "geometry": geometry}
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:

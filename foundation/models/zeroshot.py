@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules import Environment, Site
-from datamodules.maps.raster import map_image
+from datamodules.maps.raster import BS_PIXEL, USER_PIXEL, Entry, map_image
 from datamodules.sites.site import area_numbers
 from foundation.gather import concatenate, gather_rows
 from foundation.losses.clip import credit, matching, unit
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 SCALES = (0.8, 1.0, 1.2)
 #: how far a building is moved [its own width], and how many directions are tried
 _MOVE, _DIRECTIONS = 1.0, 8
-_LOS, _SCALE = 6, 7
 #: how far from the direct line a map is cleared [pixels]
 _CLEARANCE = 2.5
 
@@ -39,14 +38,14 @@ _CLEARANCE = 2.5
 def los_options(geometry: Tensor) -> Tensor:
     """Return the geometry vectors (B, 8) as LOS and as NLOS, (B, 2, 8) (eq 13)."""
     options = geometry.unsqueeze(1).repeat(1, 2, 1)
-    options[:, 0, _LOS], options[:, 1, _LOS] = 0.0, 1.0
+    options[:, 0, Entry.LOS], options[:, 1, Entry.LOS] = 0.0, 1.0
     return options
 
 
 def scale_options(geometry: Tensor) -> Tensor:
     """Return the geometry vectors (B, 8) with the map 0.8, 1 and 1.2 times its scale, (B, 3, 8)."""
     options = geometry.unsqueeze(1).repeat(1, len(SCALES), 1)
-    options[:, :, _SCALE] *= options.new_tensor(SCALES)
+    options[:, :, Entry.SCALE] *= options.new_tensor(SCALES)
     return options
 
 
@@ -65,7 +64,8 @@ def cleared(image: Tensor, geometry: Tensor) -> Tensor:
     size = image.shape[-1]
     axis = (torch.arange(size, device=image.device) + 0.5) / size
     pixel = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1).reshape(1, -1, 2)
-    station, line = geometry[:, None, 0:2], geometry[:, None, 3:5] - geometry[:, None, 0:2]
+    station = geometry[:, None, BS_PIXEL]
+    line = geometry[:, None, USER_PIXEL] - station
     along = ((pixel - station) * line).sum(-1) / line.square().sum(-1).clamp_min(1e-12)
     nearest = station + along.clamp(0, 1).unsqueeze(-1) * line
     kept = (pixel - nearest).square().sum(-1) > (_CLEARANCE / size) ** 2

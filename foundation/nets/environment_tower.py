@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from datamodules.errors import check_not_negative, check_positive
-from datamodules.maps.raster import HEIGHT_UNIT, SIDE_UNIT
+from datamodules.maps.raster import BS_PIXEL, HEIGHT_UNIT, SIDE_UNIT, USER_PIXEL, Entry
 from foundation.encoder import Encoder
 from foundation.nets.transformer import Pool, Tower
 
@@ -119,8 +119,8 @@ class EnvironmentTransformer(Tower):
 
     def _waves(self, geometry: Tensor) -> Tensor:
         """Return the vector (B, 8) with the link that it draws, in octaves, beside it."""
-        # the last entry is 100 m over the side
-        between = (geometry[:, 3:5] - geometry[:, 0:2]) / geometry[:, 7:8].clamp_min(1e-3)
+        # the scale is 100 m over the side of the map
+        between = (geometry[:, USER_PIXEL] - geometry[:, BS_PIXEL]) / geometry[:, Entry.SCALE, None].clamp_min(1e-3)
         length = torch.linalg.vector_norm(torch.cat([between, _rise(geometry) / SIDE_UNIT], 1), dim=1, keepdim=True)
         direction = between / length.clamp_min(1e-3)  # the channel shows a path at its length and direction
         numbers = torch.cat([between, length, direction], dim=1)
@@ -140,7 +140,7 @@ def corridor(map: Tensor, geometry: Tensor, along: int) -> Tensor:
         Strips (B, 1, 16, along) of 3/4 of the link's length by 3/2 of it, the base station a sixth of the strip from
         its left side and the user as far from its right; zero outside the map.
     """
-    station, user = geometry[:, 0:2], geometry[:, 3:5]
+    station, user = geometry[:, BS_PIXEL], geometry[:, USER_PIXEL]
     forward = user - station
     sideways = torch.stack([-forward[:, 1], forward[:, 0]], dim=-1)
     # centres of the pixels, in lengths of the link
@@ -176,10 +176,11 @@ def single_bounces(map: Tensor, geometry: Tensor, sines: int, lengths: int, reac
     cosine = (1 - sine.square()).sqrt()
     # columns run east and rows south
     direction = torch.stack([torch.stack([cosine, -sine], dim=-1), torch.stack([-cosine, -sine], dim=-1)]).flatten(0, 1)
-    station, user = _half_sides(geometry[:, 0:2]), _half_sides(geometry[:, 3:5])
+    station, user = _half_sides(geometry[:, BS_PIXEL]), _half_sides(geometry[:, USER_PIXEL])
     link = user - station
     metres = (torch.arange(lengths, device=map.device) + 0.5) / lengths * reach
-    length = (metres.square() - _rise(geometry).square()).clamp_min(0).sqrt() / SIDE_UNIT * 2 * geometry[:, 7:8]
+    level = (metres.square() - _rise(geometry).square()).clamp_min(0).sqrt()
+    length = level / SIDE_UNIT * 2 * geometry[:, Entry.SCALE, None]
     detour = (length.square() - link.square().sum(1, keepdim=True)).clamp_min(0)
     ahead = (link.unsqueeze(1) * direction).sum(-1)  # not a matrix product: half precision would bend the geometry
     away = 2 * (length.unsqueeze(1) - ahead.unsqueeze(2))
@@ -222,7 +223,7 @@ def _half_sides(position: Tensor) -> Tensor:
 
 def _rise(geometry: Tensor) -> Tensor:
     """Return how much higher the user is than the base station [m], (B, 1), of geometry vectors (B, 8)."""
-    return (geometry[:, 5:6] - geometry[:, 2:3]) * HEIGHT_UNIT
+    return (geometry[:, Entry.USER_HEIGHT] - geometry[:, Entry.BS_HEIGHT]).unsqueeze(1) * HEIGHT_UNIT
 
 
 class PositionFeatures(Encoder):

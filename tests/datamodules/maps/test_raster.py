@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from datamodules.errors import InputError
 from datamodules.maps.area_maps import AreaMaps
-from datamodules.maps.raster import geometry, map_frame, map_image, rasterize, trace
+from datamodules.maps.raster import BS_PIXEL, USER_PIXEL, Entry, geometry, map_frame, map_image, rasterize, trace
 from datamodules.sites.environment import Environment
 from datamodules.sites.paths import Paths
 from datamodules.sites.site import Site
@@ -179,3 +179,16 @@ def test_maps_are_drawn_once_an_area_and_indexed_in_batches() -> None:
     torch.testing.assert_close(vectors[:, 7], torch.tensor([100 / 128, 100 / 64, 100 / 64, 100 / 128]))
     torch.testing.assert_close(vectors[1, :2], torch.tensor([0.25, 0.5]))
     torch.testing.assert_close(vectors[0, :2], torch.tensor([0.125, 0.875]))
+
+
+def test_the_entries_of_the_vector_have_names():
+    offset, scale = map_frame(place(bounds=(0, 0, 100, 100)))
+    bs, ue = torch.tensor([[10.0, 80.0, 6.0]]), torch.tensor([[30.0, 60.0, 1.5]])
+    (vector,) = geometry(bs, ue, torch.zeros(1), offset[None], torch.tensor([scale]))
+    expected = {
+        Entry.BS_COLUMN: 0.1, Entry.BS_ROW: 0.2, Entry.BS_HEIGHT: 0.6, Entry.USER_COLUMN: 0.3, Entry.USER_ROW: 0.4,
+        Entry.USER_HEIGHT: 0.15, Entry.LOS: 1.0, Entry.SCALE: 1.0,
+    }  # fmt: skip
+    assert {entry: round(float(vector[entry]), 4) for entry in Entry} == expected
+    assert vector[BS_PIXEL].tolist() == vector[[Entry.BS_COLUMN, Entry.BS_ROW]].tolist()
+    assert vector[USER_PIXEL].tolist() == vector[[Entry.USER_COLUMN, Entry.USER_ROW]].tolist()
