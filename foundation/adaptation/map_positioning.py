@@ -24,20 +24,20 @@ from heads import Positioning
 
 #: environments embedded at once
 _CHUNK = 256
-#: how far from any training user a place may be [m]: the gaps between users must not be empty of places
+#: largest distance of a candidate from a training user along either axis [m]
 _REACH = 10.0
 
 
 class MapPositioning(FineTune):
-    """Positioning where the map is known: among candidate places the frozen towers say which one fits the CSI.
+    """Positioning where the map is known: among candidate positions the frozen towers say which one fits the CSI.
 
     Pre-training brings a channel and its environment together (environment-channel eq 6-10), so the towers tell without
-    any label how well a place on the map fits a CSI. Alone that finds the user or somewhere alike; a head on the CSI
+    any label how well a position on the map fits a CSI. Alone that finds the user or somewhere alike; a head on the CSI
     tells these apart. With p the head's answer, h the embedding of the channel and e(c) that of the environment of a
-    place c, its LOS status withheld, the answer is the mean of all places, weighted by
+    candidate c, its LOS status withheld, the answer is the mean of all candidates, weighted by
     exp(-|p - c|^2 / 2 r^2 + k cos(h, e(c))). Nothing is learned but the head. The paper has none of it.
 
-    The places are the points of a grid within 10 m of the training users of the same base station; where there are
+    The candidates are the points of a grid within 10 m of the training users of the same base station; where there are
     none, the head has the last word.
 
     Args:
@@ -98,14 +98,14 @@ class MapPositioning(FineTune):
         if not (step > 0 and radius > 0):
             raise InputError(f"model.step and model.radius must be positive, got {step} and {radius}")
         self.step, self.radius, self.sharpness = step, radius, sharpness
-        self._places: dict[int, tuple[Tensor, Tensor]] = {}
+        self._candidates: dict[int, tuple[Tensor, Tensor]] = {}
 
     def setup(self, stage: str) -> None:
-        """Check that there are training users to take places from, and forget those of earlier data."""
+        """Check that there are training users to take candidates from, and forget those of earlier data."""
         if self.trainer.datamodule is None:  # type: ignore[attr-defined]
-            raise InputError("MapPositioning takes places and maps from a datamodule: give one, not loaders")
+            raise InputError("MapPositioning takes candidates and maps from a datamodule: give one, not loaders")
         super().setup(stage)
-        self._places.clear()
+        self._candidates.clear()
 
     def train(self, mode: bool = True) -> MapPositioning:
         """Switch to training; both towers stay in eval mode."""
@@ -114,7 +114,7 @@ class MapPositioning(FineTune):
         return self
 
     def answer(self, features: Tensor, batch: dict[str, Any]) -> Tensor:
-        """Return the head's predictions of features (B, D), outside training moved to the places that fit the CSI."""
+        """Return the predictions of features (B, D); outside training moved to the candidates that fit the CSI."""
         prediction = super().answer(features, batch)
         if self.training:
             return prediction
@@ -124,31 +124,31 @@ class MapPositioning(FineTune):
         channel = F.normalize(embedding.float(), dim=-1)
         prediction = prediction.clone()
         for number in batch["site"].unique().tolist():
-            places, environments = self._of(number, prediction.device)
+            points, environments = self._of(number, prediction.device)
             rows = (batch["site"] == number).nonzero().squeeze(1)
-            if len(places):
-                prediction[rows, :2] = self._placed(prediction[rows, :2], channel[rows], places, environments)
+            if len(points):
+                prediction[rows, :2] = self._placed(prediction[rows, :2], channel[rows], points, environments)
         return prediction
 
-    def _placed(self, position: Tensor, channel: Tensor, places: Tensor, environments: Tensor) -> Tensor:
+    def _placed(self, position: Tensor, channel: Tensor, points: Tensor, environments: Tensor) -> Tensor:
         # no autocast: bfloat16 would round a position to 1/256 of its distance
         with torch.autocast(position.device.type, enabled=False):
-            far = torch.cdist(position.float(), places).square()
+            far = torch.cdist(position.float(), points).square()
             weight = (self.sharpness * channel @ environments.T - far / (2 * self.radius**2)).softmax(1)
-            return (weight @ places).to(position)
+            return (weight @ points).to(position)
 
     def _of(self, number: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return the places of a site as seen from its base station (M, 2) [m], and their embeddings (M, D)."""
-        if number not in self._places:
+        """Return the candidates of a site as seen from its base station (M, 2) [m], and their embeddings (M, D)."""
+        if number not in self._candidates:
             train = self.trainer.datamodule.sides["train"]  # type: ignore[attr-defined]
             site = train.sites[number]
-            places = candidates(train.positions(number).numpy(), self.step)
+            points = candidates(train.positions(number).numpy(), self.step)
             maps = AreaMaps.draw([site]).to(device)
-            self._places[number] = (
-                (places - site.bs_position)[:, :2].to(device),
-                embed_places(self.environment, maps, site.bs_position.to(device), places.to(device)),
+            self._candidates[number] = (
+                (points - site.bs_position)[:, :2].to(device),
+                embed_candidates(self.environment, maps, site.bs_position.to(device), points.to(device)),
             )
-        return self._places[number]
+        return self._candidates[number]
 
 
 def candidates(users: NDArray[np.float32], step: float) -> Tensor:
@@ -159,7 +159,7 @@ def candidates(users: NDArray[np.float32], step: float) -> Tensor:
         step: Step of the grid [m].
 
     Returns:
-        Places (M, 3) [m].
+        Candidates (M, 3) [m].
     """
     users = users[np.isfinite(users).all(1)]
     around = np.arange(-math.ceil(_REACH / step), math.ceil(_REACH / step) + 1)
@@ -167,24 +167,24 @@ def candidates(users: NDArray[np.float32], step: float) -> Tensor:
     cells = np.round(users[:, None, :2] / step) + offsets
     near = (np.abs(cells * step - users[:, None, :2]) <= _REACH).all(-1)
     heights = np.broadcast_to(users[:, None, 2], near.shape)[near]
-    places, first = np.unique(cells[near], axis=0, return_index=True)
-    return torch.from_numpy(np.column_stack([places * step, heights[first]])).float()
+    points, first = np.unique(cells[near], axis=0, return_index=True)
+    return torch.from_numpy(np.column_stack([points * step, heights[first]])).float()
 
 
 @torch.no_grad()
-def embed_places(encoder: Encoder, maps: AreaMaps, station: Tensor, places: Tensor) -> Tensor:
-    """Return the embeddings of places, LOS status withheld, of unit length, (M, D).
+def embed_candidates(encoder: Encoder, maps: AreaMaps, station: Tensor, points: Tensor) -> Tensor:
+    """Return the embeddings of candidates, LOS status withheld, of unit length, (M, D).
 
     Args:
         encoder: Environment tower.
         maps: The map of one site.
         station: Base station (3,) [m].
-        places: Places (M, 3) [m].
+        points: Candidates (M, 3) [m].
     """
-    site = torch.zeros(len(places), dtype=torch.long, device=places.device)
-    vector = maps.geometry(site, station.expand(len(places), 3), places, site, with_los=False)
+    site = torch.zeros(len(points), dtype=torch.long, device=points.device)
+    vector = maps.geometry(site, station.expand(len(points), 3), points, site, with_los=False)
     found = []
-    with Progress(len(places), "embedding places", "place", leave=False) as progress:
+    with Progress(len(points), "embedding candidates", "candidate", leave=False) as progress:
         for part in torch.split(vector, _CHUNK):
             found.append(encoder(maps.map(site[: len(part)]), part))
             progress.update(len(part))

@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 from datamodules.errors import InputError
 from datamodules.maps.area_maps import AreaMaps
 from foundation import ChannelTransformer, EnvChannel, EnvironmentTransformer, MapPositioning
-from foundation.adaptation.map_positioning import candidates, embed_places
+from foundation.adaptation.map_positioning import candidates, embed_candidates
 from heads import LOS, Positioning
 from tests.datamodules.rays import random_site
 from tests.datamodules.test_module import build
@@ -51,12 +51,12 @@ def test_candidates_are_the_grid_points_around_users():
     assert candidates(users[7:8], 3.0).shape == (0, 3)
 
 
-def test_places_are_embedded_as_users_there_would_be():
+def test_candidates_are_embedded_as_users_there_would_be():
     site = random_site(num_users=300)
     torch.manual_seed(0)
     tower = EnvironmentTransformer(**SIZES).eval()
     position = site.links.position
-    found = embed_places(tower, AreaMaps.draw([site]), site.bs_position, position)
+    found = embed_candidates(tower, AreaMaps.draw([site]), site.bs_position, position)
     maps, where = AreaMaps.draw([site, site]), torch.ones(300, dtype=torch.long)
     vector = maps.geometry(where, site.bs_position.expand(300, 3), position, torch.full((300,), -1))
     expected = torch.nn.functional.normalize(tower(maps.map(where), vector), dim=1)
@@ -79,7 +79,7 @@ def test_answers_equal_a_slow_loop(checkpoint, tmp_path):
     for row, number in enumerate(batch["site"].tolist()):
         site = train.sites[number]
         places = candidates(train.positions(number).numpy(), 3.0)
-        fits = embed_places(model.environment, AreaMaps.draw([site]), site.bs_position, places).numpy()
+        fits = embed_candidates(model.environment, AreaMaps.draw([site]), site.bs_position, places).numpy()
         weights = []
         for place, fit_of in zip(places.numpy() - site.bs_position.numpy(), fits, strict=True):
             far = (head[row, 0] - place[0]) ** 2 + (head[row, 1] - place[1]) ** 2
@@ -95,7 +95,7 @@ def test_a_match_finds_the_user_that_the_head_misses(checkpoint):
     model = MapPositioning(lambda n: Positioning(n, hidden=8), checkpoint, sharpness=200.0, radius=12.0).eval()
     places = candidates(np.random.default_rng(0).uniform(-40, 40, (200, 3)).astype(np.float32), 3.0)[:, :2]
     embeddings = torch.nn.functional.normalize(torch.randn(len(places), 8), dim=-1)
-    model._places = {0: (places, embeddings)}
+    model._candidates = {0: (places, embeddings)}
     true = torch.arange(0, len(places), 9)
     features, batch = 3 * embeddings[true], {"site": torch.zeros(len(true), dtype=torch.long)}
     off = places[true] + torch.tensor([6.0, -5.0])
@@ -108,7 +108,7 @@ def test_a_match_finds_the_user_that_the_head_misses(checkpoint):
     model.train()
     assert torch.equal(model.answer(features, batch), off), "the head learns by its own answer"
     model.eval()
-    model._places = {0: (places[:0], embeddings[:0])}
+    model._candidates = {0: (places[:0], embeddings[:0])}
     assert torch.equal(model.answer(features, batch), off), "no place known: the head's answer"
 
 
@@ -154,15 +154,15 @@ def test_the_match_reads_the_embedding_also_where_the_head_reads_tokens(checkpoi
     assert answers[0].unique(dim=0).shape[0] > 1
 
 
-def test_other_data_have_places_of_their_own(checkpoint, tmp_path):
+def test_other_data_have_candidates_of_their_own(checkpoint, tmp_path):
     data = build(tmp_path / "sites")
     model = MapPositioning(lambda n: Positioning(n, hidden=8), checkpoint)
     trainer = fit(model, data, tmp_path)
     trainer.test(model, datamodule=data, verbose=False)
-    before = model._places[0][0]
+    before = model._candidates[0][0]
     other = build(tmp_path / "others", [random_site("c", 150, seed=5), random_site("d", 100, seed=6)])
     trainer.test(model, datamodule=other, verbose=False)
-    assert not torch.equal(model._places[0][0][: len(before)], before[: len(model._places[0][0])])
+    assert not torch.equal(model._candidates[0][0][: len(before)], before[: len(model._candidates[0][0])])
     alone = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     with pytest.raises(InputError, match="give one, not loaders"):
         alone.test(model, dataloaders=other.test_dataloader(), verbose=False)
