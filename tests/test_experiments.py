@@ -81,6 +81,7 @@ TASKS = [file for file in MODELS if file.parent.name == "finetune" and not file.
 def test_every_task_takes_the_two_tower_too(file, street_data, two_towers, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     args = ["fit", "--config", str(file), *street_data, *QUICK, "--then_test", "true"]
+    args += ["--data.bs.rows", "1", "--data.bs.cols", "32"]  # what the tower was made for
     commands = run([*args, "--model.checkpoint", two_towers, "--data.fractions", "[0.6, 0.2, 0.2]"])
     assert commands.model.encoder.csi_size == (32, 64)
     assert any(key.startswith(f"test/{file.stem}/") for key in commands.trainer.callback_metrics)

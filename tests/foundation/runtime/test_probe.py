@@ -145,8 +145,8 @@ def test_every_parameter_that_asks_for_a_gradient_gets_one(tower, tokens, mode, 
     encoder = TOWERS[tower]()
     if tokens and encoder.token_shape is None:
         pytest.skip("has no tokens")
-    monkeypatch.setattr(finetune, "load_encoder", lambda *_: encoder)
-    monkeypatch.setattr(finetune, "_model_name", str)
+    monkeypatch.setattr(finetune, "find_encoder", lambda *_: encoder)
+    monkeypatch.setattr(finetune, "model_name", str)
     model = FineTune(LOS, encoder, checkpoint="x.ckpt", mode=mode, tokens=tokens)
     model._loss(model._predictions(links(4)), links(4)).backward()
     idle = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
