@@ -27,17 +27,36 @@ MODEL = [
     "--trainer.fast_dev_run", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
     "--data.batch_size", "16", "--data.block", "5.0",
 ]  # fmt: skip
-#: what makes a YAML's data small or, of the catalogue, lets it do with the scenarios that are written below
-SMALL = {
-    "areas": ["--data.source.cities", "[etoile, munich]", "--data.source.areas_per_city", "2"],
+#: what CSI-CLIP, whose towers read single channels, changes of a YAML's data, and what the catalogue does with the
+#: scenarios that are written below
+CHANGED = {
     "catalogue": ["--data.source.missing", "skip"],
-    "etoile": ["--data.source.num_users", "100"],
-    "munich": ["--data.source.num_users", "100"],
-    "tr38901": ["--data.source.scenarios", "[umi, inh]", "--data.source.sequences", "60"],
-    "twins": ["--data.source.base.num_users", "60", "--data.source.base.samples", "10000"],
+    "contwin_table5": ["--data.sequence", "null"],
+    "csi4cast": ["--data.sequence", "null"],
+    "munich_sequences": ["--data.sequence", "null"],
+    "prediction": ["--data.sequence", "null"],
+    "twins_calibration": ["--data.group", "null", "--data.variants", "null"],
 }
+#: settings of sources that make their data small
+CAPS = {"num_users": 100, "samples": 10000, "sequences": 20, "links": 20, "areas_per_city": 2, "areas_per_place": 2}
 #: a city is read and traced, which takes up to half a minute
-TRACED = ("areas", "etoile", "munich", "twins")
+TRACED = ("areas", "etoile", "munich", "munich_ahead", "munich_sequences", "twins", "twins_calibration")
+TRACED += ("area", "twins_feedback")
+#: many models are drawn from, which takes a quarter of one
+DRAWN = ("contwin_table3", "contwin_table5", "csi4cast", "prediction")
+
+
+def reduced(settings):
+    """Return settings with every number of `CAPS`, also of a list, capped."""
+    if isinstance(settings, list):
+        return [reduced(value) for value in settings]
+    if not isinstance(settings, dict):
+        return settings
+    return {key: capped(value, CAPS[key]) if key in CAPS else reduced(value) for key, value in settings.items()}
+
+
+def capped(value, most):
+    return [min(one, most) for one in value] if isinstance(value, list) else min(value, most)
 
 
 @pytest.fixture(scope="module")
@@ -64,17 +83,19 @@ def fit(file, data, tmp_path, monkeypatch, *more):
     monkeypatch.setenv("CSI_DATA", str(data))
     monkeypatch.setenv("CSI_CACHE", str(tmp_path / "sites"))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    return run(["fit", "--config", str(ROOT / "experiments" / "csiclip.yaml"), "--config", str(file), *MODEL, *more])
+    small = tmp_path / file.name
+    small.write_text(yaml.safe_dump(reduced(yaml.safe_load(file.read_text()))))
+    return run(["fit", "--config", str(ROOT / "experiments" / "csiclip.yaml"), "--config", str(small), *MODEL, *more])
 
 
 @pytest.mark.parametrize(
     "file",
-    [pytest.param(file, marks=[pytest.mark.slow] * (file.stem in TRACED), id=file.stem) for file in FILES],
+    [pytest.param(file, marks=[pytest.mark.slow] * (file.stem in TRACED + DRAWN), id=file.stem) for file in FILES],
 )
 def test_a_model_is_trained_on_every_source(file, data, tmp_path, monkeypatch):
     if file.stem in TRACED:
         skip_without_sionna()
-    commands = fit(file, data, tmp_path, monkeypatch, *SMALL.get(file.stem, []))
+    commands = fit(file, data, tmp_path, monkeypatch, *CHANGED.get(file.stem, []))
     given = yaml.safe_load(file.read_text())["data"]["init_args"]
     module = commands.datamodule
     assert len(module.sources) == (len(given["source"]) if isinstance(given["source"], list) else 1)

@@ -196,7 +196,7 @@ def test_figures_show_the_median_link() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "ar"}, "kind must be 'filter' or 'direct', got 'ar'"),
+        ({"kind": "ar"}, "kind must be 'filter', 'direct' or 'given', got 'ar'"),
         ({"layers": 3}, "layers must be 2 or 4, got 3"),
         ({"horizons": 0}, "horizons must be at least 1, got 0"),
         ({"taps": 0}, "taps must be at least 1, got 0"),
