@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from datamodules.sites.paths import Paths
+from datamodules.sources.llvm import use_llvm
 from datamodules.sources.raytracing import scenes, tracing
 
 _PROBE = """
@@ -112,7 +113,7 @@ def trace_with_cfr(
     Returns:
         All paths, and Sionna's frequency response of shape (U, R, T, K), elements in the order of `Array`.
     """
-    scenes.use_llvm()
+    use_llvm()
     from sionna.rt import PathSolver, PlanarArray, Receiver, Transmitter
 
     scene = scenes.read(scenes.find(scene_name), merge_shapes=True)

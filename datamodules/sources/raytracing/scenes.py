@@ -8,19 +8,17 @@ from __future__ import annotations
 import gc
 import importlib.metadata
 import importlib.util
-import os
-import platform
 import xml.etree.ElementTree as ElementTree
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from datamodules.errors import DatasetNotFoundError, InputError, refuse_pointer
 from datamodules.sites.site import sha256
+from datamodules.sources.llvm import use_llvm
 from datamodules.sources.raytracing.materials import with_materials
 
 #: slots of Sionna's table of known specular chains, per base station. A chain that falls on another's slot is lost: at
@@ -85,28 +83,6 @@ def _shipped_folder() -> Path:
     if not folder.is_dir():
         raise InputError("Sionna RT is not installed: pip install sionna-rt")
     return folder
-
-
-def use_llvm() -> None:
-    """Point Dr.Jit at the LLVM library of `karellen-llvm-core`, before its first import.
-
-    Dr.Jit would else take the system's, and an LLVM 15 or 16 aborts the process as soon as a scene is loaded. Nothing
-    is done where the user has set `DRJIT_LIBLLVM_PATH`, where a CUDA GPU makes LLVM needless, and outside Linux.
-
-    Raises:
-        InputError: There is no library to be found.
-    """
-    if "DRJIT_LIBLLVM_PATH" in os.environ or platform.system() != "Linux" or torch.cuda.is_available():
-        return
-    try:
-        listed = importlib.metadata.files("karellen-llvm-core") or []
-    except importlib.metadata.PackageNotFoundError:
-        listed = []
-    libraries = {Path(str(file.locate())).resolve() for file in listed if file.name.startswith("libLLVM.so")}
-    found = sorted(library for library in libraries if library.is_file())
-    if not found:
-        raise InputError("ray tracing on a CPU needs LLVM: pip install karellen-llvm-core, or set DRJIT_LIBLLVM_PATH")
-    os.environ["DRJIT_LIBLLVM_PATH"] = str(found[-1])
 
 
 def read(file: Path, merge_shapes: bool) -> Any:

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.errors import needs
 from datamodules.sites.paths import Paths
-from datamodules.sources.tr38901.rays import NEEDS_SIONNA, Release
+from datamodules.sources.tr38901.rays import Release, importing_sionna
 
 Model = Literal["A", "B", "C", "D", "E"]
 MODELS: tuple[Model, ...] = get_args(Model)
@@ -88,8 +87,7 @@ def load_table(model: Model, release: Release) -> dict[str, Any]:
 
     Spreads within a cluster are `caod` and so on [degrees], as in the table.
     """
-    devices = range(torch.cuda.device_count())
-    with torch.random.fork_rng(devices=devices), needs("tr38901", NEEDS_SIONNA):  # its first import seeds PyTorch
+    with importing_sionna():
         from sionna.phy.channel.tr38901 import models
     values = models.load_json(models.parameter_file(f"CDL-{model}.json", release))
     within = {"aod": "cASD", "aoa": "cASA", "zod": "cZSD", "zoa": "cZSA"}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.channel.ofdm import SPEED_OF_LIGHT
-from datamodules.errors import needs
+from datamodules.errors import InputError, needs
 from datamodules.sites.paths import Paths
+from datamodules.sources.llvm import use_llvm
 
 Scenario = Literal["umi", "uma", "rma", "inh"]
 Sight = Literal["los", "nlos", "mixed"]
@@ -217,14 +218,26 @@ def _model(scenario: Scenario, frequency: float, release: Release) -> Any:
 
 
 @contextmanager
+def importing_sionna() -> Iterator[None]:
+    """Import Sionna PHY, whose first import seeds PyTorch's generators, and imports Sionna RT where there is one.
+
+    Raises:
+        InputError: It is not installed.
+    """
+    with suppress(InputError):  # the models of TR 38.901 need no LLVM
+        use_llvm()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), needs("tr38901", NEEDS_SIONNA):
+        yield
+
+
+@contextmanager
 def _sionna(seed: int) -> Iterator[torch.Generator]:
     """Lend Sionna's generator, seeded, and leave all others as they were.
 
     Setting `sionna.phy.config.seed` would reseed PyTorch's default generators as well, and with them the training that
-    the data are made for; so does the first import.
+    the data are made for.
     """
-    devices = range(torch.cuda.device_count())
-    with torch.random.fork_rng(devices=devices), needs("tr38901", NEEDS_SIONNA):
+    with importing_sionna():
         from sionna.phy import config
     generator = config.torch_rng("cpu")
     before = generator.get_state()

@@ -7,6 +7,7 @@ import torch
 
 from datamodules.errors import InputError
 from datamodules.sides.splits import split_links
+from datamodules.sources.llvm import use_llvm
 from datamodules.sources.raytracing import scene_geometry as places
 from datamodules.sources.raytracing import scenes, tracing
 from datamodules.sources.raytracing.areas import Areas
@@ -41,7 +42,7 @@ def test_lattice_points_everywhere_and_mostly_along_the_street():
 
 @requires_sionna
 def test_lattice_is_what_sionna_shoots_along_and_only_then():
-    scenes.use_llvm()
+    use_llvm()
     import mitsuba as mi
     import sionna.rt  # noqa: F401
     from sionna.rt.path_solvers import sb_deterministic

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from datamodules.errors import DatasetNotFoundError, InputError
+from datamodules.sources.llvm import use_llvm
 from datamodules.sources.raytracing import scene_geometry as places
 from datamodules.sources.raytracing import scenes
 from datamodules.sources.raytracing.sionna_rt import SionnaRT
@@ -89,9 +90,9 @@ def test_llvm_is_the_installed_one_unless_the_user_names_another(monkeypatch):
     monkeypatch.setattr("platform.system", lambda: "Linux")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setenv("DRJIT_LIBLLVM_PATH", "mine")
-    scenes.use_llvm()
+    use_llvm()
     assert os.environ["DRJIT_LIBLLVM_PATH"] == "mine"
     monkeypatch.delenv("DRJIT_LIBLLVM_PATH")
     monkeypatch.setattr("importlib.metadata.files", lambda name: None)
     with pytest.raises(InputError, match="pip install karellen-llvm-core"):
-        scenes.use_llvm()
+        use_llvm()

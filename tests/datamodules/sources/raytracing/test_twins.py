@@ -15,8 +15,9 @@ from datamodules.errors import InputError
 from datamodules.module import ChannelDataModule
 from datamodules.sides.splits import split_links
 from datamodules.sites.user_matching import pair
+from datamodules.sources.llvm import use_llvm
 from datamodules.sources.raytracing import scene_geometry as places
-from datamodules.sources.raytracing import scenes, tracing
+from datamodules.sources.raytracing import tracing
 from datamodules.sources.raytracing.foliage import Foliage, attenuation_at, chords, clear_of
 from datamodules.sources.raytracing.sionna_rt import SionnaRT
 from datamodules.sources.raytracing.twins import LeafyTracer, Twins
@@ -94,7 +95,7 @@ def test_leaves_are_the_material_that_the_docstring_names(frequency, rate, condu
 
 @requires_sionna
 def test_leaves_take_what_sionnas_own_slab_of_them_takes():
-    scenes.use_llvm()
+    use_llvm()
     import mitsuba as mi
     from sionna.rt.utils import complex_relative_permittivity, itu_coefficients_single_layer_slab
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -191,3 +192,14 @@ def test_random_numbers_of_others_are_left_alone(tmp_path: Path) -> None:
 def test_bad_arguments(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         CDL(cache=str(tmp_path), **settings)
+
+
+def test_rays_can_be_traced_after_models_were_drawn():
+    # Sionna PHY imports the ray tracer, which takes the system's LLVM, whatever it is, unless it is told of ours before
+    code = (
+        "import os; os.environ.pop('DRJIT_LIBLLVM_PATH', None)\n"
+        "from datamodules.sources.tr38901.cdl_rays import load_table; load_table('A', '19.2')\n"
+        "print(os.environ.get('DRJIT_LIBLLVM_PATH'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "libLLVM" in done.stdout

@@ -1,0 +1,34 @@
+"""The LLVM library that Dr.Jit, and with it Sionna, compiles with on a CPU."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+from datamodules.errors import InputError
+
+
+def use_llvm() -> None:
+    """Point Dr.Jit at the LLVM library of `karellen-llvm-core`, before its first import.
+
+    Dr.Jit would else take the system's, and an LLVM 15 or 16 aborts the process as soon as a scene is loaded. Nothing
+    is done where the user has set `DRJIT_LIBLLVM_PATH`, where a CUDA GPU makes LLVM needless, and outside Linux.
+
+    Raises:
+        InputError: There is no library to be found.
+    """
+    if "DRJIT_LIBLLVM_PATH" in os.environ or platform.system() != "Linux" or torch.cuda.is_available():
+        return
+    try:
+        listed = importlib.metadata.files("karellen-llvm-core") or []
+    except importlib.metadata.PackageNotFoundError:
+        listed = []
+    libraries = {Path(str(file.locate())).resolve() for file in listed if file.name.startswith("libLLVM.so")}
+    found = sorted(library for library in libraries if library.is_file())
+    if not found:
+        raise InputError("ray tracing on a CPU needs LLVM: pip install karellen-llvm-core, or set DRJIT_LIBLLVM_PATH")
+    os.environ["DRJIT_LIBLLVM_PATH"] = str(found[-1])
