@@ -87,7 +87,8 @@ def test_extras_that_are_named_can_be_installed():
 def folder(tmp_path, monkeypatch):
     """A clone with two scenarios, in which programs that `make` starts write down their arguments."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("CSI_DATA", raising=False)
+    for name in ("CSI_DATA", "MAKEFLAGS", "ARGS"):  # `make test ARGS=` would hand its own to every make of a page
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(sys.modules, "umap", None)  # takes longer than all else
     for name in ("experiments", "Makefile", "pyproject.toml"):
