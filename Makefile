@@ -86,13 +86,13 @@ finetune: $(READY) ## adapt to TASK= [MODEL= MODE=finetune|probe|scratch|control
 study: $(READY) ## run STUDY=, the name of a YAML in experiments/studies/, and print its table
 	@test -f "experiments/studies/$(STUDY).yaml" || { echo "error: say which study, such as make study STUDY=demo; there are:" \
 		"$(patsubst experiments/studies/%.yaml,%,$(wildcard experiments/studies/*.yaml))" >&2; exit 2; }
-	$(BIN)/python -m foundation.evaluation.study experiments/studies/$(STUDY).yaml
+	$(BIN)/python -m foundation.studies.study experiments/studies/$(STUDY).yaml
 
 refine: $(READY) ## train on a digital twin, choose links of the real world, refine, keep what is better
-	$(BIN)/python -m foundation.evaluation.study experiments/studies/refine.yaml $(ARGS)
+	$(BIN)/python -m foundation.studies.study experiments/studies/refine.yaml $(ARGS)
 
 results: $(READY) ## collect studies into experiments/results.csv and RESULTS.md: STUDY="demo views"
-	$(BIN)/python -m foundation.evaluation.results $(STUDY)
+	$(BIN)/python -m foundation.studies.results $(STUDY)
 
 clean: ## remove caches; keeps .venv, data and runs
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

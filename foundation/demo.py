@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from foundation.evaluation.results import Row, collect, in_words
-from foundation.evaluation.study import Study, run_study
+from foundation.studies.results import Row, collect, in_words
+from foundation.studies.study import Study, run_study
 
 #: per head, the metric that decides, and whether more of it is better
 _DECIDES = {"positioning": ("mean_m", False), "beam": ("top1", True)}

@@ -11,7 +11,7 @@ import yaml
 import datamodules
 from datamodules.errors import InputError
 from foundation.cli import main, run
-from foundation.evaluation.study import Study
+from foundation.studies.study import Study
 from tests.foundation.towers import tiny_clip
 from tests.raytracing import requires_sionna
 

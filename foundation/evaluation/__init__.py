@@ -1,1 +1,1 @@
-"""From runs to figures that can be made again."""
+"""Benchmarks, controls and pictures."""

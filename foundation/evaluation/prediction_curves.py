@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datamodules.errors import InputError
-from foundation.evaluation.results import Row, collect
+from foundation.studies.results import Row, collect
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,7 +8,7 @@ from datamodules.channel.arrays import Array
 from datamodules.channel.codebook import dft_codebook
 from foundation.evaluation.predicted_beams import PredictedBeam
 from foundation.evaluation.prediction_curves import cells, plot_cells
-from foundation.evaluation.results import rows_of
+from foundation.studies.results import rows_of
 
 CODEBOOK = dft_codebook(Array(1, 4), 4)
 

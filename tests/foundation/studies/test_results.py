@@ -3,7 +3,7 @@
 import statistics
 
 from foundation.demo import bought
-from foundation.evaluation.results import publish, read, rows_of, table
+from foundation.studies.results import publish, read, rows_of, table
 
 
 def run(place="", seed=0, value=1.0, city="munich", mode="scratch", **facts):

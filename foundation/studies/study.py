@@ -12,8 +12,8 @@ from typing import Any
 
 from datamodules.errors import InputError
 from datamodules.yaml_file import read_yaml
-from foundation.evaluation.results import collect, table
-from foundation.evaluation.run_list import run_all
+from foundation.studies.results import collect, table
+from foundation.studies.run_list import run_all
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def run_study(study: Study, runs: Path) -> int:
     """
     status = run_all(study.name, study.commands(runs), runs)
     if not status and study.refine:
-        from foundation.evaluation.refinement import refine
+        from foundation.studies.refinement import refine
 
         return refine(study, runs)
     if not status:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from datamodules.errors import InputError
-from foundation.evaluation.results import rows_of, table, variant_of
-from foundation.evaluation.run_list import finished
-from foundation.evaluation.study import Study, main
+from foundation.studies.results import rows_of, table, variant_of
+from foundation.studies.run_list import finished
+from foundation.studies.study import Study, main
 
 
 def flag(args, name):

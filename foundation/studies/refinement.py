@@ -14,14 +14,14 @@ from torch import Tensor
 
 from datamodules.errors import InputError
 from foundation.adaptation.refine import replaces, select
-from foundation.evaluation.run_list import finished, run_all
+from foundation.studies.run_list import finished, run_all
 from foundation.evaluation.twin_pictures import markdown
 from foundation.runtime.runs import read_summary
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from foundation.evaluation.study import Study
+    from foundation.studies.study import Study
 
 #: the authors' results, drawn beside ours
 PUBLISHED = Path("experiments/published/twin_feedback.csv")

@@ -10,9 +10,9 @@ import torch
 from datamodules.dataset import ChannelDataset
 from datamodules.errors import InputError
 from foundation.adaptation.rehearsal import RehearsalSampler, in_world
-from foundation.evaluation import refinement
-from foundation.evaluation.refinement import Result, figure4, refine, result_table
-from foundation.evaluation.study import Study
+from foundation.studies import refinement
+from foundation.studies.refinement import Result, figure4, refine, result_table
+from foundation.studies.study import Study
 from tests.datamodules.rays import random_site
 
 

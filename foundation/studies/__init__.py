@@ -1,0 +1,1 @@
+"""Studies: many runs from one YAML, and what their results make of them."""
