@@ -14,9 +14,9 @@ from torch import Tensor
 
 from datamodules.errors import InputError
 from foundation.adaptation.refine import replaces, select
-from foundation.studies.run_list import finished, run_all
 from foundation.evaluation.twin_pictures import markdown
 from foundation.runtime.runs import read_summary
+from foundation.studies.run_list import finished, run_all
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
