@@ -52,7 +52,7 @@ class ChannelDataset(Dataset[Batch]):
 
     @property
     def cities(self) -> list[str]:
-        """Places of the links served."""
+        """Names of the cities of the links, sorted."""
         numbers = np.unique(np.searchsorted(self.starts, self.links.reshape(-1), side="right") - 1)
         return sorted({self.sites[number].city for number in numbers})
 

@@ -54,7 +54,7 @@ def load_yaml(file: Path) -> Any:
         raise DatasetNotFoundError(f"config file {file} cannot be read: {error.strerror}") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise InputError(f"{file}{place}: {error.problem or 'no YAML'}") from error
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise InputError(f"{file}{where}: {error.problem or 'no YAML'}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: no YAML: {' '.join(str(error).split())[:300]}") from error

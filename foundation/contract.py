@@ -31,7 +31,7 @@ def describe_data(datamodule: Any) -> dict[str, Any]:
     Returns:
         `csi`, the numbers R, T and K; `snapshots` N, or None; `power_db`, mean and deviation over training links [dB];
         `snr_db`, lowest and highest of the noise that is added, or None; `doppler`, lowest and highest f_D T, the
-        Doppler shift times the interval between snapshots, or None; `sources` and `places` by name. Empty where nothing
+        Doppler shift times the interval between snapshots, or None; `sources` and `cities` by name. Empty where nothing
         is known.
     """
     if not hasattr(datamodule, "sides") or not hasattr(datamodule, "observation"):
@@ -49,7 +49,7 @@ def describe_data(datamodule: Any) -> dict[str, Any]:
         "snr_db": [min(low for low, _ in spans), max(high for _, high in spans)] if spans else None,
         "doppler": _doppler(datamodule.sequence, train.sites),
         "sources": sorted({type(source).__name__ for source in datamodule.sources}),
-        "places": list(train.cities),
+        "cities": list(train.cities),
     }
 
 

@@ -21,7 +21,7 @@ ROW_MAJOR, _PLAIN, _TRANSPOSED = 101, 111, 112
 
 
 def _compiled(*signature: str) -> Callable[[Callable[..., Any]], Any]:
-    """Compile, at once where a signature is given, and keep the result on disk where there is a place for it."""
+    """Compile, at once where a signature is given, and keep the result on disk where a writable folder is found."""
     # fused multiply-add is all that is relaxed: reordered sums would undo `_ROUND`
     options: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
     jit: Any = numba.njit
@@ -203,11 +203,11 @@ def group_links(
     for length in lengths:
         sizes[length] += 1
     count = 0
-    places = np.zeros(len(sizes), np.int64)
-    place = 0
+    slots = np.zeros(len(sizes), np.int64)
+    slot = 0
     for length in range(1, len(sizes)):
-        places[length] = place
-        place += sizes[length]
+        slots[length] = slot
+        slot += sizes[length]
         if sizes[length] > 0:
             setting = (_TRANSPOSED, _PLAIN, rows, num_tones, length, rows, num_tones, num_tones, sizes[length])
             for i, value in enumerate(setting):
@@ -216,10 +216,10 @@ def group_links(
     tones = factors + item * rows * lengths.sum()
     column = 0
     for u in range(len(lengths)):
-        place = places[lengths[u]]
-        places[lengths[u]] += 1
-        pointers[0, place] = factors + item * rows * column
-        pointers[1, place] = tones + item * num_tones * column
-        pointers[2, place] = out + item * rows * num_tones * u
+        slot = slots[lengths[u]]
+        slots[lengths[u]] += 1
+        pointers[0, slot] = factors + item * rows * column
+        pointers[1, slot] = tones + item * num_tones * column
+        pointers[2, slot] = out + item * rows * num_tones * u
         column += lengths[u]
     return count

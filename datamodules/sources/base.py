@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -92,6 +93,27 @@ def data_root(kind: str, root: str | None) -> Path:
 def file_stamps(files: list[Path]) -> dict[str, list[int]]:
     """Return size [bytes] and time of change [ns] by file name: with these in a recipe, changed data is read anew."""
     return {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
+
+
+def renamed(owner: str, old: str, old_value: Any, new: str, value: Any) -> Any:
+    """Return the value of an argument, given by its name or, with a warning, by its former name.
+
+    Args:
+        owner: Class or command that has the argument.
+        old: Former name.
+        old_value: Value given by the former name, None if not given.
+        new: Name.
+        value: Value given by the name, None if not given.
+
+    Raises:
+        InputError: It is given by both names.
+    """
+    if old_value is None:
+        return value
+    if value is not None:
+        raise InputError(f"`{old}` is the old name of `{new}`: give `{new}` alone")
+    warnings.warn(f"`{old}` of {owner} is now called `{new}`: write {new}", FutureWarning, stacklevel=3)
+    return old_value
 
 
 def make(recipe: Recipe, cache: Path) -> None:

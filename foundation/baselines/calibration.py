@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 
-def nearest_mean(places: Tensor, known_places: Tensor, known_weights: Tensor, neighbours: int = 1) -> Tensor:
+def nearest_mean(positions: Tensor, known_positions: Tensor, known_weights: Tensor, neighbours: int = 1) -> Tensor:
     """Return the mean weights of the nearest users that are known; of one, the grid search of twin calibration V-B.
 
     Args:
-        places: Where the users are [m], shape (B, C).
-        known_places: Where the known users are, shape (M, C).
+        positions: Coordinates of the users [m], shape (B, C).
+        known_positions: Coordinates of the known users [m], shape (M, C).
         known_weights: Their DFT weights, shape (M, Q); all should sum to one, or the strong ones decide.
         neighbours: How many, at most M.
 
@@ -19,6 +19,6 @@ def nearest_mean(places: Tensor, known_places: Tensor, known_weights: Tensor, ne
         Shape (B, Q).
     """
     # not by a matrix product, which at kilometres from the origin loses the metres
-    distances = torch.cdist(places, known_places, compute_mode="donot_use_mm_for_euclid_dist")
-    nearest = distances.topk(min(neighbours, len(known_places)), largest=False).indices
+    distances = torch.cdist(positions, known_positions, compute_mode="donot_use_mm_for_euclid_dist")
+    nearest = distances.topk(min(neighbours, len(known_positions)), largest=False).indices
     return known_weights[nearest].mean(1)

@@ -40,14 +40,14 @@ def costs(source: Twins, rounds: int = _ROUNDS) -> dict[str, tuple[float, float]
         `calibrator` with the synthesis of its input, and of `calibrated`, `low` and the calibrator together.
     """
     base = source.base
-    place = scene_geometry.place(base.tracer.file)
+    geometry = scene_geometry.open_geometry(base.tracer.file)
     stations = np.asarray(base.base_stations, dtype=np.float32)
-    window = base.window or place.bounds
+    window = base.window or geometry.bounds
     rng = np.random.default_rng(0)
     counts = {name: source.twins[name].chunk for name in ("low", "high")}
     counts["calibrator"] = counts["low"]
-    xy = place.scatter(window, max(counts.values()), rng)
-    spots = np.column_stack([xy, place.ground(xy) + base.user_height]).astype(np.float32)
+    xy = geometry.scatter(window, max(counts.values()), rng)
+    spots = np.column_stack([xy, geometry.ground(xy) + base.user_height]).astype(np.float32)
     model = TwinCalibration().eval()
     [links] = source.twins["low"].tracer(stations[:1], spots[: counts["low"]])
     position = links.position - torch.from_numpy(stations[0])

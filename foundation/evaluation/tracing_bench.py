@@ -19,7 +19,7 @@ from datamodules.progress import Progress
 from datamodules.sites.paths import Paths
 from datamodules.sources.raytracing import scenes, tracing
 from datamodules.sources.raytracing.areas import Areas
-from datamodules.sources.raytracing.scene_geometry import place as open_place
+from datamodules.sources.raytracing.scene_geometry import open_geometry
 
 Trace = Callable[[NDArray[Any], NDArray[Any]], list[Paths]]
 
@@ -50,7 +50,7 @@ def compare_tracing(
             ways: dict[str, Trace] = {f"obvious, {n:,} rays": _even(tracer, n) for n in even_samples}
             ways[f"ours, {tracer.samples:,} rays"] = tracer
             for index in range(count):
-                _, stations, users = areas.lay_out(open_place(file), index)
+                _, stations, users = areas.lay_out(open_geometry(file), index)
                 reference = _reference(tracer, stations, users)
                 for name, trace in ways.items():
                     if index == 0:

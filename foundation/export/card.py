@@ -44,7 +44,8 @@ def card(config: Mapping[str, Any], files: Mapping[str, str]) -> str:
     lines += ["", "```python", *use, "```"]
     lines += ["", "## Data and licence", ""]
     lines += [f"- {name}: {_LICENCES.get(name, 'see its publisher')}." for name in sources]
-    lines += [f"- Places: {', '.join(data['places'])}."] if data.get("places") else []
+    cities = data.get("cities", data.get("places"))  # `places` in checkpoints of older releases
+    lines += [f"- Cities: {', '.join(cities)}."] if cities else []
     lines += [] if sources else ["The checkpoint does not say what it was trained on: ask who trained it."]
     lines += ["", "## Input", "", *_input(data), "", "## Measured", "", *_measured(config.get("summary", {}))]
     lines += ["", "## Checksums (SHA-256)", "", *(f"- `{name}` {digest}" for name, digest in sorted(files.items()))]

@@ -141,12 +141,12 @@ class TwinCalibration(FoundationTask):
             Shape (B, T), with a sum of 1.
         """
         weights = shares(dft_weights(low, self.codebook)) * len(self.codebook)  # of mean 1
-        place = (position - self.position_mean) / self.position_std
+        normalized = (position - self.position_mean) / self.position_std
         if self.reads == "twin":
-            place = torch.zeros_like(place)
+            normalized = torch.zeros_like(normalized)
         elif self.reads == "position":
             weights = torch.zeros_like(weights)
-        refined: Tensor = self.net(place, weights)
+        refined: Tensor = self.net(normalized, weights)
         return refined
 
     def links(self, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -225,13 +225,13 @@ class TwinCalibration(FoundationTask):
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         if datamodule is None:
             return
-        side, places, weights = datamodule.sides["train"], [], []
+        side, positions, weights = datamodule.sides["train"], [], []
         for start in range(0, len(side), _CHUNK):
             rows = list(range(start, min(start + _CHUNK, len(side))))
             links = self.links(datamodule.finish(side.__getitems__(rows)))
-            places.append(_places(links))
+            positions.append(_positions(links))
             weights.append(self.target(links["high"].to(self.device)))
-        self._known = torch.cat(places).to(self.device), torch.cat(weights)
+        self._known = torch.cat(positions).to(self.device), torch.cat(weights)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Score the calibrator and all it is compared with."""
@@ -243,8 +243,8 @@ class TwinCalibration(FoundationTask):
             "target_": dft_weights(high, self.codebook),
         }
         if self._known is not None:
-            choosers["grid_"] = nearest_mean(_places(links), *self._known)
-            choosers["neighbours_"] = nearest_mean(_places(links), *self._known, _NEIGHBOURS)
+            choosers["grid_"] = nearest_mean(_positions(links), *self._known)
+            choosers["neighbours_"] = nearest_mean(_positions(links), *self._known, _NEIGHBOURS)
         cosines, best = {"direct_": self._score("direct_", links, low)}, {}
         for name, weights in choosers.items():
             best[name] = top_codewords(weights, self.codewords)
@@ -309,6 +309,6 @@ class TwinCalibration(FoundationTask):
         return self.optimizers_with([(self, self.lr)], self.weight_decay, self.schedule)
 
 
-def _places(links: dict[str, Tensor]) -> Tensor:
+def _positions(links: dict[str, Tensor]) -> Tensor:
     """Return where users and their base stations are (n, 6) [m]: one user is far from itself at another station."""
     return torch.cat([links["position"] + links["bs_position"], links["bs_position"]], dim=1)

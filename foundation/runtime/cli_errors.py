@@ -45,8 +45,8 @@ def condense(
         classes: Names that may stand as a class_path, to suggest one.
     """
 
-    def place(word: str) -> str:
-        return _place(word, files, options)
+    def where(word: str) -> str:
+        return _given_where(word, files, options)
 
     if found := _NO_FILE.search(message):
         return f"config file {found[1]} does not exist"
@@ -54,25 +54,25 @@ def condense(
         group, name, known = found.groups()
         key = _without_children(f"{group}.{name}" if group else name)
         suggestion = _suggest(key, known.split(", ") if known else _with_parents(keys))
-        return f"unknown key '{_dotted(message, found, key)}'{place(key)}{suggestion}"
+        return f"unknown key '{_dotted(message, found, key)}'{where(key)}{suggestion}"
     if found := _UNKNOWN_FLAG.search(message):
         key = found[1].replace("init_args.", "")
         return f"unknown key '{_dotted(message, found, key)}' on the command line{_suggest(key, keys)}"
     if found := _NO_IMPORT.search(message):
-        return f"class_path '{found[1]}' cannot be imported{place(found[1])}: {found[2].strip()}"
+        return f"class_path '{found[1]}' cannot be imported{where(found[1])}: {found[2].strip()}"
     if found := _NO_CLASS.search(message):
-        return f"unknown class '{found[1]}'{place(found[1])}{_suggest(found[1], classes)}"
+        return f"unknown class '{found[1]}'{where(found[1])}{_suggest(found[1], classes)}"
     if found := _NOT_SUBCLASS.search(message):
-        return f"'{found[1]}'{place(found[1])} does not fit key '{_dotted(message, found)}': it is no {found[2]}"
+        return f"'{found[1]}'{where(found[1])} does not fit key '{_dotted(message, found)}': it is no {found[2]}"
     if found := _MISSING.search(message):
         # the outermost names carry the command, `fit.model`
         names = [re.sub(r"^(fit|validate|test|predict)\.", "", name.strip()) for name in found[1].split(",")]
         missing = " and ".join(f"'{_dotted(message, found, name)}'" for name in names)
         return f"missing {missing}: set it in a --config file or on the command line"
-    return _wrong_type(message, place) or _one_line(message)
+    return _wrong_type(message, where) or _one_line(message)
 
 
-def _wrong_type(message: str, place: Callable[[str], str]) -> str | None:
+def _wrong_type(message: str, where: Callable[[str], str]) -> str | None:
     keys = _PARSER_KEY.findall(message)
     deepest = message[message.rfind('Parser key "') :]
     found = _EXPECTED.findall(deepest.replace("Not a valid subclass of", "Expected a class_path of a"))
@@ -86,7 +86,7 @@ def _wrong_type(message: str, place: Callable[[str], str]) -> str | None:
         value = given[1]
     names = " or ".join(dict.fromkeys(_type_name(name) for name in types))
     key = ".".join(keys)
-    return f"'{key}'{place(key)} must be {names}, got {_quote(value or 'nothing')}"
+    return f"'{key}'{where(key)} must be {names}, got {_quote(value or 'nothing')}"
 
 
 def _type_name(text: str) -> str:
@@ -112,7 +112,7 @@ def _without_children(key: str) -> str:
     return re.split(r"\.(?:class_path|init_args|dict_kwargs)\b", key)[0]
 
 
-def _place(word: str, files: Sequence[Path], options: Sequence[str]) -> str:
+def _given_where(word: str, files: Sequence[Path], options: Sequence[str]) -> str:
     """Say where a key, or a class, was given."""
     leaf = word.rsplit(".", 1)[-1]
     flags = [option.partition("=")[0] for option in options if option.startswith("--")]

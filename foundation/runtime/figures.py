@@ -86,7 +86,7 @@ class Sample:
         self._seen += count
         size = sum(math.prod(value.shape[1:]) * value.element_size() for value in rows.values())
         self._limit = max(1, min(_LINKS, _BYTES // size))
-        kept = (_place(number) <= self._below).nonzero().squeeze(1)
+        kept = (_fraction(number) <= self._below).nonzero().squeeze(1)
         part = {key: value.detach()[kept.to(value.device)].cpu() for key, value in rows.items()}
         self._parts.append({"number": number[kept], **part})
         if sum(len(part["number"]) for part in self._parts) > 2 * self._limit:
@@ -104,15 +104,15 @@ class Sample:
         return {key: value[order] for key, value in rows.items()}
 
     def _bound(self, number: Tensor) -> float:
-        """Return the largest place of those links that may be kept."""
-        place = _place(number).sort().values[: self._limit]
-        return float(place[-1]) if len(place) else 0.0
+        """Return the largest fraction of those links that may be kept."""
+        bound = _fraction(number).sort().values[: self._limit]
+        return float(bound[-1]) if len(bound) else 0.0
 
 
-def _place(number: Tensor) -> Tensor:
+def _fraction(number: Tensor) -> Tensor:
     return number.double() * _GOLDEN % 1.0
 
 
 def _up_to(bound: float, rows: Rows) -> Rows:
-    kept = _place(rows["number"]) <= bound
+    kept = _fraction(rows["number"]) <= bound
     return {key: value[kept] for key, value in rows.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import warnings
 import zlib
 from collections.abc import Iterator
 from functools import partial
@@ -17,11 +16,10 @@ from numpy.typing import NDArray
 
 from datamodules.errors import InputError
 from datamodules.sites.site import Site
-from datamodules.sources.base import Recipe, Source
+from datamodules.sources.base import Recipe, Source, renamed
 from datamodules.sources.raytracing import scenes
 from datamodules.sources.raytracing.ray_launching import StreetTracer
-from datamodules.sources.raytracing.scene_geometry import PLACING, Place, Window, in_text
-from datamodules.sources.raytracing.scene_geometry import place as open_place
+from datamodules.sources.raytracing.scene_geometry import PLACING, SceneGeometry, Window, in_text, open_geometry
 
 #: an area has at least this share of outdoor ground, and of ground under buildings
 _OUTDOORS, _BUILT = 0.2, 0.1
@@ -86,8 +84,8 @@ class Areas(Source):
         areas_per_place: int | list[int] | None = None,
     ) -> None:
         super().__init__(cache)
-        cities = _renamed("places", places, "cities", cities)
-        areas_per_city = _renamed("areas_per_place", areas_per_place, "areas_per_city", areas_per_city)
+        cities = renamed("Areas", "places", places, "cities", cities)
+        areas_per_city = renamed("Areas", "areas_per_place", areas_per_place, "areas_per_city", areas_per_city)
         cities = ["etoile", "munich", "florence", "san_francisco"] if cities is None else cities
         per_city: int | list[int] = 20 if areas_per_city is None else areas_per_city
         counts = [per_city] * len(cities) if isinstance(per_city, int) else [*per_city]
@@ -156,9 +154,9 @@ class Areas(Source):
         return Recipe(names, parameters, partial(self._make, file, index, area, parameters))
 
     def _make(self, file: Path, index: int, area: str, parameters: dict[str, Any], work: Path) -> Iterator[Site]:
-        place, tracer = open_place(file), self.tracers[file]
-        window, stations, users = self.lay_out(place, index)
-        environment = place.buildings.clip(window)
+        geometry, tracer = open_geometry(file), self.tracers[file]
+        window, stations, users = self.lay_out(geometry, index)
+        environment = geometry.buildings.clip(window)
         for station, links in enumerate(tracer(stations, users)):
             yield Site(
                 name=f"{area}_bs{station}",
@@ -166,17 +164,17 @@ class Areas(Source):
                 bs_position=torch.from_numpy(stations[station]),
                 carrier_frequency=tracer.frequency,
                 area=area,
-                city=place.name,
+                city=geometry.name,
                 environment=environment,
-                domain={"scenario": place.name, "frequency": tracer.frequency},
+                domain={"scenario": geometry.name, "frequency": tracer.frequency},
                 provenance=parameters,
             )
 
-    def lay_out(self, place: Place, index: int) -> tuple[Window, NDArray[np.float32], NDArray[np.float32]]:
+    def lay_out(self, geometry: SceneGeometry, index: int) -> tuple[Window, NDArray[np.float32], NDArray[np.float32]]:
         """Place one area in a city, and its base stations and users in the area.
 
         Args:
-            place: The city.
+            geometry: The city.
             index: Number of the area among those of the city.
 
         Returns:
@@ -185,48 +183,34 @@ class Areas(Source):
         Raises:
             InputError: No window of the size holds both buildings and enough outdoor ground.
         """
-        key = zlib.crc32(place.name.encode())
+        key = zlib.crc32(geometry.name.encode())
         rng = np.random.default_rng([self.seed, key, index])
-        low, high = np.reshape(place.bounds, (2, 2))
+        low, high = np.reshape(geometry.bounds, (2, 2))
         longest = min(self.size[1], float((high - low).min()))
         if longest < self.size[0]:
             raise InputError(
-                f"scene {place.name} spans {in_text(place.bounds)}, too little for a window of {self.size[0]:g} m: "
-                "lower size"
+                f"scene {geometry.name} spans {in_text(geometry.bounds)}, too little for a window of "
+                f"{self.size[0]:g} m: lower size"
             )
         spot = (np.random.default_rng([self.seed, key]).random(2) + index * _R2) % 1
         for _ in range(_TRIES):
             side = rng.uniform(self.size[0], longest)
             corner = low + spot * (high - low - side)
             window = (*corner.tolist(), *(corner + side).tolist())
-            if self._suits(place, window, rng):
-                xy = place.scatter(window, self.base_stations + self.users, rng)
+            if self._suits(geometry, window, rng):
+                xy = geometry.scatter(window, self.base_stations + self.users, rng)
                 if len(xy) == self.base_stations + self.users:
                     above = np.repeat([self.bs_height, self.user_height], [self.base_stations, self.users])
-                    spots = np.column_stack([xy, place.ground(xy) + above]).astype(np.float32)
+                    spots = np.column_stack([xy, geometry.ground(xy) + above]).astype(np.float32)
                     return window, spots[: self.base_stations], spots[self.base_stations :]
             spot = rng.random(2)
         raise InputError(
-            f"no window of {self.size[0]:g} to {self.size[1]:g} m in scene {place.name} has buildings and outdoor "
+            f"no window of {self.size[0]:g} to {self.size[1]:g} m in scene {geometry.name} has buildings and outdoor "
             f"ground for {self.base_stations} base stations and {self.users} users: change size"
         )
 
-    def _suits(self, place: Place, window: Window, rng: np.random.Generator) -> bool:
+    def _suits(self, geometry: SceneGeometry, window: Window, rng: np.random.Generator) -> bool:
         """Say whether a window has both streets and buildings."""
         xy = rng.uniform(window[:2], window[2:], (_POINTS, 2))
-        built = place.surface(xy) - place.ground(xy) > _LOWEST
-        return bool(built.mean() >= _BUILT and place.is_outdoors(xy).mean() >= _OUTDOORS)
-
-
-def _renamed(old: str, old_value: Any, new: str, value: Any) -> Any:
-    """Return the value of an argument, given by its name or, with a warning, by the name it had before.
-
-    Raises:
-        InputError: It is given by both.
-    """
-    if old_value is None:
-        return value
-    if value is not None:
-        raise InputError(f"`{old}` is the old name of `{new}`: give `{new}` alone")
-    warnings.warn(f"`{old}` of Areas is now called `{new}`: write {new}", FutureWarning, stacklevel=3)
-    return old_value
+        built = geometry.surface(xy) - geometry.ground(xy) > _LOWEST
+        return bool(built.mean() >= _BUILT and geometry.is_outdoors(xy).mean() >= _OUTDOORS)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from datamodules.errors import InputError
 from datamodules.sources.raytracing import scenes
-from datamodules.sources.raytracing.scene_geometry import place as open_place
+from datamodules.sources.raytracing.scene_geometry import open_geometry
 
 #: a base station has at least this much air between it and the nearest leaf [m]
 _CLEARANCE = 1.0
@@ -34,7 +34,7 @@ class Foliage:
     Args:
         spacing: Distance between the trees of a row [m].
         setback: Distance of the row from the facade [m].
-        share: Share of these places, drawn by seed, where a tree stands.
+        share: Share of these positions, drawn by seed, where a tree stands.
         radius: Least and largest horizontal radius of a canopy [m].
         bottom: Height of the lowest leaf above the ground [m], above the users.
         top: Least and largest height of the topmost leaf above the ground [m].
@@ -78,9 +78,9 @@ def attenuation_at(frequency: float) -> float:
 
 @lru_cache(maxsize=8)
 def _plant(foliage: Foliage, file: Path, _: int) -> NDArray[np.float64]:
-    place = open_place(file)
+    geometry = open_geometry(file)
     rng = np.random.default_rng([foliage.seed, 2])
-    rows = shapely.union_all(place.buildings.polygons).buffer(foliage.setback, quad_segs=2).boundary
+    rows = shapely.union_all(geometry.buildings.polygons).buffer(foliage.setback, quad_segs=2).boundary
     # rows of one tree or none are backyards and corners
     lines = [line for line in shapely.get_parts(rows) if line.length > foliage.spacing]
     spots = [
@@ -89,10 +89,10 @@ def _plant(foliage: Foliage, file: Path, _: int) -> NDArray[np.float64]:
     ]
     xy = np.concatenate([np.zeros((0, 2)), *map(shapely.get_coordinates, spots)])
     xy = xy[rng.random(len(xy)) < foliage.share]
-    xy = xy[place.is_outdoors(xy)]
+    xy = xy[geometry.is_outdoors(xy)]
     radius = rng.uniform(*foliage.radius, len(xy))
     half = (rng.uniform(*foliage.top, len(xy)) - foliage.bottom) / 2
-    return np.column_stack([xy, place.ground(xy) + foliage.bottom + half, radius, half])
+    return np.column_stack([xy, geometry.ground(xy) + foliage.bottom + half, radius, half])
 
 
 def clear_of(canopies: NDArray[np.float64], stations: NDArray[Any]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Places: the ground, the open sky and the buildings of a scene, and who can stand where."""
+"""Ground, buildings and open sky of a scene, and where users and base stations can stand."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _DRAWS = 4096
 _GROUND_NAME = re.compile(r"(ground|terrain|floor|plane|land)(?![a-z])", re.IGNORECASE)
 
 
-class Place:
+class SceneGeometry:
     """A scene as seen from straight above.
 
     Its ground is every object named so (ground, terrain, floor, plane, land), or else every flat one that spans more
@@ -94,7 +94,7 @@ class Place:
         sees: Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]],
         rng: np.random.Generator,
     ) -> NDArray[Any]:
-        """Draw places for base stations and keep those that together see most outdoor ground.
+        """Draw positions for base stations and keep those that together see most outdoor ground.
 
         Args:
             number: How many to place.
@@ -211,14 +211,14 @@ class Place:
         return union
 
 
-def place(file: Path) -> Place:
-    """Return the place of a scene file, kept for the next call."""
-    return _place(file, scenes.stamp(file))
+def open_geometry(file: Path) -> SceneGeometry:
+    """Return the geometry of a scene file, kept for the next call."""
+    return _open_geometry(file, scenes.stamp(file))
 
 
 @lru_cache(maxsize=4)
-def _place(file: Path, _: int) -> Place:
-    return Place(file)
+def _open_geometry(file: Path, _: int) -> SceneGeometry:
+    return SceneGeometry(file)
 
 
 def in_text(numbers: Sequence[float] | NDArray[Any]) -> str:

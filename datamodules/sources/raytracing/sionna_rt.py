@@ -18,8 +18,8 @@ from datamodules.progress import Progress
 from datamodules.sites.paths import Paths
 from datamodules.sites.site import Site
 from datamodules.sources.base import Recipe, Source, restore_chunk, store_chunk
-from datamodules.sources.raytracing import scene_geometry as places
 from datamodules.sources.raytracing import scenes
+from datamodules.sources.raytracing.scene_geometry import PLACING, SceneGeometry, in_text, open_geometry
 from datamodules.sources.raytracing.tracing import Tracer
 
 #: samples x interactions x base stations x users of one call; Sionna's deterministic solver takes 50 bytes for each
@@ -159,17 +159,17 @@ class SionnaRT(Source):
         if self.points is not None:
             placing["points"] = hashlib.sha256(self._given_points().tobytes()).hexdigest()
         version = importlib.metadata.version("sionna-rt")
-        versions = {"sionna-rt": version, "placing": places.PLACING}
+        versions = {"sionna-rt": version, "placing": PLACING}
         return {"source": "sionna_rt", **versions, "scene": self.tracer.file.stem, **tracing, **placing}
 
     def _make(self, work: Path) -> Iterator[Site]:
-        place = places.place(self.tracer.file)
-        stations = self._place_stations(place)
-        users = self._place_users(place, stations[0, :2])
+        geometry = open_geometry(self.tracer.file)
+        stations = self._place_stations(geometry)
+        users = self._place_users(geometry, stations[0, :2])
         members = self._share_out(stations, users)
         everyone = np.concatenate([stations[:, :2], users[:, :2]])
         extent = (*everyone.min(0).tolist(), *everyone.max(0).tolist())
-        environment = place.buildings.clip(self.window or extent)
+        environment = geometry.buildings.clip(self.window or extent)
         alpha, beta, gamma = self.bs_orientation
         parameters = self._parameters()
         links = self._trace(stations, users, work)
@@ -181,10 +181,10 @@ class SionnaRT(Source):
                 bs_position=torch.from_numpy(stations[station]),
                 carrier_frequency=self.tracer.frequency,
                 area=self.name,
-                city=place.name,
+                city=geometry.name,
                 bs_orientation=torch.tensor([alpha + 2 * np.pi * sector / self.sectors, beta, gamma]),
                 environment=environment,
-                domain={"scenario": place.name, "frequency": self.tracer.frequency},
+                domain={"scenario": geometry.name, "frequency": self.tracer.frequency},
                 provenance=parameters,
             )
 
@@ -215,42 +215,42 @@ class SionnaRT(Source):
                 progress.update(len(chunk) * len(stations))
         return [Paths.cat([part[station] for part in parts]) for station in range(len(stations))]
 
-    def _place_stations(self, place: places.Place) -> NDArray[np.float32]:
+    def _place_stations(self, geometry: SceneGeometry) -> NDArray[np.float32]:
         """Return the base-station positions [m], shape (S, 3)."""
         if isinstance(self.base_stations, int):
-            low, high = np.reshape(place.bounds, (2, 2))
+            low, high = np.reshape(geometry.bounds, (2, 2))
             margin = (high - low) / 4
             window = self.window or (*(low + margin).tolist(), *(high - margin).tolist())
             rng = np.random.default_rng([self.seed, 0])
             reach = self.radius if self.users == "disc" else np.inf
-            drawn = place.stations(
+            drawn = geometry.stations(
                 self.num_stations, window, self.bs_mount, self.bs_height, reach, self.tracer.sees, rng
             )
             return drawn.astype(np.float32)
         stations = np.asarray(self.base_stations, dtype=np.float32)
-        return place.check_stations(stations)
+        return geometry.check_stations(stations)
 
-    def _place_users(self, place: places.Place, centre: NDArray[Any]) -> NDArray[np.float32]:
+    def _place_users(self, geometry: SceneGeometry, centre: NDArray[Any]) -> NDArray[np.float32]:
         """Return the user positions [m], shape (U, 3); `centre` (2,) is that of a disc."""
         rng = np.random.default_rng([self.seed, 1])
-        window = self.window or place.bounds
+        window = self.window or geometry.bounds
         if self.users == "points":
-            users = place.check_points(self._given_points(), self.user_height)
+            users = geometry.check_points(self._given_points(), self.user_height)
         else:
             if self.users == "random":
-                xy = place.scatter(window, self.num_users or 0, rng)
+                xy = geometry.scatter(window, self.num_users or 0, rng)
             elif self.users == "grid":
-                xy = place.lattice(window, self.spacing)
+                xy = geometry.lattice(window, self.spacing)
             else:
                 reach = self.radius // self.spacing * self.spacing
                 (x, y), last = centre.tolist(), reach + self.spacing / 2
-                xy = place.lattice((x - reach, y - reach, x + last, y + last), self.spacing)
+                xy = geometry.lattice((x - reach, y - reach, x + last, y + last), self.spacing)
                 xy = xy[np.hypot(*(xy - centre).T) <= self.radius]
                 xy = xy[((xy >= window[:2]) & (xy <= window[2:])).all(1)]
             if len(xy) == 0:
-                where = f"{self.users} of users in window {places.in_text(window)} of scene {place.name}"
+                where = f"{self.users} of users in window {in_text(window)} of scene {geometry.name}"
                 raise InputError(f"no outdoor user in the {where}: move or widen it")
-            users = np.column_stack([xy, place.ground(xy) + self.user_height])
+            users = np.column_stack([xy, geometry.ground(xy) + self.user_height])
         if self.num_users is not None and self.num_users > len(users):
             raise InputError(f"num_users is {self.num_users}, but only {len(users)} users are outdoors: ask for fewer")
         if self.num_users is not None and self.num_users < len(users):

@@ -1,4 +1,4 @@
-"""Twins of one place: the same users traced in several ways."""
+"""Twins of one scene: the same users and base stations, traced with several settings."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ class Variant(TypedDict, total=False):
 
 
 class Twins(Source):
-    """The users and base stations of a ray-traced place, traced once a variant.
+    """The users and base stations of a scene, traced once for each variant.
 
     A site is named `<name>_<variant>_bs<i>` and has `variant` among its domain labels. The sites of all variants have
     the same users in the same rows, and one area, so that no split separates a user from its twin.
 
     Args:
-        base: The place, who stands where in it, and what a variant does not say.
+        base: The scene, its users and base stations, and the settings that a variant does not give.
         variants: The variants by name; by default a twin of high and one of low fidelity, as in twin calibration.
         foliage: The trees of the variants that have `foliage`.
         cache: Folder of finished sites; by default that of `base`.

@@ -119,7 +119,7 @@ def _facts(metadata: dict[str, str], shape: list[int]) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for key, text in metadata.items():
         try:
-            facts[key] = text if key in ("area", "place", "time_unit") else json.loads(text)
+            facts[key] = text if key in ("area", "city", "place", "time_unit") else json.loads(text)
         except json.JSONDecodeError:
             facts[key] = text
     for key in ("carrier_frequency", "bandwidth", "interval"):
@@ -129,11 +129,11 @@ def _facts(metadata: dict[str, str], shape: list[int]) -> dict[str, Any]:
             raise InputError(f"the metadata {key} must be a positive number, got {metadata[key]!r}")
     if facts.get("time_unit", "s") not in TIME_UNITS:
         raise InputError(f"the metadata time_unit must be one of {', '.join(TIME_UNITS)}, got {facts['time_unit']!r}")
-    place = facts.get("bs_position", [0.0] * 3)
-    if not isinstance(place, list) or len(place) != 3 or not all(isinstance(x, int | float) for x in place):
+    position = facts.get("bs_position", [0.0] * 3)
+    if not isinstance(position, list) or len(position) != 3 or not all(isinstance(x, int | float) for x in position):
         raise InputError(f"the metadata bs_position must be [x, y, z] [m], got {metadata['bs_position']!r}")
     if "bs_position" in facts:
-        facts["bs_position"] = [float(x) for x in place]
+        facts["bs_position"] = [float(x) for x in position]
     sizes = {"R": ("ue_rows", "ue_cols"), "T": ("bs_rows", "bs_cols"), "K": ("num_subcarriers",)}
     for (axis, keys), size in zip(sizes.items(), shape[-3:], strict=True):
         said = [facts[key] for key in keys if key in facts]

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from datamodules.errors import InputError
+from datamodules.sources.base import renamed
 from datamodules.sources.recorded.arrays import load_array, locate
 from datamodules.sources.recorded.axes import PairOrder, Polarization, arrange
 from datamodules.sources.recorded.file import read_recording
@@ -42,6 +43,7 @@ def import_recording(
     ue_cols: int | None = None,
     bs_position: list[float] | None = None,
     area: str | None = None,
+    city: str | None = None,
     place: str | None = None,
 ) -> Path:
     """Write a recording that `Recorded` reads, whole or not at all.
@@ -75,7 +77,8 @@ def import_recording(
         ue_cols: Columns of the user array.
         bs_position: Base station [x, y, z] [m].
         area: Name that files with the same users share.
-        place: Name of the place or campaign.
+        city: Name of the city or measurement campaign.
+        place: Old name of `city`, read with a warning.
 
     Returns:
         The file written.
@@ -84,6 +87,7 @@ def import_recording(
         DatasetNotFoundError: There is no such file.
         InputError: A file or an argument cannot be used; nothing is written.
     """
+    city = renamed("import", "place", place, "city", city)
     said = {"bs": (bs_rows, bs_cols), "ue": (ue_rows, ue_cols)}
     for side, shape in said.items():
         if (shape[0] is None) != (shape[1] is None):
@@ -118,7 +122,7 @@ def import_recording(
     for side, (rows, cols) in made.shapes.items():
         facts |= {f"{side}_rows": rows, f"{side}_cols": cols}
     metadata = {key: json.dumps(value) for key, value in facts.items() if value is not None}
-    words = (("area", area), ("place", place), ("time_unit", time_unit))
+    words = (("area", area), ("city", city), ("time_unit", time_unit))
     metadata |= {key: value for key, value in words if value is not None}
 
     target = Path(out)

@@ -14,7 +14,7 @@ import torch
 from datamodules.errors import DatasetNotFoundError, InputError
 from datamodules.sites.environment import Environment
 from datamodules.sites.site import Site
-from datamodules.sources.base import Recipe, Source, data_root, file_stamps
+from datamodules.sources.base import Recipe, Source, data_root, file_stamps, renamed
 from datamodules.sources.recorded.file import read_recording
 
 #: grows when the reader changes what it makes, so that sites in the cache are made anew
@@ -44,33 +44,36 @@ class Recorded(Source):
     | `bs_rows`, `bs_cols`, `ue_rows`, `ue_cols` | arrays, if given; their elements are in the order of `Array` |
     | `bs_position` | base station `[x, y, z]` [m]; the origin if not given |
     | `area` | files that share users share it, so that no split comes between them; the file's name if not given |
-    | `place` | place or campaign; the area if not given |
+    | `city` | city or measurement campaign, held out by the split `city`; the area if not given |
 
     One device recorded for long is a single link of many snapshots, (1, N, R, T, K), with positions (1, N, 3) and `los`
     (1, N). Each snapshot becomes a link of the site, and a datamodule with `sequence` cuts the whole into windows;
     there may be gaps in time.
 
-    `import_recording` (`recorded_import.py`) writes such files from .npy, .npz and .mat. A datamodule takes its arrays,
-    subcarriers and interval from the recording; without positions there is no positioning and no `spatial` split.
+    `import_recording` (`python -m datamodules import`) writes such files from .npy, .npz and .mat. A datamodule takes
+    arrays, subcarriers and interval from the recording; without positions there is no positioning and no `spatial`
+    split.
 
     Args:
         files: Files, or patterns like `campaign/*.safetensors`, in `root`.
         root: Folder of the files; by default `$CSI_DATA/recorded`, or `data/recorded`.
-        place: Place of all files, instead of what they say.
+        city: City or campaign of all files, in place of that in their metadata.
         cache: Folder of finished sites, see `Source`.
+        place: Old name of `city`, read with a warning.
     """
 
     def __init__(
         self,
         files: list[str] | str = "*.safetensors",
         root: str | None = None,
-        place: str | None = None,
+        city: str | None = None,
         cache: str | None = None,
+        place: str | None = None,
     ) -> None:
         super().__init__(cache)
         self.root = data_root("recorded", root)
         self.files = [files] if isinstance(files, str) else list(files)
-        self.place = place
+        self.city = renamed("Recorded", "place", place, "city", city)
 
     def recipes(self) -> list[Recipe]:
         """List one recipe a file.
@@ -86,7 +89,7 @@ class Recorded(Source):
         recipes = []
         for name, file in found.items():
             parameters = {
-                "source": "recorded", "version": _VERSION, "place": self.place, "file": file_stamps([file])
+                "source": "recorded", "version": _VERSION, "city": self.city, "file": file_stamps([file])
             }  # fmt: skip
             recipes.append(Recipe((name,), parameters, partial(_make, name, file, parameters)))
         return recipes
@@ -111,7 +114,7 @@ def _make(name: str, file: Path, parameters: dict[str, Any], work: Path) -> Iter
     links, facts = read_recording(file)
     known = links.position[~links.position.isnan().any(1)]
     area = facts.get("area", name)
-    city = parameters["place"] or facts.get("city", facts.get("place", area))
+    city = parameters["city"] or facts.get("city", facts.get("place", area))  # `place` in files of older releases
     yield Site(
         name=name,
         links=links,

@@ -49,7 +49,7 @@ CASES = {
 }
 DATA = {
     "csi": [2, 4, 16], "snapshots": 4, "power_db": [-100.0, 10.0], "snr_db": [0.0, 20.0], "doppler": None,
-    "sources": ["DeepMIMO"], "places": ["newyork"],
+    "sources": ["DeepMIMO"], "cities": ["newyork"],
 }  # fmt: skip
 
 

@@ -8,10 +8,10 @@ import torch
 from datamodules.errors import InputError
 from datamodules.sides.splits import split_links
 from datamodules.sources.llvm import use_llvm
-from datamodules.sources.raytracing import scene_geometry as places
 from datamodules.sources.raytracing import scenes, tracing
 from datamodules.sources.raytracing.areas import Areas
 from datamodules.sources.raytracing.ray_launching import StreetTracer, horizon_lattice, towards_horizon
+from datamodules.sources.raytracing.scene_geometry import open_geometry
 from tests.datamodules.town import SIDE, write_town
 from tests.raytracing import requires_sionna, skip_without_sionna, write_scene
 
@@ -60,7 +60,7 @@ def test_each_area_is_its_window(sites, towns):
     assert [site.name for site in sites][:4] == ["town_0000_bs0", "town_0000_bs1", "town_0001_bs0", "town_0001_bs1"]
     assert [site.name for site in sites][-1] == "village_0002_bs1"
     for site in sites:
-        place = places.place(scenes.find(towns[site.city == "village"]))
+        geometry = open_geometry(scenes.find(towns[site.city == "village"]))
         x_min, y_min, x_max, y_max = site.environment.bounds
         assert x_max - x_min == pytest.approx(y_max - y_min)
         assert 60 <= x_max - x_min <= 100
@@ -68,13 +68,13 @@ def test_each_area_is_its_window(sites, towns):
         assert max(x_max, y_max) <= SIDE / 2
         window = shapely.box(*site.environment.bounds)
         assert all(polygon.intersects(window) for polygon in site.environment.polygons)
-        assert len(site.environment.heights) < len(place.buildings.heights)
+        assert len(site.environment.heights) < len(geometry.buildings.heights)
         users = site.paths.position.double().numpy()
         stations = site.bs_position.double().numpy()[None]
         np.testing.assert_allclose(users[:, 2], 1.5, atol=1e-3)
         np.testing.assert_allclose(stations[:, 2], 6.0, atol=1e-3)
         for spots in (users, stations):
-            assert place.is_outdoors(spots[:, :2]).all()
+            assert geometry.is_outdoors(spots[:, :2]).all()
             assert shapely.contains_xy(window, spots[:, 0], spots[:, 1]).all()
         assert site.carrier_frequency == 28e9
         assert site.domain == {"scenario": site.city, "frequency": 28e9}
@@ -135,7 +135,7 @@ def test_areas_that_overlap_stay_on_one_side(sites):
 def test_bent_rays_find_more_than_even_ones(towns):
     areas = Areas(towns[:1], **{**FEW, "users": 16})
     [file] = areas.tracers
-    _, stations, users = areas.lay_out(places.place(file), 0)
+    _, stations, users = areas.lay_out(open_geometry(file), 0)
     facts = {"frequency": 28e9, "max_depth": 3, "diffraction": True}
     power = {
         name: np.stack([paths.power.numpy() for paths in kind(file, **facts, samples=samples)(stations, users)])
@@ -155,7 +155,7 @@ def test_bent_rays_find_more_than_even_ones(towns):
 def test_users_beyond_one_call_are_traced_in_several(towns, monkeypatch):
     areas = Areas(towns[:1], **FEW)
     [(file, tracer)] = areas.tracers.items()
-    _, stations, users = areas.lay_out(places.place(file), 0)
+    _, stations, users = areas.lay_out(open_geometry(file), 0)
     whole = tracer(stations, users)
     monkeypatch.setattr("datamodules.sources.raytracing.ray_launching._CALL_SIZE", 2000 * 3 * 2 * 3)
     for a, b in zip(whole, tracer(stations, users), strict=True):
@@ -170,7 +170,7 @@ def test_scattering_shoots_evenly(towns, monkeypatch):
     monkeypatch.setattr("datamodules.sources.raytracing.ray_launching.horizon_lattice", None)
     areas = Areas(towns[:1], **{**FEW, "scattering": 0.3, "max_depth": 1})
     [(file, tracer)] = areas.tracers.items()
-    _, stations, users = areas.lay_out(places.place(file), 0)
+    _, stations, users = areas.lay_out(open_geometry(file), 0)
     assert tracer(stations, users)[0].mask.sum() > 100
 
 

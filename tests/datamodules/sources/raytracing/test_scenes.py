@@ -7,8 +7,8 @@ import pytest
 
 from datamodules.errors import DatasetNotFoundError, InputError
 from datamodules.sources.llvm import use_llvm
-from datamodules.sources.raytracing import scene_geometry as places
 from datamodules.sources.raytracing import scenes
+from datamodules.sources.raytracing.scene_geometry import open_geometry
 from datamodules.sources.raytracing.sionna_rt import SionnaRT
 from tests.datamodules.sources.raytracing.test_sionna_rt import HOUSE
 from tests.raytracing import requires_sionna, write_scene
@@ -23,10 +23,10 @@ def test_a_courtyard_that_several_houses_enclose_is_not_outdoors(gate, outdoors,
         "south": (-15, -20, 15, -15, -1, 12),
         "north": (-15 + gate, 15, 15, 20, -1, 12),
     }
-    place = places.place(write_scene(tmp_path, houses))
+    geometry = open_geometry(write_scene(tmp_path, houses))
     spots = np.array([[0.0, 0.0], [-14.9, -14.9], [14.9, 14.9], [30.0, 0.0], [-17.0, 0.0]])
-    assert place.is_outdoors(spots).tolist() == [outdoors] * 3 + [True, False]
-    assert len(place.buildings.heights) == 4
+    assert geometry.is_outdoors(spots).tolist() == [outdoors] * 3 + [True, False]
+    assert len(geometry.buildings.heights) == 4
 
 
 @requires_sionna
@@ -71,7 +71,7 @@ def test_an_error_of_the_reader_ends_with_its_cause(tmp_path):
 @requires_sionna
 @pytest.mark.parametrize(("height", "placed"), [(10.0, 10.1), (9.95, 10.1), (10.04, 10.04), (9.8, None)])
 def test_a_base_station_within_ten_centimetres_of_a_roof_stands_on_it(height, placed, tmp_path):
-    scene = places.place(write_scene(tmp_path, {"house": (-5.0, -5.0, 5.0, 5.0, 0.0, 10.0)}))
+    scene = open_geometry(write_scene(tmp_path, {"house": (-5.0, -5.0, 5.0, 5.0, 0.0, 10.0)}))
     station = np.array([[1.0, 2.0, height]], dtype=np.float32)
     if placed is None:
         with pytest.raises(InputError, match=r"in a building: move it, or raise it above 10.0 m"):

@@ -14,8 +14,8 @@ import torch
 
 from datamodules.channel.ofdm import SPEED_OF_LIGHT
 from datamodules.errors import InputError
-from datamodules.sources.raytracing import scene_geometry as places
 from datamodules.sources.raytracing import scenes, tracing
+from datamodules.sources.raytracing.scene_geometry import open_geometry
 from datamodules.sources.raytracing.sionna_rt import SionnaRT
 from tests.raytracing import requires_sionna, skip_without_sionna, write_scene
 
@@ -131,13 +131,13 @@ def test_no_user_of_a_city_is_indoors(etoile):
 
 
 def test_line_of_sight_is_that_of_the_profile_below(etoile):
-    place = places.place(scenes.find("etoile"))
+    geometry = open_geometry(scenes.find("etoile"))
     share = np.linspace(0.001, 0.999, 400)[:, None]
     checked = []
     for site in etoile:
         for user, los in zip(site.paths.position.numpy(), site.paths.los.tolist(), strict=True):
             way = site.bs_position.numpy() * (1 - share) + user * share
-            clearance = (way[:, 2] - place.surface(way[:, :2])).min()
+            clearance = (way[:, 2] - geometry.surface(way[:, :2])).min()
             # grazing rays are left to the ray tracer
             if abs(clearance) > 0.3:
                 assert (los == 1) == (clearance > 0)
@@ -161,16 +161,16 @@ def test_three_sectors_share_out_the_users(etoile):
 def test_drawn_users_and_stations_are_repeatable(tmp_path):
     skip_without_sionna()
     facts = {"users": "random", "num_users": 20, "base_stations": 2, "samples": 500, "max_depth": 1, "seed": 3}
-    place = places.place(scenes.find("simple_street_canyon"))
+    geometry = open_geometry(scenes.find("simple_street_canyon"))
     drawn = {}
     for mount in ("roof", "street"):
         sites = SionnaRT("simple_street_canyon", bs_mount=mount, **facts, cache=str(tmp_path / mount)).sites()
         stations = torch.stack([site.bs_position for site in sites]).numpy()
-        np.testing.assert_allclose(stations[:, 2] - place.surface(stations[:, :2]), 5.0, atol=1e-2)
-        assert (place.is_outdoors(stations[:, :2]) == (mount == "street")).all()
+        np.testing.assert_allclose(stations[:, 2] - geometry.surface(stations[:, :2]), 5.0, atol=1e-2)
+        assert (geometry.is_outdoors(stations[:, :2]) == (mount == "street")).all()
         drawn[mount] = sites[0].paths.position
     assert torch.equal(drawn["roof"], drawn["street"])
-    assert place.is_outdoors(drawn["roof"][:, :2].numpy()).all()
+    assert geometry.is_outdoors(drawn["roof"][:, :2].numpy()).all()
 
 
 @requires_sionna

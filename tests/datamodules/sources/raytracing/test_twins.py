@@ -16,9 +16,9 @@ from datamodules.module import ChannelDataModule
 from datamodules.sides.splits import split_links
 from datamodules.sites.user_matching import pair
 from datamodules.sources.llvm import use_llvm
-from datamodules.sources.raytracing import scene_geometry as places
 from datamodules.sources.raytracing import tracing
 from datamodules.sources.raytracing.foliage import Foliage, attenuation_at, chords, clear_of
+from datamodules.sources.raytracing.scene_geometry import open_geometry
 from datamodules.sources.raytracing.sionna_rt import SionnaRT
 from datamodules.sources.raytracing.twins import LeafyTracer, Twins
 from foundation.models.calibration import TwinCalibration
@@ -138,10 +138,10 @@ def test_a_tree_takes_its_decibels_and_nothing_else(tmp_path):
 @requires_sionna
 def test_trees_stand_in_rows_along_the_facades(town):
     foliage = Foliage(spacing=8, setback=4, share=1.0)
-    place, trees = places.place(town), foliage.canopies(town)
-    facade = shapely.distance(shapely.union_all(place.buildings.polygons), shapely.points(trees[:, :2]))
+    geometry, trees = open_geometry(town), foliage.canopies(town)
+    facade = shapely.distance(shapely.union_all(geometry.buildings.polygons), shapely.points(trees[:, :2]))
     assert len(trees) > 100
-    assert place.is_outdoors(trees[:, :2]).all()
+    assert geometry.is_outdoors(trees[:, :2]).all()
     assert facade.max() < 4.01
     assert facade.min() > 3.6  # corners are rounded by straight pieces
     assert (facade > trees[:, 3]).all()

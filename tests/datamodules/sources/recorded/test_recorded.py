@@ -66,7 +66,7 @@ def links(site: Site) -> Recording:
 
 def test_what_was_recorded_comes_out(tmp_path: Path) -> None:
     facts = {"bs_rows": 2, "bs_cols": 2, "ue_rows": 1, "ue_cols": 2, "num_subcarriers": K, "bs_position": [1, 2, 3]}
-    site = open_site(write(tmp_path / "yard.safetensors", {**facts, "place": "campus"}))
+    site = open_site(write(tmp_path / "yard.safetensors", {**facts, "city": "campus"}))
     given = tensors()
     scale = given["csi"].abs().amax((1, 2, 3), keepdim=True)
     assert ((links(site).csi() - given["csi"]).abs() / scale).max() < 6e-4
@@ -108,10 +108,19 @@ def test_sequences_know_their_interval(tmp_path: Path) -> None:
         open_site(write(tmp_path / "c.safetensors", csi=csi, timestamps=None))
 
 
+def test_what_was_called_place_is_read_as_the_city(tmp_path: Path) -> None:
+    assert open_site(write(tmp_path / "old.safetensors", {"place": "7"})).city == "7"
+    assert open_site(write(tmp_path / "new.safetensors", {"city": "7"})).city == "7"
+    with pytest.warns(FutureWarning, match="`place` of Recorded is now called `city`"):
+        assert Recorded("old.safetensors", root=str(tmp_path), place="campus").city == "campus"
+    with pytest.raises(InputError, match="`place` is the old name of `city`"):
+        Recorded(city="campus", place="campus")
+
+
 def test_several_files_are_several_sites(tmp_path: Path) -> None:
     for name, area in (("east", "hall"), ("west", "hall"), ("roof", None)):
         write(tmp_path / "data" / f"{name}.safetensors", {"area": area})
-    sites = Recorded("*.safetensors", root=str(tmp_path / "data"), place="site", cache=str(tmp_path / "cache")).sites()
+    sites = Recorded("*.safetensors", root=str(tmp_path / "data"), city="site", cache=str(tmp_path / "cache")).sites()
     assert [(s.name, s.area, s.city) for s in sites] == [
         ("east", "hall", "site"), ("roof", "roof", "site"), ("west", "hall", "site")
     ]  # fmt: skip

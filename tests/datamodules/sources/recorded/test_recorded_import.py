@@ -65,13 +65,13 @@ def test_import_of_sequences_of_one_antenna(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", h=csi, xy=np.ones((U, 2)))
     out = import_recording(
         str(tmp_path / "a.npz"), str(tmp_path / "a.safetensors"), axes="U N K", csi="h", position="xy", interval=5e-3,
-        bs_position=[0.0, 0.0, 8.0], area="lab", place="here", **GIVEN,
+        bs_position=[0.0, 0.0, 8.0], area="lab", city="here", **GIVEN,
     )  # fmt: skip
     recording, facts = read_recording(out)
     assert recording.csi().shape == (U, N, 1, 1, K)
     assert recording.interval == 5e-3
     assert recording.position.tolist() == [[1, 1, 0]] * U
-    assert (facts["area"], facts["place"], facts["bs_position"]) == ("lab", "here", [0, 0, 8])
+    assert (facts["area"], facts["city"], facts["bs_position"]) == ("lab", "here", [0, 0, 8])
 
 
 class Bomb:
