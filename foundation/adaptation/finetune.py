@@ -16,7 +16,7 @@ from foundation.encoder import Encoder
 from foundation.evaluation.prediction_controls import PredictionControls
 from foundation.gather import total
 from foundation.optim.schedules import Schedule
-from foundation.runtime.figures import Sample, caption, log_figures
+from foundation.runtime.figures import Sample, caption, log_figures, log_rows, shows_rows
 from foundation.task import FoundationTask, OptimizerName, StartFrom
 from heads import Head, Prediction
 
@@ -240,10 +240,12 @@ class FineTune(FoundationTask):
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Score the test side, and keep what the pictures need."""
-        predictions = self._predictions(batch)
+        features = [self.features(batch, encoder) for encoder in self.encoders]
+        predictions = [self.answer(each, batch) for each in features]
         self._score(self.test_metrics, predictions, batch)
         keys = {*self.head.requires, "site", "los", "position", "bs_position"} | ({"clean_csi"} & set(batch))
-        self._tested.add({"prediction": predictions[0], **{key: batch[key] for key in keys}})
+        told = {"features": features[0].float().flatten(1)} if shows_rows(self.trainer) else {}
+        self._tested.add({"prediction": predictions[0], **told, **{key: batch[key] for key in keys}})
 
     def _score(self, collections: nn.ModuleList, predictions: list[Tensor], batch: dict[str, Any]) -> None:
         for metrics, prediction in zip(collections, predictions, strict=True):
@@ -256,12 +258,16 @@ class FineTune(FoundationTask):
         """Draw a sample of the test side, see `Sample`."""
         tested = self._tested.gathered()
         self._tested = Sample()
-        prediction = tested.pop("prediction")
+        prediction, features = tested.pop("prediction"), tested.pop("features", None)
 
         def draw() -> dict[str, Figure]:
             return self.head.figures(prediction, tested | self._surroundings(tested["site"]))
 
         log_figures(self.trainer, draw, caption(self, len(prediction)))
+        if features is not None:
+            told = {"prediction": self.head.predict(prediction), **{k: tested[k] for k in ("los", "position", "site")}}
+            target = {"target": tested[self.head.target_key]} if self.head.target_key in tested else {}
+            log_rows(self.trainer, {"features": features, **told, **target})
 
     def _surroundings(self, site: Tensor) -> dict[str, Tensor]:
         """Return what a map of the test side shows beside its links (B,), see `Head.figures`; of one area alone."""

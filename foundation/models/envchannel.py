@@ -20,7 +20,7 @@ from foundation.losses.surroundings import KINDS, counterfactual, profile_moment
 from foundation.models.zeroshot import ZeroShot, compare, los_credit, los_options, scale_credit, scale_options
 from foundation.nets.transformer import Tower
 from foundation.optim.schedules import Schedule
-from foundation.runtime.figures import caption, log_figures
+from foundation.runtime.figures import caption, log_figures, log_rows
 from foundation.runtime.probe import CollapseAlarm, OnlineProbe
 from foundation.task import FoundationTask, OptimizerName, StartFrom
 from heads import Feedback
@@ -273,6 +273,8 @@ class EnvChannel(FoundationTask):
         self.log_whole({f"test/{name}": value for name, value in zero_shot.scores().items()})
         shown = sum(len(part["site"]) for part in zero_shot.parts)
         log_figures(self.trainer, zero_shot.figures, caption(self, shown))
+        [tested] = zero_shot.parts
+        log_rows(self.trainer, {"features": tested["channel"], **{k: tested[k] for k in ("los", "position", "site")}})
         self._zero_shot = None
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:

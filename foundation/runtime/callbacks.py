@@ -21,8 +21,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from foundation.gather import interleaved
+from foundation.runtime.loggers import Wandb
 from foundation.runtime.resume import BestCheckpoint
 from foundation.runtime.runs import Run, read_summary
+from foundation.runtime.tracking import described, tags_of
 
 #: what fitting tells of itself, which a later test leaves in the summary
 _FITTED = ("epochs", "steps", "validations", "best", "validation")
@@ -63,6 +65,8 @@ class SaveConfig(SaveConfigCallback):
             self._run.checkpoint("last").parent.mkdir(exist_ok=True)  # by which a run is known, see `Run.of`
         for logger in trainer.loggers:
             logger.log_hyperparams(yaml.safe_load(text))
+            if isinstance(logger, Wandb):
+                logger.add_tags(*tags_of(pl_module, trainer.datamodule))  # type: ignore[attr-defined]
         print(f"run: {self._run.folder}", flush=True)
 
 
@@ -146,8 +150,8 @@ class RunSummary(Callback):
             "head": None,
             "mode": None,
             "seed": self._seed,
-            **_describe(trainer.datamodule),  # type: ignore[attr-defined]
-            **_describe(module),
+            **described(trainer.datamodule),  # type: ignore[attr-defined]
+            **described(module),
             "wall_s": earlier.get("wall_s"),
             **{key: earlier[key] for key in _FITTED if key in earlier},
             **results,
@@ -161,6 +165,9 @@ class RunSummary(Callback):
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
         os.replace(temporary, path)
         self._wrote = True
+        for logger in trainer.loggers:
+            if isinstance(logger, Wandb):
+                logger.log_summary(summary)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Say where the results lie, after all else that a command prints."""
@@ -225,11 +232,6 @@ class PredictionFile(Callback):
 def _plain(value: Any) -> float | None:
     number = float(value) if value is not None else math.nan
     return number if math.isfinite(number) else None  # JSON knows no NaN
-
-
-def _describe(part: Any) -> dict[str, Any]:
-    describe = getattr(part, "describe", None)
-    return dict(describe()) if callable(describe) else {}
 
 
 def _parameters(module: LightningModule) -> dict[str, int]:

@@ -241,7 +241,7 @@ class Commands(LightningCLI):
         loggers = [logger for logger in _listed(given.logger) if isinstance(logger, Logger)]
         for logger in loggers:
             if isinstance(logger, Wandb):
-                logger.attach(self.run)
+                logger.attach(self.run, self.model)
         seed = self._get(self.config, "seed_everything")
         callbacks += [*self._run_callbacks(self.run, seed, given.enable_checkpointing is not False)]
         loggers.insert(0, Csv(self.run, self._first_step))

@@ -46,6 +46,24 @@ def log_figures(trainer: Trainer, draw: Callable[[], dict[str, Figure]], caption
                 logger.log_image(key=f"plots/{name}", images=[str(file)])
 
 
+def shows_rows(trainer: Trainer) -> bool:
+    """Whether a logger shows more of a test side than pictures, see `log_rows`."""
+    return any(hasattr(logger, "log_rows") for logger in trainer.loggers)
+
+
+def log_rows(trainer: Trainer, rows: Rows) -> None:
+    """Hand a sample of the test side to the loggers that show features and classes.
+
+    Args:
+        trainer: The trainer.
+        rows: `features` (B, D), and by name what the links are coloured by; `prediction` and `target` are a confusion
+            where both are classes.
+    """
+    for logger in trainer.loggers if trainer.is_global_zero else []:
+        if hasattr(logger, "log_rows"):
+            logger.log_rows(rows)
+
+
 def caption(module: LightningModule, count: int) -> str:
     """Say in a line of which run a picture is: model, head and mode, labels, split, seed and samples shown.
 

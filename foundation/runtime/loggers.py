@@ -6,6 +6,7 @@ import csv
 import importlib
 import os
 import queue
+import re
 import threading
 import urllib.error
 import urllib.request
@@ -21,7 +22,9 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from torch import Tensor
 
 from datamodules.errors import InputError
+from foundation.gather import Rows
 from foundation.runtime.runs import Run, rank
+from foundation.runtime.tracking import better, described, tables
 
 #: how long a server may take to answer [s]
 _PATIENCE = 5.0
@@ -120,10 +123,7 @@ def wandb_key_configured() -> bool:
         return True
     import wandb
 
-    try:
-        auth = importlib.import_module("wandb.sdk.lib.wbauth")
-    except ImportError:  # before 0.23
-        return bool(importlib.import_module("wandb.sdk.lib.apikey").api_key())
+    auth = importlib.import_module("wandb.sdk.lib.wbauth")
     try:
         found = auth.authenticate_session(host=_host(), source="key", prompt=False, update_session=False)
     except wandb.errors.AuthenticationError as error:
@@ -166,12 +166,17 @@ class Wandb(WandbLogger):
     A server that does not answer, or refuses, costs no training: the run goes on offline and says so. Its files lie in
     the run folder. An offline run is uploaded later by `wandb sync <run folder>/wandb/offline-*`.
 
+    The runs of an experiment are one group, named by run id, their job type is the mode, and model, head, sources and
+    places are tags. What is scored on a whole side is drawn over epochs, and its best value stands in the summary as
+    `<metric>.min` or `.max`, beside the last one.
+
     Args:
         project: Project on the server.
         entity: User or team; the key's own by default.
-        tags: Words to find the run by.
+        tags: Further words to find the run by.
         offline: True or False decide; by default offline where wandb finds no key.
-        log_model: Upload checkpoints: at the end (True), as they come (`all`), or not.
+        log_model: Upload checkpoints: at the end (True), as they come (`all`), or not; by default at the end of a run
+            that is online.
 
     Raises:
         InputError: `offline` is False, `WANDB_MODE` is `online`, or `log_model` is set, and no key is configured.
@@ -183,7 +188,7 @@ class Wandb(WandbLogger):
         entity: str | None = None,
         tags: list[str] | None = None,
         offline: bool | None = None,
-        log_model: Literal["all"] | bool = False,
+        log_model: Literal["all"] | bool | None = None,
     ) -> None:
         known, wanted = wandb_key_configured(), os.environ.get("WANDB_MODE")
         if not known and (offline is False or wanted in ("online", "run", "shared")):
@@ -196,19 +201,28 @@ class Wandb(WandbLogger):
         # Not Lightning's `offline=True`: it writes WANDB_MODE into the environment of the whole process. A mode that
         # the user has put there (say `disabled`) wins.
         mode = wanted or ("offline" if offline else "online")
+        if log_model is None:
+            log_model = mode == "online"
         super().__init__(project=project, log_model=log_model, entity=entity, tags=tags, mode=mode)
         self._wandb_init.pop("anonymous", None)  # wandb warns about the word, Lightning says it all the same
+        self._defined: dict[str, Literal["min", "max"] | None] = {}
+        self._monitored: dict[str, Literal["min", "max"]] = {}
 
-    def attach(self, run: Run) -> None:
+    def attach(self, run: Run, model: Any = None) -> None:
         """Put the files into a run's folder and name the run after it; called by the command line.
 
         Args:
             run: The run; one that resumes continues the same record on the server.
+            model: The model, which says its mode and what it monitors.
         """
         self._save_dir = str(run.folder)
         self._name = run.name
-        self._id = f"{run.experiment}-{run.name}".replace("/", "-")
+        self._id = re.sub(r"[:;,#?/']", "-", f"{run.experiment}-{run.name}")  # which wandb refuses
+        self._checkpoint_name = re.sub(r"[^\w.-]", "_", f"model-{self._id}")
         self._wandb_init.update(dir=self._save_dir, name=run.name, id=self._id, group=run.experiment)
+        self._wandb_init["job_type"] = described(model).get("mode")
+        if getattr(model, "monitor", None):
+            self._monitored[model.monitor] = model.monitor_mode
         if rank() == 0 and self._wandb_init["mode"] == "online" and not _answers(_host()):
             self._go_offline(f"{_host()} does not answer")
 
@@ -225,6 +239,35 @@ class Wandb(WandbLogger):
                 raise
             self._go_offline(" ".join(str(error).split()))
             return super().experiment
+
+    def add_tags(self, *words: str) -> None:
+        """Add words to find the run by, of which wandb takes 64 characters at most."""
+        tags = [*(self.experiment.tags or ()), *(word[:64] for word in words if word)]
+        self.experiment.tags = tuple(dict.fromkeys(tags))
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log values, each drawn over what it is scored by: an epoch, or a step of training."""
+        for name, value in metrics.items():
+            if name not in self._defined and isinstance(value, (int, float, Tensor)) and name != "epoch":
+                self._define(name)
+        super().log_metrics(metrics, step)
+
+    def _define(self, name: str) -> None:
+        best = self._defined[name] = self._monitored.get(name, better(name))
+        over = "epoch" if name.startswith(("val/", "test/")) else "trainer/global_step"
+        # a test is scored once: its value alone is the summary
+        summary = f"{best},last" if best and not name.startswith("test/") else None
+        self.experiment.define_metric(name, step_metric=over, summary=summary)
+
+    def log_summary(self, summary: Mapping[str, Any]) -> None:
+        """Put what `summary.json` says into the record, for tables and filters; metrics are there already."""
+        known = {key: value for key, value in summary.items() if key not in ("metrics", "validation")}
+        self.experiment.summary.update({f"run/{key}": value for key, value in known.items() if value not in (None, {})})
+
+    def log_rows(self, rows: Rows) -> None:
+        """Log a sample of the test side as tables: its embeddings, and the confusion of classes; see `log_rows`."""
+        self.experiment.log(tables(rows))
 
     def _go_offline(self, reason: str) -> None:
         self._wandb_init["mode"], self._log_model = "offline", False

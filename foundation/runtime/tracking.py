@@ -1,0 +1,90 @@
+"""What Weights & Biases is told of a run beside its numbers, and which values of a metric are good."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from foundation.gather import Rows
+
+#: words at the end of the name of a metric of which less is better, or more
+_LESS = {"loss", "nmse", "mse", "mae", "rmse", "error", "m"}
+_MORE = {"accuracy", "f1", "cosine", "gain", "ratio", "rate", "match"}
+#: what the embedding projector of Weights & Biases takes
+_ROWS, _COMPONENTS = 1000, 50
+
+
+def better(metric: str) -> Literal["min", "max"] | None:
+    """Say whether a small or a large value of a metric is good, by its name; None where that tells nothing.
+
+    Args:
+        metric: Its name, such as `val/beam/top1`, `test/mean_m` or `nmse_db`.
+    """
+    words = metric.rsplit("/", 1)[-1].removesuffix("_db").split("_")
+    if words[-1] in _LESS:
+        return "min"
+    return "max" if words[-1] in _MORE or re.fullmatch(r"top\d+", words[-1]) else None
+
+
+def described(part: Any) -> dict[str, Any]:
+    """Return what a model or a datamodule says of itself for the summary of a run; nothing where it has no words."""
+    describe = getattr(part, "describe", None)
+    return dict(describe()) if callable(describe) else {}
+
+
+def tags_of(model: Any, datamodule: Any) -> list[str]:
+    """Return the words that a run is found by: model, head, sources and places."""
+    facts = {**described(datamodule), **described(model)}
+    sources = [type(source).__name__ for source in getattr(datamodule, "sources", ())]
+    places = [place for side in ("train_places", "test_places") for place in facts.get(side, [])]
+    words = [facts.get("model"), facts.get("head"), *sources, *places]
+    return list(dict.fromkeys(str(word) for word in words if word))
+
+
+def tables(rows: Rows) -> dict[str, Any]:
+    """Return what Weights & Biases shows of a sample of a test side, by name.
+
+    Args:
+        rows: `features` (B, D); `prediction` and `target`, which are a confusion where both are classes (B,), negative
+            ones unlabelled; anything else (B,) or (B, n) that a link is coloured by.
+
+    Returns:
+        `embeddings`, a table of 1000 links at most with the principal components of their features, and `confusion`.
+    """
+    import wandb
+
+    count = len(rows["features"])
+    kept = torch.linspace(0, count - 1, min(count, _ROWS)).long()
+    columns = {}
+    for name, value in rows.items():
+        if name != "features" and value.ndim <= 2 and not value.is_complex():
+            parts = value[kept].reshape(len(kept), -1)
+            names = [name] if value.ndim == 1 else [f"{name}_{number}" for number in range(parts.shape[1])]
+            columns |= dict(zip(names[:_COMPONENTS], parts.T.tolist(), strict=False))
+    columns |= {f"component_{n}": column for n, column in enumerate(_components(rows["features"][kept]).T.tolist())}
+    lines = [list(line) for line in zip(*columns.values(), strict=True)]
+    shown: dict[str, Any] = {"embeddings": wandb.Table(columns=list(columns), data=lines)} if lines else {}
+    target, prediction = rows.get("target"), rows.get("prediction")
+    if target is None or prediction is None or not _classes(target) or not _classes(prediction):
+        return shown
+    known = target >= 0
+    if known.any():
+        names = [str(number) for number in range(int(torch.maximum(target, prediction).max()) + 1)]
+        true, said = target[known].tolist(), prediction[known].tolist()
+        shown["confusion"] = wandb.plot.confusion_matrix(y_true=true, preds=said, class_names=names, title="confusion")
+    return shown
+
+
+def _classes(value: Tensor) -> bool:
+    return value.ndim == 1 and not value.is_floating_point() and not value.is_complex()
+
+
+def _components(features: Tensor) -> Tensor:
+    """Return the features (B, D) on their first principal axes, (B, 50) at most."""
+    centred = features.double().nan_to_num()
+    centred -= centred.mean(0)
+    left, size, _ = torch.linalg.svd(centred, full_matrices=False)
+    return (left * size)[:, :_COMPONENTS]
