@@ -10,12 +10,13 @@ MODE ?= $(if $(filter prediction,$(TASK)),probe,finetune)
 CKPT ?=
 DATA ?=
 STUDY ?=
+EXPERIMENT ?=
 ARGS ?=
 WORKERS ?= auto
 CONFIG := $(if $(DATA),--config $(DATA))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint types format data bench pretrain finetune study refine results clean
+.PHONY: help install demo test test-slow lint types format data bench pretrain finetune study refine results dashboard clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -93,6 +94,9 @@ refine: $(READY) ## train on a digital twin, choose links of the real world, ref
 
 results: $(READY) ## collect studies into experiments/results.csv and RESULTS.md: STUDY="demo views"
 	$(BIN)/python -m foundation.studies.results $(STUDY)
+
+dashboard: $(READY) ## a W&B workspace of the runs [EXPERIMENT= ARGS=]
+	$(BIN)/python -m foundation.studies.dashboard $(EXPERIMENT) $(ARGS)
 
 clean: ## remove caches; keeps .venv, data and runs
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

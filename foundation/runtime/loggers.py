@@ -132,6 +132,16 @@ def wandb_key_configured() -> bool:
     return found is not None
 
 
+def server_at_hand() -> str:
+    """Return why nothing can be sent to Weights & Biases now; empty where it can."""
+    mode = os.environ.get("WANDB_MODE", "")
+    if mode in ("offline", "disabled", "dryrun"):
+        return f"WANDB_MODE is {mode}"
+    if not wandb_key_configured():
+        return "no key is configured"
+    return "" if _answers(_host()) else f"{_host()} does not answer"
+
+
 def _host() -> str:
     """Return the address of the server that Weights & Biases is set to."""
     from wandb.sdk import wandb_setup

@@ -58,7 +58,7 @@ def tables(rows: Rows) -> dict[str, Any]:
 
     count = len(rows["features"])
     kept = torch.linspace(0, count - 1, min(count, _ROWS)).long()
-    columns = {}
+    columns: dict[str, list[Any]] = {}
     for name, value in rows.items():
         if name != "features" and value.ndim <= 2 and not value.is_complex():
             parts = value[kept].reshape(len(kept), -1)
@@ -87,4 +87,5 @@ def _components(features: Tensor) -> Tensor:
     centred = features.double().nan_to_num()
     centred -= centred.mean(0)
     left, size, _ = torch.linalg.svd(centred, full_matrices=False)
-    return (left * size)[:, :_COMPONENTS]
+    components: Tensor = (left * size)[:, :_COMPONENTS]
+    return components

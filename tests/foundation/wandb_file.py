@@ -50,7 +50,7 @@ def _records(file: Path) -> list[Any]:
 
 
 def items(records: list[Any], kind: str) -> dict[str, Any]:
-    """What the records `history`, `summary` or `config` say, the last word on each key; those within are behind a slash."""
+    """What the records `history`, `summary` or `config` say, the last word on each key; inner keys by a slash."""
     found = {}
     for record in records:
         if record.WhichOneof("record_type") == kind:

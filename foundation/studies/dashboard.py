@@ -1,0 +1,210 @@
+"""`make dashboard`: a W&B workspace in which the runs at hand stand side by side."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from datamodules.errors import InputError, needs
+from datamodules.yaml_file import read_yaml
+from foundation.runtime.tracking import better
+
+if TYPE_CHECKING:
+    from wandb_workspaces.workspaces import Workspace
+
+#: project of `experiments/wandb.yaml`
+PROJECT = "csi-foundation"
+#: settings that say where a run lies and how it goes, not what it learns
+_IDLE = re.compile(r"(trainer\.(logger|callbacks|enable_|default_root)|experiment|run_id|runs|ckpt_path|then_test)")
+#: axes of the parallel coordinates before it is too many to read
+_AXES = 8
+
+
+class Shown(NamedTuple):
+    """What the runs of some experiments have to show.
+
+    Attributes:
+        experiments: Their names.
+        curves: Names of what was logged over epochs, `val/...` and `train/...`.
+        scores: Names of what was tested, `test/...`.
+        pictures: Names of the pictures.
+        varied: Settings that differ between the runs, dotted as W&B has them.
+    """
+
+    experiments: list[str]
+    curves: list[str]
+    scores: list[str]
+    pictures: list[str]
+    varied: list[str]
+
+
+def look(runs: Path, experiment: str | None) -> Shown:
+    """Find what the runs of an experiment, or of all, have to show.
+
+    Args:
+        runs: Folder of all experiments.
+        experiment: Name of one; None for all.
+
+    Raises:
+        InputError: There is no such experiment, or no run.
+    """
+    folders = sorted({file.parent for file in runs.glob(f"{experiment or '*'}/*/config.yaml")})
+    if not folders:
+        there = sorted({file.parents[1].name for file in runs.glob("*/*/config.yaml")})
+        hint = f"; there are: {', '.join(there)}" if there else ": run `make demo` or `lightning fit` first"
+        raise InputError(f"no run lies in {runs / (experiment or '*')}{hint}")
+    curves: set[str] = set()
+    scores: set[str] = set()
+    pictures: set[str] = set()
+    values: dict[str, set[str]] = defaultdict(set)
+    for folder in folders:
+        logged = _columns(folder / "metrics.csv")
+        curves |= {name for name in logged if name.startswith(("val/", "train/"))}
+        scores |= {name for name in logged if name.startswith("test/")}
+        pictures |= {f"plots/{file.stem}" for file in folder.glob("plots/*.png")}
+        for key, value in _flat(read_yaml(folder / "config.yaml")):
+            values[key].add(json.dumps(value))
+    varied = [key for key, told in values.items() if len(told) > 1 and not _IDLE.match(key)]
+    names = sorted({folder.parent.name for folder in folders})
+    return Shown(names, sorted(curves), sorted(scores), sorted(pictures), varied)
+
+
+def _columns(file: Path) -> list[str]:
+    if not file.exists():
+        return []
+    with file.open(newline="") as stream:
+        return next(csv.reader(stream), [])
+
+
+def _flat(value: Any, key: str = "") -> Iterable[tuple[str, Any]]:
+    """List nested settings by dotted name; a list counts as one value."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _flat(inner, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, value
+
+
+def workspace(shown: Shown, entity: str, project: str = PROJECT) -> Workspace:
+    """Return the workspace: curves, bars head by head, what differs between runs, and pictures.
+
+    Args:
+        shown: What there is to show.
+        entity: User or team on the server.
+        project: Project.
+
+    Raises:
+        InputError: The extra `dashboard` is not installed.
+    """
+    with needs("dashboard", "make dashboard builds its workspace with wandb-workspaces"):
+        import wandb_workspaces.expr as expr
+        import wandb_workspaces.reports.v2 as wr
+        import wandb_workspaces.workspaces as ws
+
+    def curve(name: str) -> Any:
+        over = "epoch" if name.startswith("val/") else "trainer/global_step"
+        return wr.LinePlot(title=name, x=over, y=[name], max_runs_to_show=50)
+
+    def bars(name: str) -> Any:
+        return wr.BarPlot(title=name.removeprefix("test/"), metrics=[name], max_runs_to_show=100)
+
+    by_head: dict[str, list[str]] = defaultdict(list)
+    for name in shown.scores:
+        by_head["/".join(name.split("/")[1:-1]) or "zero-shot and reconstruction"].append(name)
+    goals = [name for name in shown.scores if better(name)] or [f"{n}.{w}" for n in shown.curves if (w := better(n))]
+    columns: list[wr.Config | wr.SummaryMetric] = [wr.Config(key) for key in shown.varied[: _AXES - 1]]
+    axes = [wr.ParallelCoordinatesPlotColumn(metric=each) for each in [*columns, *map(wr.SummaryMetric, goals[:1])]]
+    sections = [
+        ws.Section(name="Validation", panels=[curve(n) for n in shown.curves if n.startswith("val/")], is_open=True),
+        *(ws.Section(name=f"Test: {head}", panels=[*map(bars, of)], is_open=True) for head, of in by_head.items()),
+        ws.Section(name="Which run is better, and why", panels=[
+            wr.RunComparer(diff_only="split"),
+            *([wr.ParallelCoordinatesPlot(title="settings that differ", columns=axes)] if columns else []),
+        ], is_open=True),
+        ws.Section(name="Pictures", panels=[
+            wr.MediaBrowser(title=name.removeprefix("plots/"), media_keys=[name]) for name in shown.pictures
+        ], is_open=True),
+        ws.Section(name="Embeddings", panels=[wr.WeavePanelSummaryTable(table_name="embeddings")] if by_head else []),
+        ws.Section(name="Training", panels=[curve(n) for n in shown.curves if n.startswith("train/")]),
+    ]  # fmt: skip
+    one = len(shown.experiments) == 1
+    runset = ws.RunsetSettings(
+        filters=expr.And(expr.Metric("Group") == shown.experiments[0]) if one else "",
+        groupby=[] if one else [expr.Metric("Group"), expr.Metric("JobType")],
+        pinned_columns=[f"summary:{name}" for name in goals[:4]],
+    )
+    name = f"csi-foundation: {shown.experiments[0] if one else 'all experiments'}"
+    settings = ws.WorkspaceSettings(max_runs=50)
+    kept = [section for section in sections if section.panels]
+    return ws.Workspace(
+        entity=entity, project=project, name=name, sections=kept, settings=settings, runset_settings=runset
+    )
+
+
+def definition(space: Workspace) -> str:
+    """Return a workspace as the JSON that the server keeps."""
+    return str(space._to_model().model_dump_json(by_alias=True, exclude_none=True, indent=2))
+
+
+def publish(runs: Path, experiment: str | None, entity: str | None, project: str) -> str:
+    """Save the workspace on the server, or its definition where there is none, and say what is next.
+
+    Args:
+        runs: Folder of all experiments.
+        experiment: Name of one; None for all.
+        entity: User or team on the server; by default that of the key.
+        project: Project.
+
+    Raises:
+        InputError: There is no run.
+    """
+    from foundation.runtime.loggers import server_at_hand
+
+    shown = look(runs, experiment)
+    print("building the workspace", flush=True)
+    reason = server_at_hand()
+    if not reason:
+        import wandb
+
+        try:
+            space = workspace(shown, entity or str(wandb.Api().default_entity), project)
+            return f"workspace: {space.save().url}"
+        except (wandb.errors.Error, OSError, ValueError) as error:
+            reason = " ".join(str(error).split())
+    file = runs / (experiment or "") / "dashboard.json"
+    temporary = file.with_suffix(".json.tmp")
+    temporary.write_text(definition(workspace(shown, entity or "", project)) + "\n")
+    os.replace(temporary, file)
+    where = f"{runs}/{experiment or '*'}/*/wandb/offline-run-*"
+    logged = any(runs.glob(f"{experiment or '*'}/*/wandb/offline-run-*"))
+    records = f"`wandb sync {where}`" if logged else "add `--config experiments/wandb.yaml` to runs, `wandb sync` them"
+    return f"workspace: {file} ({reason}); to open it: `wandb login`, {records}, then the same command again"
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Lay the runs of an experiment, or of all, side by side in a workspace of Weights & Biases."""
+    parser = argparse.ArgumentParser(prog="make dashboard", description=main.__doc__)
+    parser.add_argument("experiment", nargs="?", help="name of an experiment in the folder of runs [all]")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
+    parser.add_argument("--entity", help="user or team on the server [that of the key]")
+    parser.add_argument("--project", default=PROJECT, help="project of experiments/wandb.yaml")
+    given = parser.parse_args(args)
+    print("loading wandb", flush=True)
+    try:
+        print(publish(given.runs, given.experiment or None, given.entity, given.project))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
