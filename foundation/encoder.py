@@ -69,6 +69,11 @@ class Encoder(nn.Module, HyperparametersMixin, ABC):
         """Whether it reads several snapshots of the CSI, an axis N, rather than one."""
         return "N" in self.input_axes.get("csi", "").split()
 
+    @property
+    def takes_statistics(self) -> bool:
+        """Whether `prepare` fills anything: a sample of the train side is dear to make."""
+        return type(self).prepare is not Encoder.prepare
+
     def _taken(self, key: str, value: Any) -> Any:
         """Return an input as a tensor of the encoder's precision, its axes checked; what needs no look at entries."""
         if isinstance(value, np.ndarray):

@@ -6,6 +6,7 @@ sums over its taps of a weight times a past snapshot, the latest first. What has
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -78,26 +79,59 @@ def autoregression(bins: Tensor, order: int, ridge: Tensor) -> Tensor:
 
 def autoregression_per_bin(bins: Tensor, order: int, ridge: Tensor) -> Tensor:
     """Fit an autoregression to each bin by itself, as `autoregression` does to all; weights (B, M, O), ridge (B, M)."""
-    return _solve(bins.unsqueeze(-1) * bins.conj().unsqueeze(-2), order, ridge)
+    count = _windows(bins.shape[2], order)
+    x = bins.unbind(-1)
+    block: dict[tuple[int, int], Tensor] = {}
+    for lag in range(order + 1):
+        products = [x[n] * x[n + lag].conj() for n in range(len(x) - lag)]
+        for i in range(order + 1 - lag):
+            block[i, i + lag] = functools.reduce(torch.add, products[i : i + count])
+            block[i + lag, i] = block[i, i + lag].conj()
+    taps = range(order)
+    past = [[block[order - 1 - b, order - 1 - a] + block[a + 1, b + 1] for b in taps] for a in taps]
+    target = [block[order, order - 1 - a] + block[a + 1, 0] for a in taps]
+    extra = _ridge(functools.reduce(torch.add, [past[a][a].real for a in taps]) / order, count, ridge)
+    for a in taps:
+        past[a][a] = past[a][a] + extra
+    # so many and so small matrices take LAPACK, one by one, ten times as long as their elimination all at once
+    for a in taps:
+        # what is positive semidefinite and a ridge has no smaller pivot
+        past[a][a] = torch.maximum(past[a][a].real, extra)
+        for b in range(a + 1, order):
+            factor = past[b][a] / past[a][a]
+            past[b][a + 1 :] = [past[b][c] - factor * past[a][c] for c in range(a + 1, order)]
+            target[b] = target[b] - factor * target[a]
+    weights: list[Tensor] = []
+    for a in reversed(taps):
+        left = [past[a][a + 1 + n] * weight for n, weight in enumerate(weights)]
+        weights.insert(0, functools.reduce(torch.sub, left, target[a]) / past[a][a])
+    return torch.stack(weights, -1)
 
 
 def _solve(gram: Tensor, order: int, ridge: Tensor) -> Tensor:
     """Return weights (..., O) from the products of snapshots (..., N, N), the second conjugated."""
-    count = gram.shape[-1]
-    if not 0 < order < count:
-        raise ValueError(f"an autoregression of order {order} needs more than {order} snapshots, got {count}")
-    windows = range(count - order)
+    windows = range(_windows(gram.shape[-1], order))
     blocks = [gram[..., n : n + order + 1, n : n + order + 1] for n in windows]
     block = torch.stack(blocks).sum(0)
     past = block[..., :-1, :-1].mT.flip(-1, -2) + block[..., 1:, 1:]
     target = block[..., -1, :-1].flip(-1) + block[..., 1:, 0]
-    # what has no power would be singular, and single precision needs a floor
-    level = past.diagonal(dim1=-2, dim2=-1).real.mean(-1)
-    extra = 2 * len(windows) * ridge + torch.finfo(level.dtype).eps * level
-    extra = torch.where(level > 0, extra, 1.0)
+    extra = _ridge(past.diagonal(dim1=-2, dim2=-1).real.mean(-1), len(windows), ridge)
     eye = torch.eye(order, dtype=past.dtype, device=past.device)
     weights: Tensor = torch.linalg.solve(past + extra[..., None, None] * eye, target.unsqueeze(-1)).squeeze(-1)
     return weights
+
+
+def _windows(count: int, order: int) -> int:
+    """Return how many windows of O + 1 there are among so many snapshots."""
+    if not 0 < order < count:
+        raise ValueError(f"an autoregression of order {order} needs more than {order} snapshots, got {count}")
+    return count - order
+
+
+def _ridge(level: Tensor, windows: int, ridge: Tensor) -> Tensor:
+    """Return what is added to a diagonal of that mean: without power it would be singular, and rounding needs some."""
+    extra = 2 * windows * ridge + torch.finfo(level.dtype).eps * level
+    return torch.where(level > 0, extra, 1.0)
 
 
 def ahead(weights: Tensor, horizons: int) -> Tensor:

@@ -159,9 +159,10 @@ class FineTune(FoundationTask):
 
     def prepare_from(self, datamodule: Any) -> None:
         """Take label statistics, and those of the input unless pre-training brought them."""
-        if self.mode in ("scratch", "control"):
+        prepared = [encoder for encoder in self.encoders if encoder.takes_statistics]
+        if self.mode in ("scratch", "control") and prepared:
             sample = datamodule.sample()
-            for encoder in self.encoders:
+            for encoder in prepared:
                 encoder.prepare(self._links(sample, encoder))
         self.head.prepare(datamodule.statistics())
 
@@ -238,14 +239,15 @@ class FineTune(FoundationTask):
         self._terms.clear()
         self.log_whole({"val/loss": (sums / counts.clamp_min(1)).sum()})
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Score the test side, and keep what the pictures need."""
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Score the test side, and keep what the pictures need; returns the `prediction` for callbacks."""
         features = [self.features(batch, encoder) for encoder in self.encoders]
         predictions = [self.answer(each, batch) for each in features]
         self._score(self.test_metrics, predictions, batch)
         keys = {*self.head.requires, "site", "los", "position", "bs_position"} | ({"clean_csi"} & set(batch))
         told = {"features": features[0].float().flatten(1)} if shows_rows(self.trainer) else {}
         self._tested.add({"prediction": predictions[0], **told, **{key: batch[key] for key in keys}})
+        return {"prediction": predictions[0]}
 
     def _score(self, collections: nn.ModuleList, predictions: list[Tensor], batch: dict[str, Any]) -> None:
         for metrics, prediction in zip(collections, predictions, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -35,8 +36,15 @@ _WORDS = {
 }
 
 
+#: what the classical predictors scored on the data of the last test of this process, and which data those were
+_LAST: dict[str, dict[str, Tensor]] = {}
+
+
 class PredictionControls(Callback):
     """Scores classical predictors at every test of a head `prediction`, logs them, and prints the table.
+
+    They are the same whatever the model is: where a process tests several models on the same data one after another, as
+    a study does, they are scored once.
 
     They are logged beside the head's own metrics as `<name>_nmse_db`; and `fd_t`, the mean over links of the largest
     Doppler shift times the interval, `fd_t_max`, and `snr_db`, the mean SNR of what is observed; `beam_top1` and
@@ -53,24 +61,31 @@ class PredictionControls(Callback):
         self._errors: dict[str, PredictionNMSE] = {}
         self._beams: dict[str, PredictedBeam] = {}
         self._facts: list[dict[str, Tensor]] = []
+        self._data = ""
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Fit to the train side those that are."""
-        sample = trainer.datamodule.sample()  # type: ignore[attr-defined]
-        antennas, subcarriers = sample["csi"].shape[-3] * sample["csi"].shape[-2], sample["csi"].shape[-1]
+        """Fit to the train side those that are, unless all have been scored on these data."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        self._data = f"{self.horizons} {_settings(data)}"
+        known = self._data in _LAST
+        codebook = dft_codebook(data.bs)
+        self._beams = {
+            f"{name}{metric}": PredictedBeam(codebook, metric == "rate_loss").to(pl_module.device)
+            for name in ("", *(f"{other}_" for other in _CHOOSING if not known))
+            for metric in ("beam_top1", "rate_loss")
+        }
         self._facts.clear()
+        self._predictors.clear()
+        self._errors.clear()
+        if known:
+            return
+        sample = data.sample()
+        antennas, subcarriers = sample["csi"].shape[-3] * sample["csi"].shape[-2], sample["csi"].shape[-1]
         for name in PREDICTORS:
             made = ClassicalPredictor(name, sample["csi"].shape[1], self.horizons, antennas, subcarriers)
             made.prepare(sample)
             self._predictors[name] = made.to(pl_module.device)
-        rays = trainer.datamodule.sides["test"].sites[0].links.has_rays  # type: ignore[attr-defined]
-        names = (*PREDICTORS, "limit") if rays else PREDICTORS
-        codebook = dft_codebook(trainer.datamodule.bs)  # type: ignore[attr-defined]
-        self._beams = {
-            f"{name}{metric}": PredictedBeam(codebook, metric == "rate_loss").to(pl_module.device)
-            for name in ("", *(f"{other}_" for other in _CHOOSING))
-            for metric in ("beam_top1", "rate_loss")
-        }
+        names = (*PREDICTORS, "limit") if data.sides["test"].sites[0].links.has_rays else PREDICTORS
         self._errors = {name: PredictionNMSE().to(pl_module.device) for name in names}
 
     @torch.no_grad()
@@ -84,6 +99,11 @@ class PredictionControls(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Score a batch."""
+        target = next_channel(batch)[:, -1]
+        if len(target):
+            self._choose("", outputs["prediction"], target)
+        if self._data in _LAST:
+            return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         clean = batch.get("clean_csi", batch["csi"])
         noise = (batch["csi"] - clean).abs().square().mean((1, 2, 3, 4))
@@ -100,24 +120,31 @@ class PredictionControls(Callback):
         guesses = {name: made.predict(batch["csi"]) for name, made in self._predictors.items()}
         for name, guess in guesses.items():
             self._errors[name].update(guess, batch)
-        target = next_channel(batch)[:, -1]
-        for name, guess in {"": pl_module(batch), **{f"{name}_": guesses[name] for name in _CHOOSING}}.items():
-            for metric in ("beam_top1", "rate_loss"):
-                self._beams[f"{name}{metric}"].update(guess[:, -1], target)
+        for name in _CHOOSING:
+            self._choose(f"{name}_", guesses[name], target)
         if "limit" in self._errors and velocity is not None:
             rays, mount = rays_of(data.sides["test"].sites, batch), data._make._mount(batch["site"])
             known = (rays, data.bs, data.ue, data.ofdm, velocity, times, 1.0, noise, mount)
             self._errors["limit"].update(limit(batch["csi"], *known)[:, : self.horizons], batch)
 
+    def _choose(self, name: str, guess: Tensor, target: Tensor) -> None:
+        """Choose beams by the last of the predicted channels (B, H, R, T, K)."""
+        for metric in ("beam_top1", "rate_loss"):
+            self._beams[f"{name}{metric}"].update(guess[:, -1], target)
+
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the scores of all processes."""
-        values = {f"{name}_nmse_db": error.compute() for name, error in self._errors.items()}
-        values |= {name: beams.compute() for name, beams in self._beams.items()}
-        facts = gather_rows(concatenate(self._facts))
-        values |= {name: value.mean() for name, value in facts.items()}
-        if "fd_t" in facts:
-            values["fd_t_max"] = facts["fd_t"].max()
-        for name, value in values.items():
+        beams = {name: metric.compute() for name, metric in self._beams.items()}
+        own = {name: beams.pop(name) for name in ("beam_top1", "rate_loss")}
+        if self._data not in _LAST:
+            scores = {f"{name}_nmse_db": error.compute() for name, error in self._errors.items()} | beams
+            facts = gather_rows(concatenate(self._facts))
+            scores |= {name: value.mean() for name, value in facts.items()}
+            if "fd_t" in facts:
+                scores["fd_t_max"] = facts["fd_t"].max()
+            _LAST.clear()
+            _LAST[self._data] = scores
+        for name, value in (own | _LAST[self._data]).items():
             pl_module.log(f"test/prediction/{name}", value, batch_size=1, sync_dist=True)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -134,6 +161,22 @@ def control_table(metrics: dict[str, float]) -> str:
     moving = f", f_D T {metrics['fd_t']:.3f} (at most {metrics['fd_t_max']:.3f})" if "fd_t" in metrics else ""
     head = f"NMSE [dB] of the next channel{moving}, SNR {metrics.get('snr_db', float('nan')):.0f} dB on average"
     return "\n".join([head, *(f"  {value:7.2f}  {words}" for value, words in known)])
+
+
+def _settings(data: Any) -> str:
+    """Return in words what decides the links of a datamodule, what is seen of them, and its train side."""
+    loading = {"source", "batch_size", "balance", "views", "num_workers", "predict_on", "validate_on"}
+    names = [name for name in inspect.signature(type(data).__init__).parameters if name not in loading | {"self"}]
+    sites = [recipe.digest for source in data.sources for recipe in source.recipes()]
+    return f"{data.cache} {sites} { {name: _plain(getattr(data, name, None)) for name in names} }"
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting in words, an object by its class and what it holds."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    held = getattr(value, "__dict__", None)
+    return value if held is None else f"{type(value).__name__} {held}"
 
 
 def motion(data: Any, batch: dict[str, Any]) -> tuple[Tensor | None, Tensor]:

@@ -106,7 +106,8 @@ class ConTwin(FoundationTask):
 
     def prepare_from(self, datamodule: Any) -> None:
         """Take the input statistics from the train side."""
-        self.encoder.prepare(datamodule.sample())
+        if self.encoder.takes_statistics:
+            self.encoder.prepare(datamodule.sample())
 
     def forward(self, csi: Tensor) -> tuple[Tensor, Tensor]:
         """Return features (B, D) and embeddings (B, E), not normalised, of the past (B, N, R, T, K)."""

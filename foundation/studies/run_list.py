@@ -12,13 +12,12 @@ from foundation.runtime.runs import read_summary
 
 
 def finished(folder: Path) -> bool:
-    """Whether a run has come to its end: a pre-training fitted, and tested where it is to be; others tested."""
+    """Whether a run has come to its end: fitted, and tested where it is to be."""
     summary = read_summary(folder / "summary.json")
     if summary.get("metrics"):
         return True
     config = folder / "config.yaml"
-    awaits_test = config.is_file() and read_yaml(config).get("then_test")
-    return summary.get("mode") == "pretrain" and not awaits_test
+    return bool(summary) and not (config.is_file() and read_yaml(config).get("then_test"))
 
 
 def run_all(experiment: str, commands: Sequence[tuple[str, list[str]]], runs: Path) -> int:

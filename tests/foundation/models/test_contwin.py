@@ -4,7 +4,7 @@ import torch
 from datamodules.channel.impairments import CommonPhase, Noise
 from datamodules.channel.motion import Sequence
 from datamodules.errors import InputError
-from foundation import CNNTransformer, ConTwin, load_encoder
+from foundation import CNNTransformer, ConTwin, ResNet, load_encoder
 from foundation.models.contwin import _link
 from tests.datamodules.rays import random_site
 from tests.datamodules.test_module import build
@@ -35,6 +35,14 @@ def test_pre_training_learns_and_logs(tmp_path):
     assert 0 <= logged["val/views/retrieval_top1"] <= logged["val/views/retrieval_top5"] <= 1
     assert "val/probe/los/balanced_accuracy" in logged
     assert logged["val/embedding_spread"] > 0.1
+
+
+def test_an_encoder_without_statistics_asks_for_no_sample(tmp_path, monkeypatch):
+    module = data(tmp_path)
+    monkeypatch.setattr(module, "sample", lambda: pytest.fail("thousands of channels were made for nothing"))
+    assert not CNNTransformer(4, 4, 8).takes_statistics
+    assert ResNet("resnet10t").takes_statistics
+    small().prepare_from(module)
 
 
 @pytest.fixture

@@ -1,9 +1,11 @@
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
 from datamodules.channel.impairments import Noise
 from datamodules.channel.motion import Sequence
 from datamodules.errors import InputError
+from datamodules.module import ChannelDataModule
 from foundation import ClassicalPredictor, FineTune
 from foundation.baselines import prediction
 from foundation.evaluation.prediction_controls import control_table
@@ -15,9 +17,9 @@ SIZE = {"snapshots": 6, "num_antennas": 4, "num_subcarriers": 8}
 PREDICTORS = ("hold", "zero", "ar1", "kalman", "wiener", "link_ar", "pad", "pad_strongest")
 
 
-def data(folder):
+def data(folder, snr_db=(10, 20)):
     sequence = Sequence(6, 1e-3, {"static": 1, "pedestrian": 1})
-    return build(folder / "sites", sequence=sequence, observation=[Noise((10, 20))])
+    return build(folder / "sites", sequence=sequence, observation=[Noise(snr_db)])
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,29 @@ def test_rows_tell_doppler_and_snr(tested):
     table = control_table({name.rsplit("/", 1)[-1]: value for name, value in metrics.items()})
     assert "f_D T 0.009 (at most 0.019), SNR 14 dB" in table.splitlines()[0]
     assert [line.split()[1] for line in table.splitlines()[-1:]] == ["limit,"]
+
+
+def test_predictors_are_scored_once_on_the_same_data(tmp_path, monkeypatch):
+    fitted, sample = [], ChannelDataModule.sample
+    monkeypatch.setattr(ChannelDataModule, "sample", lambda self: fitted.append(1) or sample(self))
+
+    def scores(name, snr_db):
+        model = FineTune(lambda d: Prediction(d, "given"), ClassicalPredictor(name, **SIZE), mode="control")
+        trainer = Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_progress_bar=False)
+        trainer.test(model, datamodule=data(tmp_path, snr_db), verbose=False)
+        found = {key.rsplit("/", 1)[-1]: float(value) for key, value in trainer.callback_metrics.items()}
+        return {key: found.pop(key) for key in ("nmse_db", "beam_top1", "rate_loss")}, found
+
+    own, classical = scores("hold", (10, 20))
+    assert own["nmse_db"] == pytest.approx(classical["hold_nmse_db"], abs=1e-4)
+    assert own["rate_loss"] == classical["hold_rate_loss"]
+    other, again = scores("zero", (10, 20))
+    assert len(fitted) == 1, "the second model is tested on the same data"
+    assert again == classical
+    assert other["nmse_db"] == pytest.approx(0.0, abs=1e-4)
+    noisier = scores("hold", (0, 5))
+    assert len(fitted) == 2
+    assert noisier[1]["snr_db"] < 6 < classical["snr_db"]
 
 
 def test_beams_are_chosen_by_what_is_predicted(tested):

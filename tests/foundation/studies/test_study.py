@@ -114,7 +114,7 @@ def test_zero_shot_scores_stand_in_a_table_of_their_own():
     ("mode", "metrics", "then_test", "done"),
     [
         ("pretrain", {}, "false", True), ("pretrain", {}, "true", False), ("zeroshot", {"test/x": 1.0}, "true", True),
-        ("probe", {}, "true", False), ("probe", {"test/x": 1.0}, "true", True),
+        ("probe", {}, "true", False), ("probe", {"test/x": 1.0}, "true", True), ("probe", {}, "false", True),
     ],
 )  # fmt: skip
 def test_a_run_is_finished_when_it_was_tested_as_it_was_to_be(tmp_path, mode, metrics, then_test, done):
