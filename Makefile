@@ -84,13 +84,11 @@ finetune: $(READY) ## adapt to TASK= [MODEL= MODE=finetune|probe|scratch|control
 	set -x; $(BIN)/lightning fit --config experiments/finetune/$(TASK).yaml $(CONFIG) \
 		--experiment $(TASK)_$(MODE) --model.mode $(MODE) "$$@" $(ARGS)
 
-study: $(READY) ## run STUDY=, the name of a YAML in experiments/studies/, and print its table
-	@test -f "experiments/studies/$(STUDY).yaml" || { echo "error: say which study, such as make study STUDY=demo; there are:" \
-		"$(patsubst experiments/studies/%.yaml,%,$(wildcard experiments/studies/*.yaml))" >&2; exit 2; }
-	$(BIN)/python -m foundation.studies.study experiments/studies/$(STUDY).yaml
+study: $(READY) ## run STUDY=, the name of a YAML below experiments/studies/, and print its table
+	$(BIN)/python -m foundation.studies.run "$(STUDY)"
 
 refine: $(READY) ## train on a digital twin, choose links of the real world, refine, keep what is better
-	$(BIN)/python -m foundation.studies.study experiments/studies/refine.yaml $(ARGS)
+	$(BIN)/python -m foundation.studies.run refine $(ARGS)
 
 results: $(READY) ## collect studies into experiments/results.csv and RESULTS.md: STUDY="demo views"
 	$(BIN)/python -m foundation.studies.results $(STUDY)

@@ -194,7 +194,7 @@ class ChannelDataModule(LightningDataModule):
         if not self.sides:
             return self._facts
         sizes = {f"n_{side}": len(self.sides[side]) for side in SIDES}
-        return {**self._facts, **sizes, **{f"{side}_places": self.sides[side].cities for side in ("train", "test")}}
+        return {**self._facts, **sizes, **{f"{side}_cities": self.sides[side].cities for side in ("train", "test")}}
 
     # --- loaders
 

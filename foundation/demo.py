@@ -7,8 +7,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from foundation.studies.results import Row, collect, in_words
-from foundation.studies.study import Study, run_study
+from foundation.studies.rows import Row, collect
+from foundation.studies.run import run_study
+from foundation.studies.study import Study
+from foundation.studies.tables import in_words
 
 #: per head, the metric that decides, and whether more of it is better
 _DECIDES = {"positioning": ("mean_m", False), "beam": ("top1", True)}
@@ -17,10 +19,10 @@ _DECIDES = {"positioning": ("mean_m", False), "beam": ("top1", True)}
 def main() -> None:
     """Trace two cities, pre-train CSI-CLIP on one, adapt it to the other, and compare with training from scratch."""
     started = time.monotonic()
-    study = Study.load(Path("experiments/studies/demo.yaml"))
+    study = Study.named("demo")
     status = run_study(study, Path("runs"))
     if not status:
-        print(f"\n{bought(collect(Path('runs'), study.name))}")
+        print(f"\n{bought(collect(Path('runs'), study))}")
         print(f"{time.monotonic() - started:.0f} s. Pictures: runs/demo/*/plots/, settings: runs/demo/*/config.yaml")
     sys.exit(status)
 

@@ -31,7 +31,7 @@ class Beam(Head):
     Args:
         in_features: Number D of features of a sample.
         num_beams: Number Q of beams of the codebook.
-        hidden: Width between the layers.
+        hidden: Width between the layers; None makes it one linear layer.
         loss: `cross_entropy`, or `focal` to give hard links more weight.
         gamma: Focusing parameter of the focal loss; 0 makes it the cross-entropy.
         snr_db: SNR at which `se_ratio` is taken, that of each link on its own best beam [dB].
@@ -49,7 +49,7 @@ class Beam(Head):
         self,
         in_features: int,
         num_beams: int = 64,
-        hidden: int = 256,
+        hidden: int | None = 256,
         loss: Literal["cross_entropy", "focal"] = "cross_entropy",
         gamma: float = 2.0,
         snr_db: float = 10.0,

@@ -30,7 +30,7 @@ class Feedback(Head):
     refine them, and a linear layer turns each into a patch of the channel in the angle-delay domain, where its energy
     lies in few places. Every link counts alike: channels are brought to unit power, as a receiver's gain control does.
     Its common phase, which no precoder needs and no code should be spent on, is taken out: the strongest entry is real.
-    With noisy observations the target is the clean channel.
+    With noisy observations the target is the clean channel, and of a sequence its last snapshot.
 
     Args:
         in_features: Number D of features of a sample, the length of the code.
@@ -155,6 +155,8 @@ class Feedback(Head):
 def target_channel(batch: dict[str, Tensor]) -> Tensor:
     """Return the clean channels of a batch in the angle-delay domain, of unit power and aligned, (B, R*T, K)."""
     csi = batch.get("clean_csi", batch["csi"])
+    if csi.ndim == 5:  # (B, N, R, T, K)
+        csi = csi[:, -1]
     return aligned(unit_power(to_angle(to_delay(csi)).flatten(1, 2)))
 
 

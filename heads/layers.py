@@ -9,12 +9,12 @@ from torch import nn
 from heads.base import check_at_least
 
 
-def mlp(in_features: int, hidden: int, out_features: int, dropout: float = 0.0) -> nn.Sequential:
-    """Build two fully connected layers with a ReLU between, the head of CSI-CLIP III-B.
+def mlp(in_features: int, hidden: int | None, out_features: int, dropout: float = 0.0) -> nn.Module:
+    """Build two fully connected layers with a ReLU between, the head of CSI-CLIP III-B, or a single one.
 
     Args:
         in_features: Width of the input.
-        hidden: Width between the layers.
+        hidden: Width between the layers; None makes it one linear layer.
         out_features: Width of the output.
         dropout: Probability with which a hidden unit is dropped in training.
 
@@ -24,6 +24,8 @@ def mlp(in_features: int, hidden: int, out_features: int, dropout: float = 0.0) 
     Raises:
         ValueError: If `hidden` is below 1 or `dropout` outside [0, 1).
     """
+    if hidden is None:
+        return nn.Linear(in_features, out_features)
     check_at_least("hidden", hidden, 1)
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must be in [0, 1), got {dropout}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import MetricCollection
 
 from heads.base import Head, keep_labelled, statistic
@@ -43,7 +43,7 @@ class LOS(Head):
     def __init__(self, in_features: int, hidden: int | None = 256, balanced: bool = False) -> None:
         super().__init__(in_features)
         self.balanced = balanced
-        self.layers: nn.Module = nn.Linear(in_features, 2) if hidden is None else mlp(in_features, hidden, 2)
+        self.layers = mlp(in_features, hidden, 2)
         self.register_buffer("class_weight", torch.ones(2))
 
     def prepare(self, statistics: dict[str, Tensor]) -> None:

@@ -36,7 +36,7 @@ class Positioning(Head):
 
     Args:
         in_features: Number D of features of a sample.
-        hidden: Width between the two fully connected layers.
+        hidden: Width between the two fully connected layers; None makes it one linear layer.
         dims: Number of coordinates to find: 2 for (x, y), 3 for (x, y, z).
         dropout: Probability with which a hidden unit is dropped in training.
         anchors: Number K of learned positions; 0 for coordinates as direct output, as in the papers. Anchors need some
@@ -58,7 +58,7 @@ class Positioning(Head):
     def __init__(
         self,
         in_features: int,
-        hidden: int = 256,
+        hidden: int | None = 256,
         dims: int = 2,
         dropout: float = 0.0,
         anchors: int = 0,

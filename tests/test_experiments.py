@@ -11,6 +11,7 @@ import yaml
 import datamodules
 from datamodules.errors import InputError
 from foundation.cli import main, run
+from foundation.studies.results import PAPERS
 from foundation.studies.study import Study
 from tests.foundation.towers import tiny_clip
 from tests.raytracing import requires_sionna
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "experiments").rglob("*.yaml"))
 CONTENT = {file: yaml.safe_load(file.read_text()) for file in FILES}
 MODELS = [file for file in FILES if "class_path" in CONTENT[file].get("model", {})]
-STUDIES = [file for file in FILES if file.parent.name == "studies"]
+STUDIES = [file for file in FILES if "studies" in file.parts]
 OVERLAYS = [file for file in FILES if file not in MODELS + STUDIES]
 QUICK = ["--trainer.fast_dev_run", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 
@@ -164,7 +165,10 @@ def listed(sources: Any) -> list[Any]:
 @pytest.mark.parametrize("file", STUDIES, ids=name)
 def test_studies_name_what_exists(file, monkeypatch):
     monkeypatch.chdir(ROOT)
-    commands = Study.load(file).commands(Path("runs"))
+    study = Study.load(file)
+    assert study.paper in PAPERS
+    assert study.tuned_on, "say what it was tuned on, if only that it is not recorded"
+    commands = study.commands(Path("runs"))
     assert len({run_id for run_id, _ in commands}) == len(commands)
     for _, args in commands:
         for flag, value in itertools.pairwise(args):

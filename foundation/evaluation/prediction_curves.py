@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datamodules.errors import InputError
-from foundation.studies.results import Row, collect
+from foundation.studies.rows import Row, collect
+from foundation.studies.study import Study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,23 +22,23 @@ _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 
 
 def cells(rows: list[Row]) -> dict[str, dict[str, float]]:
-    """Return the error [dB] by place and by what predicts, means over seeds.
+    """Return the error [dB] by the name of the data and by what predicts, means over seeds.
 
-    Beside the variants there are `hold`, `classical`, the best of the classical predictors in that place, `limit` where
+    Beside the variants there are `hold`, `classical`, the best of the classical predictors there, `limit` where
     it is known, and `fd_t` and `snr_db`, which are no errors. All of them are means over the variants too.
     """
     values: dict[tuple[str, str], list[float]] = defaultdict(list)
     for row in rows:
-        if row.place:
+        if row.data:
             name = row.variant if row.metric == "nmse_db" else row.metric.removesuffix("_nmse_db")
-            values[row.place, name].append(row.value)
+            values[row.data, name].append(row.value)
     found: dict[str, dict[str, float]] = {}
     variants = sorted({row.variant for row in rows if row.metric == "nmse_db"})
-    for place in dict.fromkeys(place for place, _ in values):
-        held = {name: statistics.fmean(each) for (where, name), each in values.items() if where == place}
+    for data in dict.fromkeys(data for data, _ in values):
+        held = {name: statistics.fmean(each) for (where, name), each in values.items() if where == data}
         classical = {"classical": min(held[name] for name in _CLASSICAL if name in held)}
         kept = {name: held[name] for name in (*variants, "hold", "limit", "fd_t", "snr_db") if name in held}
-        found[place] = kept | classical
+        found[data] = kept | classical
     return found
 
 
@@ -60,8 +61,8 @@ def plot_cells(found: dict[str, dict[str, float]]) -> Figure:
         marker = "osD^v<>"[rank // len(_COLOURS) % 7]
         axes.plot(*zip(*points, strict=True), marker, color=_COLOURS[rank % len(_COLOURS)], label=name)
     names = [
-        f"{place}\n$f_D T$ {cell.get('fd_t', float('nan')):.3f}, {cell.get('snr_db', float('nan')):.0f} dB"
-        for place, cell in found.items()
+        f"{data}\n$f_D T$ {cell.get('fd_t', float('nan')):.3f}, {cell.get('snr_db', float('nan')):.0f} dB"
+        for data, cell in found.items()
     ]
     axes.set_xticks(range(len(found)), names, rotation=45, ha="right", fontsize="small")
     axes.set(ylabel="NMSE of the next channel [dB]")
@@ -78,14 +79,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("prediction.png"), help="picture to write")
     options = parser.parse_args()
     try:
-        found = cells(collect(options.runs, options.experiment))
+        found = cells(collect(options.runs, Study.named(options.experiment)))
         if not found:
             raise InputError(f"no tested cell in {options.runs / options.experiment}: run the study first")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    for place, cell in found.items():
-        print(place, *(f"{name} {value:.3f}" for name, value in cell.items()))
+    for data, cell in found.items():
+        print(data, *(f"{name} {value:.3f}" for name, value in cell.items()))
     plot_cells(found).savefig(options.out)
     print(options.out)
 

@@ -1,10 +1,9 @@
-"""Studies: many runs of the command line from one YAML, resumable, with a table at the end."""
+"""Studies: many runs of the command line, listed by one YAML."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from itertools import product
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any
 
 from datamodules.errors import InputError
 from datamodules.yaml_file import read_yaml
-from foundation.studies.results import collect, table
-from foundation.studies.run_list import run_all
+
+#: where studies lie, in folders or not
+FOLDER = Path("experiments/studies")
 
 
 @dataclass(frozen=True)
@@ -25,23 +25,31 @@ class Study:
         seeds: Seeds of every adaptation run; each draws its own initial weights and label subset, on one split.
         tasks: Heads, by the name of their YAML in `experiments/finetune/`.
         pretrain: Per variant, the arguments of `lightning fit`; with `pretrain_per_seed`, `{seed}` for the seed.
+        pretrain_on: Per name of `data`, arguments that choose what the variants are pre-trained on for it; empty where
+            one pre-training serves all data.
         sizes: Numbers of training links; every variant is pre-trained with each, as `<variant>-n<size>`.
         modes: Modes to run each variant's checkpoint in.
         baselines: Per name, arguments that make a run to compare with, with `{seed}` for the seed.
         args: Arguments of every run.
         adapt: Arguments of every adaptation run.
         pretrain_per_seed: Whether to pre-train anew for every seed; else one pre-training serves them all.
-        data: Per name, arguments that choose the data of an adaptation; every run is made on each.
-        checkpoints: Per variant pre-trained by another study, the path of its checkpoint, with `{seed}` for the seed.
+        data: Per name, arguments that choose the data of an adaptation; every run is made on each, and each has lines
+            of its own in tables.
+        areas: Per name, arguments that choose an area, likewise; tables have the mean over the areas.
+        checkpoints: Per variant pre-trained by another study, the path of its checkpoint, with `{seed}` for the seed
+            and `{data}` for the name of the data.
         zero_shot: Arguments of `lightning test`, run for every variant, data and seed, with `{run}` for the folder of
             the variant's pre-training; empty for none.
         refine: How the pre-trained variant is refined in another world, see `refinement.Refinement`; empty for not.
+        paper: Whose table the study is of, such as `csiclip`, see `results.PAPERS`; empty where it compares several.
+        tuned_on: By what links its sizes, steps and rates were chosen, such as `areas 207-223`.
     """
 
     name: str
     seeds: list[int]
     tasks: list[str] = field(default_factory=list)
     pretrain: dict[str, list[str]] = field(default_factory=dict)
+    pretrain_on: dict[str, list[str]] = field(default_factory=dict)
     sizes: list[int] = field(default_factory=list)
     modes: list[str] = field(default_factory=lambda: ["probe", "finetune"])
     baselines: dict[str, list[str]] = field(default_factory=dict)
@@ -49,9 +57,12 @@ class Study:
     adapt: list[str] = field(default_factory=list)
     pretrain_per_seed: bool = False
     data: dict[str, list[str]] = field(default_factory=dict)
+    areas: dict[str, list[str]] = field(default_factory=dict)
     checkpoints: dict[str, str] = field(default_factory=dict)
     zero_shot: list[str] = field(default_factory=list)
     refine: dict[str, Any] = field(default_factory=dict)
+    paper: str = ""
+    tuned_on: str = ""
 
     @classmethod
     def load(cls, file: Path) -> Study:
@@ -69,21 +80,36 @@ class Study:
             raise InputError(f"{file}: unknown key '{unknown[0]}': must be one of {', '.join(known)}")
         if "seeds" not in settings:
             raise InputError(f"{file}: 'seeds' is missing")
-        return cls(name=file.stem, **settings)
+        study = cls(name=file.stem, **settings)
+        if study.data and study.areas:
+            raise InputError(f"{file}: has both 'data' and 'areas': give the areas alone, whose mean is told")
+        if study.pretrain_on and study.pretrain_on.keys() != study.data.keys():
+            raise InputError(f"{file}: 'pretrain_on' must name what 'data' names: {', '.join(study.data) or 'nothing'}")
+        return study
+
+    @classmethod
+    def named(cls, name: str, folder: Path = FOLDER) -> Study:
+        """Read the study of a name, from whatever folder below the one of studies.
+
+        Raises:
+            InputError: There is none, or it is no study.
+        """
+        return cls.load(find(name, folder))
 
     def commands(self, runs: Path) -> list[tuple[str, list[str]]]:
         """List (run id, arguments of `lightning`), in the order to run them."""
         common = ["--experiment", self.name, "--runs", str(runs), *self.args]
         commands = []
-        for seed in self.seeds if self.pretrain_per_seed else [None]:
+        seeds = self.seeds if self.pretrain_per_seed else [None]
+        for (name, data), seed in product((self.pretrain_on or {"": []}).items(), seeds):
             drawn = [] if seed is None else ["--seed_everything", str(seed), "--data.seed", str(seed)]
             for variant, args in self._pretrainings.items():
                 named = [arg.replace("{seed}", str(seed)) for arg in args] if drawn else args
-                commands.append((_pretraining(variant, seed), ["fit", *named, *common, *drawn]))
-        by_name = self.data or {"": []}
+                commands.append((_name("pretrain", variant, "", name, seed), ["fit", *named, *common, *data, *drawn]))
+        by_name = self.data or self.areas or {"": []}
         for (name, data), seed in product(by_name.items(), self.seeds):
             for variant in self._variants if self.zero_shot else []:
-                checkpoint = self._checkpoint(runs, variant, seed)
+                checkpoint = self._checkpoint(runs, variant, name, seed)
                 start = ["test", *(arg.format(run=Path(checkpoint).parents[1]) for arg in self.zero_shot), *common]
                 start += ["--ckpt_path", checkpoint, *data]
                 commands.append((_name(variant, "", "zeroshot", name, seed), start))
@@ -91,7 +117,7 @@ class Study:
             start = ["fit", "--config", f"experiments/finetune/{task}.yaml", *common, *self.adapt, *data]
             start += ["--seed_everything", str(seed), "--data.seed", str(seed)]
             for variant, mode in product(self._variants, self.modes):
-                chosen = ["--model.mode", mode, "--model.checkpoint", self._checkpoint(runs, variant, seed)]
+                chosen = ["--model.mode", mode, "--model.checkpoint", self._checkpoint(runs, variant, name, seed)]
                 commands.append((_name(variant, task, mode, name, seed), [*start, *chosen]))
             for baseline, args in self.baselines.items():
                 mode = args[args.index("--model.mode") + 1]
@@ -113,51 +139,36 @@ class Study:
     def _variants(self) -> list[str]:
         return [*self._pretrainings, *self.checkpoints]
 
-    def _checkpoint(self, runs: Path, variant: str, seed: int) -> str:
+    def _checkpoint(self, runs: Path, variant: str, data: str, seed: int) -> str:
         if variant in self.checkpoints:
-            return self.checkpoints[variant].format(seed=seed)
-        run = _pretraining(variant, seed if self.pretrain_per_seed else None)
+            return self.checkpoints[variant].format(seed=seed, data=data)
+        drawn = seed if self.pretrain_per_seed else None
+        run = _name("pretrain", variant, "", data if self.pretrain_on else "", drawn)
         return str(runs / self.name / run / "checkpoints" / "best.ckpt")
 
 
-def _pretraining(variant: str, seed: int | None) -> str:
-    return f"pretrain-{variant}" if seed is None else f"pretrain-{variant}-s{seed}"
+def studies(folder: Path = FOLDER) -> list[Path]:
+    """Return the files of all studies, in the order of their names."""
+    return sorted(folder.rglob("*.yaml"), key=lambda file: file.stem)
 
 
-def _name(variant: str, task: str, mode: str, data: str, seed: int) -> str:
-    """Return the id of a run, from which `results.rows_of` takes the variant."""
-    return "-".join(part for part in (variant, task, mode, f"@{data}" if data else "", f"s{seed}") if part)
+def find(name: str, folder: Path = FOLDER) -> Path:
+    """Return the file of a study.
 
-
-def run_study(study: Study, runs: Path) -> int:
-    """Run what is not finished yet, and print the table.
-
-    Returns:
-        The exit status: that of the first run that failed, or 0.
+    Raises:
+        InputError: There is none of that name.
     """
-    status = run_all(study.name, study.commands(runs), runs)
-    if not status and study.refine:
-        from foundation.studies.refinement import refine
-
-        return refine(study, runs)
-    if not status:
-        print(table(collect(runs, study.name)))
-    return status
+    by_name = {file.stem: file for file in studies(folder)}
+    if name not in by_name:
+        raise InputError(f"no study '{name}' in {folder}: must be one of {_listed(by_name)}")
+    return by_name[name]
 
 
-def main() -> None:
-    """Run a study."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("study", type=Path, help="a YAML of experiments/studies/")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
-    options = parser.parse_args()
-    try:
-        status = run_study(Study.load(options.study), options.runs)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
-    sys.exit(status)
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
 
 
-if __name__ == "__main__":
-    main()
+def _name(variant: str, task: str, mode: str, data: str, seed: int | None) -> str:
+    """Return the id of a run, from which `rows.rows_of` takes the variant."""
+    parts = (variant, task, mode, f"@{data}" if data else "", "" if seed is None else f"s{seed}")
+    return "-".join(part for part in parts if part)

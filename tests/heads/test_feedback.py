@@ -53,6 +53,11 @@ def test_the_target_is_the_clean_channel() -> None:
     assert torch.equal(target_channel(batch), target_channel(clean))
 
 
+def test_the_target_of_a_sequence_is_its_last_snapshot() -> None:
+    past = torch.randn(5, 3, 1, 8, 16, dtype=torch.complex64)
+    assert torch.equal(target_channel({"csi": past}), target_channel({"csi": past[:, -1]}))
+
+
 @pytest.mark.parametrize("rank", [1, 3])
 def test_a_rank_is_kept_and_enough_for_as_many_paths(rank: int) -> None:
     torch.manual_seed(0)

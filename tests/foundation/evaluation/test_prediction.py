@@ -8,7 +8,8 @@ from datamodules.channel.arrays import Array
 from datamodules.channel.codebook import dft_codebook
 from foundation.evaluation.predicted_beams import PredictedBeam
 from foundation.evaluation.prediction_curves import cells, plot_cells
-from foundation.studies.results import rows_of
+from foundation.studies.rows import rows_of
+from foundation.studies.study import Study
 
 CODEBOOK = dft_codebook(Array(1, 4), 4)
 
@@ -32,8 +33,8 @@ def test_beams_and_the_rate_that_they_cost():
     assert found[1] == pytest.approx((math.log2(11) - math.log2(1 + 2.5)) / 3, rel=1e-5)
 
 
-def summary(variant, place, seed, **metrics):
-    run_id = f"{variant}-zeroshot-@{place}-s{seed}"
+def summary(variant, data, seed, **metrics):
+    run_id = f"{variant}-zeroshot-@{data}-s{seed}"
     tested = {f"test/prediction/{name}": value for name, value in metrics.items()}
     return {"experiment": "x", "run_id": run_id, "head": "prediction", "mode": "probe", "seed": seed, "metrics": tested}
 
@@ -43,7 +44,7 @@ def test_cells_are_means_over_seeds_beside_the_best_classical_predictor():
     summaries = [summary("filter", "slow", seed, nmse_db=-17.0 - seed, **shared) for seed in range(3)]
     summaries.append(summary("direct", "slow", 0, nmse_db=-3.0, **shared))
     summaries.append(summary("filter", "fast", 0, nmse_db=-10.0, **shared | {"pad_nmse_db": -20.0}))
-    rows = [row for each in summaries for row in rows_of(each)]
+    rows = [row for each in summaries for row in rows_of(each, Study("x", [0]))]
     found = cells(rows)
     assert found["slow"] == {
         "direct": -3.0, "filter": -18.0, "hold": -6.0, "fd_t": pytest.approx(0.1), "snr_db": 15.0, "classical": -16.0
@@ -52,4 +53,4 @@ def test_cells_are_means_over_seeds_beside_the_best_classical_predictor():
     axes = plot_cells(found).axes[0]
     assert [text.get_text().split()[0] for text in axes.get_xticklabels()] == ["slow", "fast"]
     assert {text.get_text() for text in axes.get_legend().get_texts()} >= {"filter", "best classical predictor", "hold"}
-    assert not cells([replace(row, place="") for row in rows])
+    assert not cells([replace(row, data="") for row in rows])

@@ -1,20 +1,31 @@
 """Results: what a row says of its run, and what a table makes of the rows."""
 
 import statistics
+import sys
+
+import pytest
 
 from foundation.demo import bought
-from foundation.studies.results import publish, read, rows_of, table
+from foundation.studies import results
+from foundation.studies.matrix import matrix
+from foundation.studies.results import publish
+from foundation.studies.rows import read, rows_of, with_run, write
+from foundation.studies.study import Study
+from foundation.studies.tables import table
+
+STUDY = Study("x", [0, 1], areas={"a": [], "b": []}, tuned_on="areas 207-223")
 
 
-def run(place="", seed=0, value=1.0, city="munich", mode="scratch", **facts):
-    """Return the rows of a run of a study, of one metric."""
-    where = f"-@{place}" if place else ""
+def run(data="", seed=0, value=1.0, city="munich", mode="scratch", study=STUDY, **facts):
+    """Return the rows of a run of a study, of one metric; the data `a` and `b` are areas."""
+    where = f"-@{data}" if data else ""
     return rows_of(
         {
-            "experiment": "x", "run_id": f"vit-positioning-scratch{where}-s{seed}", "head": "positioning",
-            "mode": mode, "seed": seed, "split": "spatial", "train_places": [city], "test_places": [city],
+            "experiment": study.name, "run_id": f"vit-positioning-scratch{where}-s{seed}", "head": "positioning",
+            "mode": mode, "seed": seed, "split": "spatial", "train_cities": [city], "test_cities": [city],
             "n_train": 100, "metrics": {"test/positioning/mean_m": value}, **facts,
-        }
+        },
+        study,
     )  # fmt: skip
 
 
@@ -26,9 +37,9 @@ def lines(rows):
 
 def test_the_spread_is_over_seeds_and_not_over_areas():
     values = {("a", 0): 2.0, ("b", 0): 10.0, ("a", 1): 4.0, ("b", 1): 11.0}
-    (line,) = lines([row for (place, seed), value in values.items() for row in run(place, seed, value)])
+    (line,) = lines([row for (area, seed), value in values.items() for row in run(area, seed, value)])
     assert line["mean_m [m]"] == f"6.75 ± {statistics.stdev([6.0, 7.5]):.2f}"
-    assert (line["place"], line["seeds"]) == ("2 of munich", "2")
+    assert (line["place"], line["seeds"]) == ("2 areas of munich", "2")
     (line,) = lines([*run("a", 0, 2.0), *run("b", 0, 10.0)])
     assert (line["mean_m [m]"], line["seeds"]) == ("6.00", "1")
 
@@ -39,15 +50,30 @@ def test_a_seed_that_lacks_a_place_is_compared_on_those_that_all_have():
     assert (line["mean_m [m]"], line["place"]) == (f"3.00 ± {statistics.stdev([2.0, 4.0]):.2f}", "a")
 
 
+def test_data_that_are_no_areas_are_not_averaged():
+    found = lines([*run("snr_0", value=2.0), *run("snr_30", value=4.0)])
+    assert [(line["data"], line["mean_m [m]"]) for line in found] == [("snr_0", "2.00"), ("snr_30", "4.00")]
+    assert "place" not in found[0], "one city, which the line above the table names"
+
+
 def test_two_cities_of_equal_size_stand_on_two_lines():
     found = lines([*run("newyork", city="city_0", value=3.0), *run("losangeles", city="city_1", value=5.0)])
-    assert [(line["place"], line["mean_m [m]"]) for line in found] == [("newyork", "3.00"), ("losangeles", "5.00")]
+    assert [(line["place"], line["mean_m [m]"]) for line in found] == [("city_0", "3.00"), ("city_1", "5.00")]
 
 
-def test_a_place_may_have_a_hyphen_and_a_table_without_places_no_column():
-    (row,) = run("los-angeles")
-    assert (row.place, row.variant) == ("los-angeles", "vit")
-    assert "place" not in lines(run())[0]
+def test_a_row_says_its_place_its_data_and_what_it_was_tuned_on():
+    (row,) = run("los-angeles", city="city_1")
+    assert (row.place, row.data, row.variant) == ("city_1", "los-angeles", "vit")
+    assert (row.run, row.tuned_on, row.metrics) == ("vit-positioning-scratch-@los-angeles-s0", "areas 207-223", 1)
+    (row,) = run("a")
+    assert (row.place, row.data, row.test_cities) == ("a", "", "munich")
+    assert not {"place", "data"} & set(lines(run())[0])
+
+
+def test_summaries_from_when_cities_were_called_places_are_read():
+    summary = {"experiment": "x", "run_id": "y-s0", "metrics": {"test/f1": 0.5}}
+    (row,) = rows_of({**summary, "train_places": ["a", "b"], "test_places": ["c"]}, STUDY)
+    assert (row.train_cities, row.test_cities, row.place) == ("a+b", "c", "c")
 
 
 def test_a_table_says_the_guard_band():
@@ -63,9 +89,67 @@ def test_a_table_says_by_how_many_links_the_checkpoint_was_chosen():
 
 def test_rows_are_read_as_they_were_written_and_the_page_names_every_city(tmp_path):
     rows = [*run("newyork", city="city_0"), *run("losangeles", city="city_1", n_validation=7, validations=2)]
-    publish(rows, tmp_path, tmp_path / "RESULTS.md")
+    write(tmp_path / "results.csv", rows)
     assert read(tmp_path / "results.csv") == rows
-    assert "`make study STUDY=x`: city_0, city_1; " in (tmp_path / "RESULTS.md").read_text()
+    publish(rows, tmp_path / "RESULTS.md", tmp_path)
+    page = (tmp_path / "RESULTS.md").read_text()
+    assert "`make study STUDY=x`: city_0, city_1; " in page
+    assert "Tuned on: areas 207-223." in page
+
+
+def test_the_page_has_the_matrix_first_and_then_the_papers(tmp_path):
+    for name, paper in (("matrix", ""), ("x", "envchannel"), ("y", "csiclip"), ("z", "")):
+        (tmp_path / paper).mkdir(exist_ok=True)
+        (tmp_path / paper / f"{name}.yaml").write_text(f"# About {name}.\nseeds: [0]\npaper: '{paper}'\n")
+    rows = [row for name in ("z", "x", "y", "matrix") for row in run(study=Study(name, [0]))]
+    publish(rows, tmp_path / "RESULTS.md", tmp_path)
+    page = [line for line in (tmp_path / "RESULTS.md").read_text().splitlines() if line.startswith(("#", "About"))]
+    assert page == [
+        "# Results", "## Every model by every head", "About matrix.", "## CSI-CLIP", "### y", "About y.",
+        "## Environment-channel", "### x", "About x.", "## Several papers", "### z", "About z.",
+    ]  # fmt: skip
+
+
+def test_the_matrix_has_the_best_in_bold_and_says_why_a_cell_is_empty():
+    def cell(variant, mode, head, metric, *values, data="munich"):
+        return [
+            row
+            for seed, value in enumerate(values)
+            for row in run(
+                seed=seed, mode=mode, head=head, metrics={f"test/{head}/{metric}": value, f"test/{head}/other": 1.0},
+                run_id=f"{variant}-{head}-{mode}-@{data}-s{seed}", study=Study("matrix", [0, 1]),
+            )
+        ]  # fmt: skip
+
+    rows = [
+        *cell("csiclip", "probe", "positioning", "mean_m", 10.0, 12.0),
+        *cell("raw", "control", "positioning", "mean_m", 20.0, 20.0),
+        *cell("csiclip", "probe", "beam", "top1", 0.25, 0.35), *cell("raw", "control", "beam", "top1", 0.5, 0.5),
+        *cell("csiclip", "probe", "positioning", "mean_m", 30.0, data="losangeles"),
+    ]  # fmt: skip
+    head, _, *body = [[cell.strip() for cell in line.strip("|").split("|")] for line in matrix(rows).splitlines()]
+    found = {(line[0], line[1]): dict(zip(head, line, strict=True)) for line in body}
+    clip, raw = found["munich", "CSI-CLIP"], found["munich", "raw CSI, a linear model"]
+    assert clip["positioning, mean error"] == "**11.00 ± 1.41 m**"
+    assert raw["positioning, mean error"] == "20.00 ± 0.00 m"
+    assert (clip["beam, top-1"], raw["beam, top-1"]) == ("30.0 ± 7.1 %", "**50.0 ± 0.0 %**")
+    assert (clip["feedback, NMSE"], raw["feedback, NMSE"]) == ("not made", "none: raw CSI is no code")
+    assert found["losangeles", "CSI-CLIP"]["positioning, mean error"] == "**30.00 m**"
+
+
+def test_a_run_made_again_takes_the_place_of_its_rows():
+    rows = [*run(study=Study("y", [0])), *run(seed=0, value=1.0), *run(seed=1, value=2.0)]
+    merged = with_run([rows[0], rows[2]], run(seed=0, value=5.0))
+    assert [(row.experiment, row.seed, row.value) for row in merged] == [("y", 0, 1.0), ("x", 0, 5.0), ("x", 1, 2.0)]
+    assert with_run(rows, run(seed=1, value=3.0))[2].value == 3.0
+
+
+def test_results_of_no_study_are_refused(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["results", "nonsense"])
+    with pytest.raises(SystemExit) as leaving:
+        results.main()
+    assert leaving.value.code == 2
+    assert capsys.readouterr().err.startswith("error: no study 'nonsense' in experiments/studies: must be one of abl")
 
 
 def test_the_demo_says_what_pretraining_bought():

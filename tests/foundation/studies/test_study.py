@@ -6,9 +6,13 @@ from pathlib import Path
 import pytest
 
 from datamodules.errors import InputError
-from foundation.studies.results import rows_of, table, variant_of
+from foundation.studies.rows import data_of, rows_of, variant_of
+from foundation.studies.run import main
 from foundation.studies.run_list import finished
-from foundation.studies.study import Study, main
+from foundation.studies.study import Study, find
+from foundation.studies.tables import table
+
+X = Study("x", [0])
 
 
 def flag(args, name):
@@ -50,7 +54,7 @@ def test_a_wide_table_leaves_out_the_details():
         "experiment": "x", "run_id": "pretrain-full-s0", "head": None, "mode": "pretrain", "seed": 0, "split": "random",
         "metrics": {f"test/{name}": 0.5 for name in names},
     }  # fmt: skip
-    head = table(rows_of(summary)).splitlines()[0]
+    head = table(rows_of(summary, X)).splitlines()[0]
     assert head.startswith("| pre-training | mode | labels | cosine | grid_cosine | cosine_p10 | trained parameters |")
 
 
@@ -87,6 +91,43 @@ def test_data_and_checkpoints_of_another_study():
     assert flag(commands["vit-los-scratch-@here-s1"], "--model.checkpoint") == "runs/s1.ckpt"
 
 
+def test_each_city_has_encoders_that_were_pretrained_for_it():
+    study = Study(
+        name="x", seeds=[0, 1], tasks=["los"], modes=["probe"], pretrain={"a": ["--config", "a.yaml"]}, args=["--all"],
+        data={"munich": ["--munich"], "losangeles": ["--la"]}, checkpoints={"b": "runs/y/pretrain-b-@{data}/best.ckpt"},
+        pretrain_on={"munich": ["--paris"], "losangeles": ["--ny"]},
+    )  # fmt: skip
+    commands = dict(study.commands(Path("runs")))
+    assert list(commands)[:2] == ["pretrain-a-@munich", "pretrain-a-@losangeles"]
+    assert commands["pretrain-a-@losangeles"][-3] == "--ny", "after what all runs share"
+    assert len(commands) == 2 + 8
+    own, other = commands["a-los-probe-@losangeles-s1"], commands["b-los-probe-@munich-s0"]
+    assert flag(own, "--model.checkpoint") == "runs/x/pretrain-a-@losangeles/checkpoints/best.ckpt"
+    assert flag(other, "--model.checkpoint") == "runs/y/pretrain-b-@munich/best.ckpt"
+    assert (variant_of("pretrain-a-@munich", "", "pretrain"), data_of("pretrain-a-@munich")) == ("a", "munich")
+
+
+def test_studies_are_found_in_folders(tmp_path):
+    (tmp_path / "paper").mkdir()
+    (tmp_path / "paper/x.yaml").write_text("seeds: [0]\npaper: csiclip\n")
+    assert Study.named("x", tmp_path).paper == "csiclip"
+    with pytest.raises(InputError, match=r"no study 'y' in .*: must be one of x"):
+        find("y", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ("data: {a: []}\nareas: {b: []}", "has both 'data' and 'areas'"),
+        ("data: {a: []}\npretrain_on: {b: []}", "'pretrain_on' must name what 'data' names: a"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(tmp_path, settings, problem):
+    (tmp_path / "x.yaml").write_text(f"seeds: [0]\n{settings}\n")
+    with pytest.raises(InputError, match=problem):
+        Study.load(tmp_path / "x.yaml")
+
+
 @pytest.mark.parametrize(
     ("run_id", "head", "mode", "variant"),
     [
@@ -105,7 +146,7 @@ def test_zero_shot_scores_stand_in_a_table_of_their_own():
         "experiment": "x", "run_id": "pretrain-full-s0", "head": None, "mode": "zeroshot", "seed": 0, "split": "city",
         "metrics": {"test/los_accuracy": 0.93, "test/los_chance": 0.57, "test/nmse_db": -1.9},
     }  # fmt: skip
-    lines = table(rows_of(summary)).splitlines()
+    lines = table(rows_of(summary, X)).splitlines()
     assert lines[0].startswith("| zero-shot | mode | labels | los_accuracy [%] | los_chance [%] | nmse_db [dB] |")
     assert lines[2].startswith("| full | zeroshot | 0 | 93.0 | 57.0 | -1.90 |")
 

@@ -1,0 +1,49 @@
+"""`make study`: run what is not finished yet of a study, and print its table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from datamodules.errors import InputError
+from foundation.studies.rows import collect
+from foundation.studies.run_list import run_all
+from foundation.studies.study import FOLDER, Study
+from foundation.studies.tables import table
+
+
+def run_study(study: Study, runs: Path) -> int:
+    """Run what is not finished yet, and print the table.
+
+    Returns:
+        The exit status: that of the first run that failed, or 0.
+    """
+    status = run_all(study.name, study.commands(runs), runs)
+    if not status and study.refine:
+        from foundation.studies.refinement import refine
+
+        return refine(study, runs)
+    if not status:
+        print(table(collect(runs, study)))
+    return status
+
+
+def main() -> None:
+    """Run a study."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("study", help=f"name of a YAML in {FOLDER}/ or below, or its path")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
+    options = parser.parse_args()
+    try:
+        named = not options.study.endswith(".yaml")
+        study = Study.named(options.study) if named else Study.load(Path(options.study))
+        status = run_study(study, options.runs)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Tables of rows: means and deviations over seeds, in Markdown."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+
+from foundation.studies.rows import Row
+
+_SHARE, _METRES = (1, 100, "%"), (2, 1, "m")
+#: per metric: decimals, factor before rounding, and unit
+_KNOWN: dict[str, tuple[int, int, str]] = {
+    **dict.fromkeys(("accuracy", "balanced_accuracy", "top1", "top3", "top5", "chance", "match"), _SHARE),
+    **dict.fromkeys(("mean_m", "median_m", "cdf90_m"), _METRES),
+    **dict.fromkeys(("gain_db", "nmse_db"), (2, 1, "dB")),
+    "snr_db": (0, 1, "dB"),
+}
+
+#: of more metrics than that, tables leave out the details; `results.csv` has them all
+_WIDEST = 24
+_DETAIL = re.compile(r"_of_\d+$|_n?los(_p10)?$|rate$")
+
+
+def table(rows: Iterable[Row]) -> str:
+    """Return a Markdown table for each head: a line a variant, mode, data and city, mean and deviation over seeds.
+
+    Several areas of one city are averaged within every seed first: how much they differ is no spread over seeds.
+    """
+    by_head: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_head[row.head].append(row)
+    return "\n\n".join(_table(head, group) for head, group in by_head.items())
+
+
+def _table(head: str, rows: list[Row]) -> str:
+    metrics = list(dict.fromkeys(row.metric for row in rows))
+    if len(metrics) > _WIDEST:
+        metrics = [metric for metric in metrics if not _DETAIL.search(metric)]
+    lines: dict[tuple[str, str, str, str, int], list[Row]] = defaultdict(list)
+    for row in rows:
+        lines[row.variant, row.mode, row.data, row.test_cities, row.n_train].append(row)
+    with_data, with_places = any(row.data for row in rows), len({row.place for row in rows}) > 1
+    names = [f"{metric} [{unit}]" if (unit := _form(metric)[2]) else metric for metric in metrics]
+    untuned = "zero-shot" if any(row.mode == "zeroshot" for row in rows) else "pre-training"
+    columns = [head or untuned, "mode", *["data"] * with_data, *["place"] * with_places, "labels", *names]
+    columns += ["trained parameters", "split", "checkpoint", "seeds"]
+    shown = []
+    for group in lines.values():
+        row, places, seeds = group[0], shared_places(group), {row.seed for row in group}
+        where = f"{len(places)} areas of {row.test_cities}" if len(places) > 1 else next(iter(places))
+        values = [cell(metric, by_seed(metric, group)) for metric in metrics]
+        start = [row.variant, row.mode, *[row.data] * with_data, *[where] * with_places, f"{row.n_train:,}"]
+        shown.append([*start, *values, f"{row.params_trained:,}", row.split, _choice(group), str(len(seeds))])
+    return ruled([columns, *shown])
+
+
+def ruled(lines: list[list[str]]) -> str:
+    """Return lines of cells, the head first, as a Markdown table."""
+    first, *body = [f"| {' | '.join(cells)} |" for cells in lines]
+    return "\n".join([first, "|" + "---|" * len(lines[0]), *body])
+
+
+def shared_places(rows: list[Row]) -> set[str]:
+    """Return the places that every seed has; all of them where there is none."""
+    by_seed: dict[int, set[str]] = defaultdict(set)
+    for row in rows:
+        by_seed[row.seed].add(row.place)
+    return set.intersection(*by_seed.values()) or set.union(*by_seed.values())
+
+
+def by_seed(metric: str, rows: list[Row]) -> list[float]:
+    """Return the mean of a metric over the places that all seeds have, for each seed."""
+    places = shared_places(rows)
+    values: dict[int, list[float]] = defaultdict(list)
+    for row in rows:
+        if row.metric == metric and row.place in places:
+            values[row.seed].append(row.value)
+    return [statistics.fmean(of_seed) for of_seed in values.values()]
+
+
+def _choice(rows: list[Row]) -> str:
+    """Say which checkpoint of a run was tested, and by how many links it was chosen; nothing where runs differ."""
+    scored, links = ({getattr(row, name) for row in rows} for name in ("scored", "n_validation"))
+    if len(scored) > 1 or 0 in scored:
+        return ""
+    if scored == {1}:
+        return "last"
+    by = f" by {links.pop():,} links" if len(links) == 1 and 0 not in links else ""
+    return f"best of {scored.pop()}{by}"
+
+
+def in_words(metric: str, values: Iterable[float]) -> str:
+    """Return mean and deviation of the values of a metric, with its unit."""
+    return f"{cell(metric, list(values))} {_form(metric)[2]}".rstrip()
+
+
+def _form(metric: str) -> tuple[int, int, str]:
+    """Return decimals, factor and unit of a metric: those of the longest end of its name that is known, or its start.
+
+    What a model puts around it, a task or an encoder, changes nothing: `los_accuracy`, `channel_top1`, `match_area`.
+    """
+    words = metric.split("_")
+    names = ["_".join(words[start:]) for start in range(len(words))]
+    return next((_KNOWN[name] for name in (*names, words[0]) if name in _KNOWN), (3, 1, ""))
+
+
+def cell(metric: str, values: list[float]) -> str:
+    """Return mean and deviation of the values of a metric, without its unit; nothing of none."""
+    if not values:
+        return ""
+    decimals, factor, _ = _form(metric)
+    mean = factor * statistics.fmean(values)
+    if len(values) == 1:
+        return f"{mean:.{decimals}f}"
+    return f"{mean:.{decimals}f} ± {factor * statistics.stdev(values):.{decimals}f}"
