@@ -1,4 +1,4 @@
-"""The `Head` contract and the few pieces that every head shares."""
+"""The base class `Head`, and functions that several heads use."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class Head(nn.Module, ABC):
-    """A small network from the features of an encoder to the answer of one task.
+    """Base class of task heads: a network from the features of an encoder to the prediction of one task.
 
-    A head owns all that is particular to its task: the label it reads, the loss, the metrics, the pictures. Samples
-    without a label count in none of them (see `keep_labelled`). The batch is the dict of DESIGN.md section 2.
+    A head defines the label, the loss, the metrics and the figures of its task. Samples without a label are excluded
+    from loss and metrics (see `keep_labelled`). A batch is a dict of tensors, described in docs/data.md.
 
     Args:
         in_features: Number D of features of a sample.
@@ -30,11 +30,11 @@ class Head(nn.Module, ABC):
 
     Attributes:
         target_key: Batch key of the label.
-        inputs: Batch keys that `forward` reads beside the features, in order; a predictor needs the past CSI.
+        inputs: Batch keys that `forward` takes after the features, in order, such as the past CSI of a predictor.
         requires: Every batch key that `loss`, `metrics` and `figures` read.
-        monitor: Name of the metric that picks the best checkpoint.
-        monitor_mode: Whether a small (`min`) or a large (`max`) value of `monitor` is good.
-        settings: Arguments that the head was made with, by which a checkpoint can make it again.
+        monitor: Name of the metric that selects the best checkpoint.
+        monitor_mode: Whether a small (`min`) or a large (`max`) value of `monitor` is better.
+        settings: Constructor arguments, stored in checkpoints to build the head again.
     """
 
     target_key: ClassVar[str]
@@ -45,7 +45,7 @@ class Head(nn.Module, ABC):
     settings: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Note the arguments; those that do not fit are left for `__init__` to refuse."""
+        """Store the constructor arguments in `settings`; arguments that do not fit raise in `__init__`."""
         head = super().__new__(cls)
         with suppress(TypeError):
             bound = inspect.signature(cls.__init__).bind(head, *args, **kwargs)
@@ -58,9 +58,9 @@ class Head(nn.Module, ABC):
         self.in_features = in_features
 
     def configure(self, num_antennas: int, num_subcarriers: int) -> None:
-        """Make the layers that depend on the size of the channel, where the arguments left it to the data.
+        """Build the layers that depend on the size of the channel, unless the arguments gave that size.
 
-        Called before weights are loaded and before there is an optimizer; more than once does nothing.
+        Called before weights are loaded and before the optimizer is built. Further calls have no effect.
 
         Args:
             num_antennas: Antenna pairs R*T.
@@ -68,14 +68,14 @@ class Head(nn.Module, ABC):
         """
 
     def check(self, statistics: dict[str, Tensor]) -> None:
-        """Refuse data that the head cannot be trained or scored on, before it is.
+        """Check before training or testing that the data have the labels and sizes that the head needs.
 
         Args:
-            statistics: As `prepare` takes them.
+            statistics: Statistics of the train split, see `prepare`.
 
         Raises:
-            ValueError: No sample of the train split has one of the labels that the head requires, or what the data hold
-                is of another size than the head.
+            ValueError: No sample of the train split has one of the labels that the head requires, or the data differ in
+                size from the head.
         """
         for key in self.requires:
             if statistics.get(f"labelled_{key}") == 0:
@@ -85,7 +85,7 @@ class Head(nn.Module, ABC):
                 )
 
     def prepare(self, statistics: dict[str, Tensor]) -> None:
-        """Fill buffers from statistics of the train split, once, before training; a checkpoint then holds them.
+        """Set buffers from statistics of the train split, once, before training; checkpoints contain them.
 
         Args:
             statistics: By name: `position_mean`, `position_std` (3,) of the position relative to the base station [m],
@@ -99,22 +99,23 @@ class Head(nn.Module, ABC):
         """Map features (B, D), and the values of `inputs` after them, to raw predictions (B, ...)."""
 
     def answer(self, features: Tensor, batch: Mapping[str, Any]) -> Tensor:
-        """Return the output of `forward` from the features (B, D) of a batch and what else it reads there."""
+        """Return the output of `forward` for features (B, D), with its further `inputs` taken from the batch."""
         prediction: Tensor = self(features, *(batch[key] for key in self.inputs))
         return prediction
 
     @abstractmethod
     def loss(self, prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Return the mean loss over the labelled samples, a scalar; zero, with a graph, when there is none."""
+        """Return the mean loss over the labelled samples, a scalar; a differentiable zero when there are none."""
 
     def labelled(self, batch: dict[str, Tensor]) -> int:
-        """Return the number of samples that `loss` is the mean over."""
+        """Return the number of samples over which `loss` is averaged."""
         return len(keep_labelled(batch[self.target_key])[0])
 
     def terms(self, prediction: Tensor, batch: dict[str, Tensor]) -> list[tuple[Tensor, int]]:
-        """Return what `loss` is the sum of, one entry a task: a mean, and the number of samples that it is over.
+        """Return the terms whose sum is `loss`, one for each task: a mean and the number of samples averaged.
 
-        Means of several batches are put together by these numbers: the loss of a whole set depends on no batch.
+        Means of several batches are combined with these numbers as weights, so that the loss of a data set does not
+        depend on the batch size.
         """
         return [(self.loss(prediction, batch), self.labelled(batch))]
 
@@ -122,29 +123,31 @@ class Head(nn.Module, ABC):
     def metrics(self) -> MetricCollection:
         """Return new, empty metrics, updated as `metrics.update(prediction, batch)` with the output of `forward`.
 
-        Collections are built with `compute_groups=False`: torchmetrics otherwise merges, for good, metrics whose states
-        happen to agree after the first batch, as those of top-1 and top-3 do on an easy one.
+        Collections are built with `compute_groups=False`: torchmetrics otherwise merges metrics permanently when their
+        states are equal after the first batch, which happens to top-1 and top-3 accuracy when all predictions are
+        right.
         """
 
     def predict(self, prediction: Tensor) -> Tensor:
-        """Turn the output of `forward` into what a user wants to read: a class index, metres."""
+        """Convert the output of `forward` to the result of the task, such as a class index or a position [m]."""
         return prediction
 
     def figures(self, prediction: Tensor, batch: dict[str, Tensor]) -> dict[str, Figure]:
-        """Draw the results of a test side, or of an even sample of a large one, on the CPU; nothing without a label.
+        """Draw the results of the test split, on the CPU; return no figure when no sample is labelled.
 
-        The sample holds 8192 samples at most, and 256 MiB: some hundreds where prediction or label are whole channels.
+        Of a large test split a uniform subset is drawn: at most 8192 samples and 256 MiB, so some hundreds when
+        predictions or labels are whole channels.
 
         Args:
             prediction: Output of `forward` (B, ...).
-            batch: The batch. Where the links are of one area it also holds `walls` (M, 2, 2), the edges of building
-                outlines from point to point [m], and `train_position` (n, 3), where users trained [m].
+            batch: The batch. When all links are of one area it also has `walls` (M, 2, 2), the edges of building
+                outlines [m], and `train_position` (n, 3), the positions of the training users [m].
         """
         return {}
 
 
 def keep_labelled(target: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-    """Drop the samples that have no label.
+    """Remove the samples that have no label.
 
     Args:
         target: Labels (B, ...). An integer label is missing when negative (los -1, beam -1), a real or complex one when
@@ -166,10 +169,10 @@ def check_at_least(name: str, value: float, minimum: float) -> None:
 
 
 def statistic(statistics: dict[str, Tensor], name: str, size: int) -> Tensor:
-    """Return one train-split statistic, checked.
+    """Return one statistic of the train split after a check of its shape.
 
     Args:
-        statistics: What `Head.prepare` received.
+        statistics: Statistics of the train split, see `Head.prepare`.
         name: Key of the statistic.
         size: Number of entries it must have.
 
@@ -177,7 +180,7 @@ def statistic(statistics: dict[str, Tensor], name: str, size: int) -> Tensor:
         ValueError: If it is missing or has another shape than (size,).
     """
     if name not in statistics:
-        raise ValueError(f"the statistics of the train split lack {name!r}; they hold {sorted(statistics)}")
+        raise ValueError(f"the statistics of the train split have no {name!r}, only {sorted(statistics)}")
     value = statistics[name]
     if value.shape != (size,):
         raise ValueError(f"statistic {name!r} must have shape ({size},), got {tuple(value.shape)}")

@@ -1,4 +1,4 @@
-"""Beam selection: which beam of a codebook carries the most power?"""
+"""Beam selection: the beam of a codebook with the largest received power."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from heads.metrics import RatioOfSums, TopK, confusion_matrix
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: relative power below which a beam counts as lost, -100 dB: less is rounding of float32, and zero has no logarithm
+#: least relative power, -100 dB: smaller values are rounding errors of float32, and zero has no logarithm
 _FLOOR = 1e-10
 
 
@@ -26,15 +26,16 @@ class Beam(Head):
     """Selects the best of Q codebook beams (CSI-CLIP III-B 3, environment-channel eq 16).
 
     Two fully connected layers; `hidden=64` on 128 features is the pluggable network of environment-channel Table III.
-    Besides hits, the metrics weigh what a wrong beam costs: a neighbour of the best is nearly as good.
+    Besides top-k accuracy, the metrics give the beamforming gain and the spectral efficiency of the selected beam,
+    since a beam adjacent to the best one loses little power.
 
     Args:
         in_features: Number D of features of a sample.
         num_beams: Number Q of beams of the codebook.
         hidden: Width between the layers; None makes it one linear layer.
-        loss: `cross_entropy`, or `focal` to give hard links more weight.
+        loss: `cross_entropy`, or `focal`, which weights links of low predicted probability more.
         gamma: Focusing parameter of the focal loss; 0 makes it the cross-entropy.
-        snr_db: SNR at which `se_ratio` is taken, that of each link on its own best beam [dB].
+        snr_db: SNR of each link on its best beam, for `se_ratio` [dB].
 
     Raises:
         ValueError: If an argument is out of range.
@@ -67,7 +68,7 @@ class Beam(Head):
         self.layers = mlp(in_features, hidden, num_beams)
 
     def check(self, statistics: dict[str, Tensor]) -> None:
-        """Refuse data without beams, or with another number of them than the head."""
+        """Check that the data have beam labels, and as many beams as the head."""
         super().check(statistics)
         if "beam_counts" in statistics:
             _check_size(self.num_beams, len(statistics["beam_counts"]))
@@ -95,7 +96,7 @@ class Beam(Head):
         return prediction.argmax(-1)
 
     def figures(self, prediction: Tensor, batch: dict[str, Tensor]) -> dict[str, Figure]:
-        """Draw the confusion of logits (B, Q) and the distribution of the gain they lose."""
+        """Draw the confusion matrix of logits (B, Q) and the distribution of their beamforming loss [dB]."""
         gain = relative_power(prediction, batch)
         target, logits = keep_labelled(batch["beam"], prediction)
         if len(gain) == 0:
@@ -124,13 +125,13 @@ def focal_loss(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
     cross_entropy = F.cross_entropy(logits, target, reduction="none")
     if gamma == 0:
         return cross_entropy
-    # 1 - q by expm1 keeps its digits as q -> 1; above zero, where gamma < 1 has no slope
+    # expm1 keeps 1 - q accurate as q -> 1; clamped above zero, where the power gamma < 1 has no finite gradient
     miss = -torch.expm1(-cross_entropy)
     return miss.clamp_min(torch.finfo(miss.dtype).tiny) ** gamma * cross_entropy
 
 
 def check_codebook(logits: Tensor, beam_power: Tensor) -> None:
-    """Raise a ValueError when logits (B, Q) and beam powers (B, Q) are of different codebooks."""
+    """Raise a ValueError when logits (B, Q) and beam powers (B, Q) differ in the number of beams Q."""
     _check_size(logits.shape[-1], beam_power.shape[-1])
 
 
@@ -138,7 +139,7 @@ def _check_size(num_beams: int, given: int) -> None:
     if num_beams != given:
         raise ValueError(
             f"the beam head has num_beams={num_beams} but the data have {given} beams: "
-            "give model.head.num_beams and data.num_beams one value"
+            "set model.head.num_beams and data.num_beams to the same value"
         )
 
 
@@ -150,7 +151,7 @@ def relative_power(prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
         batch: Holds `beam` (B,) and `beam_power` (B, Q) [W].
 
     Returns:
-        The ratio (n,) of the n labelled links that receive any power at all.
+        The ratio (n,) for the n labelled links with nonzero received power.
     """
     check_codebook(prediction, batch["beam_power"])
     _, logits, power = keep_labelled(batch["beam"], prediction, batch["beam_power"])
@@ -166,9 +167,9 @@ def decibels(ratio: Tensor) -> Tensor:
 
 
 class BeamGain(RatioOfSums):
-    """Achieved gain: power of the predicted beam over that of the best, mean over links of the ratio in [dB].
+    """Mean over links of the received power of the predicted beam over that of the best beam [dB].
 
-    0 dB is perfect. A link whose predicted beam receives nothing counts as -100 dB.
+    0 dB is optimal. A link whose predicted beam has no power counts as -100 dB.
     """
 
     higher_is_better = True
@@ -179,13 +180,13 @@ class BeamGain(RatioOfSums):
 
 
 class SpectralEfficiencyRatio(RatioOfSums):
-    """Spectral efficiency of the predicted beams over that of the best ones, a ratio of sums over links; 1 is perfect.
+    """Spectral efficiency of the predicted beams over that of the best beams, a ratio of sums over links; 1 is optimal.
 
     sum log2(1 + snr p / p_best) / sum log2(1 + snr). Every link has the same SNR on its best beam, as under power
-    control: the ratio then tells of beams, not of the path loss between users.
+    control, so that the ratio does not depend on path loss.
 
     Args:
-        snr_db: SNR of each link on its own best beam [dB].
+        snr_db: SNR of each link on its best beam [dB].
     """
 
     higher_is_better = True

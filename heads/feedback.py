@@ -1,4 +1,4 @@
-"""CSI feedback: rebuild the channel from a short code."""
+"""CSI feedback: reconstruction of the channel from a short code."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ from heads.metrics import RatioOfSums
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: relative error below which it is not told from none, -120 dB
+#: least relative error, -120 dB
 _FLOOR = 1e-12
 
 
 class Feedback(Head):
-    """Rebuilds the CSI from features: the CRNN of environment-channel section III-A2, on any encoder.
+    """Reconstructs the CSI from features: the CRNN of environment-channel section III-A2, for any encoder.
 
-    The features are the code that a user would send. A linear layer makes patches of it, residual attention blocks
-    refine them, and a linear layer turns each into a patch of the channel in the angle-delay domain, where its energy
-    lies in few places. Every link counts alike: channels are brought to unit power, as a receiver's gain control does.
-    Its common phase, which no precoder needs and no code should be spent on, is taken out: the strongest entry is real.
-    With noisy observations the target is the clean channel, and of a sequence its last snapshot.
+    The features are the code fed back by the user. A linear layer maps them to tokens, residual attention blocks
+    process the tokens, and a linear layer maps each token to a patch of the channel in the angle-delay domain, where
+    the channel is sparse. Targets are normalised to unit power, so that all links have equal weight, and to a common
+    phase that makes the strongest entry real, because a precoder does not depend on it. With noisy observations the
+    target is the noise-free channel, and of a sequence its last snapshot.
 
     Args:
         in_features: Number D of features of a sample, the length of the code.
         num_antennas: Antenna pairs R*T; by default those of the data, see `configure`.
         num_subcarriers: Subcarriers K, likewise.
-        patch: Antennas and delay taps of a patch; they must divide the channel. Without effect where there is a rank.
-        rank: With 0 every token becomes a patch, as in the paper. Else the channel is the sum of so many products of an
-            angle profile and a delay profile, a token each: what a path is, so that one learned at an angle and one
-            learned at a delay make the path at both. It learns in a fraction of the steps.
+        patch: Antennas and delay taps of a patch, divisors of the size of the channel. Not used when `rank` is
+            positive.
+        rank: With 0 every token becomes a patch, as in the paper. Otherwise the channel is a sum of `rank` outer
+            products of an angle profile and a delay profile, one for each token, which is the form of a sum of paths
+            and converges in fewer steps.
         width: Width of the tokens.
         layers: Attention blocks.
         heads: Attention heads of a block.
@@ -77,7 +78,7 @@ class Feedback(Head):
             self.configure(num_antennas, num_subcarriers)
 
     def configure(self, num_antennas: int, num_subcarriers: int) -> None:
-        """Make the layers, for the given size of the channel where the arguments left it open.
+        """Build the layers, for the given size of the channel unless the arguments gave another.
 
         Raises:
             ValueError: The patch does not divide the channel, or a size is below 1.
@@ -100,13 +101,13 @@ class Feedback(Head):
         self.blocks = attention_blocks(self.depth, width, self.heads)
         self.norm = nn.LayerNorm(width)
         self.unpatch = nn.Linear(width, 2 * values)
-        # from zero, the best guess of no knowledge: else the first steps shrink these weights, and gradients with them;
-        # from near it where zero times zero would have no gradient
+        # zero is the best constant prediction; larger initial weights are first shrunk, and gradients with them. With a
+        # rank the output is a product of two of these outputs, whose gradient at zero is zero: start near it
         nn.init.normal_(self.unpatch.weight, std=0.02 if rank else 0.0)
         nn.init.zeros_(self.unpatch.bias)
 
     def check(self, statistics: dict[str, Tensor]) -> None:
-        """Refuse data with other antenna pairs or subcarriers than the head rebuilds."""
+        """Check that the data have as many antenna pairs and subcarriers as the head."""
         super().check(statistics)
         if "csi_shape" in statistics:
             receive, transmit, subcarriers = statistic(statistics, "csi_shape", 3).tolist()
@@ -114,9 +115,9 @@ class Feedback(Head):
             _check_size(made, (receive * transmit, subcarriers))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map features (B, D) to channels in the angle-delay domain (B, R*T, K), complex64, of unit power if right."""
+        """Map features (B, D) to normalised channels in the angle-delay domain, (B, R*T, K) complex64."""
         if self.expand is None:
-            raise ValueError("the size of the channel is open: give the head num_antennas and num_subcarriers")
+            raise ValueError("the size of the channel is not set: give the head num_antennas and num_subcarriers")
         tokens = rearrange(self.expand(features), "b (n d) -> b n d", n=len(self.position)) + self.position
         patches = self.unpatch(self.norm(self.blocks(tokens)))
         if self.rank:
@@ -128,7 +129,7 @@ class Feedback(Head):
         return torch.view_as_complex(pairs.float().contiguous())
 
     def loss(self, prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Return the mean squared error of unit-power channels (environment-channel eq 11): the NMSE, linear."""
+        """Return the mean squared error of unit-power channels (environment-channel eq 11): the linear NMSE."""
         return relative_error(prediction, batch).sum() / max(self.labelled(batch), 1)
 
     def labelled(self, batch: dict[str, Tensor]) -> int:
@@ -140,7 +141,7 @@ class Feedback(Head):
         return MetricCollection({"nmse_db": NMSE(), "cosine": CosineSimilarity()}, compute_groups=False)
 
     def figures(self, prediction: Tensor, batch: dict[str, Tensor]) -> dict[str, Figure]:
-        """Draw the error over links, and the link of median error beside its reconstruction."""
+        """Draw the distribution of the NMSE over links, and the reconstruction of the link of median error."""
         error = relative_error(prediction, batch)
         if not len(error):
             return {}
@@ -153,7 +154,7 @@ class Feedback(Head):
 
 
 def target_channel(batch: dict[str, Tensor]) -> Tensor:
-    """Return the clean channels of a batch in the angle-delay domain, of unit power and aligned, (B, R*T, K)."""
+    """Return the noise-free channels in the angle-delay domain, normalised in power and phase, (B, R*T, K)."""
     csi = batch.get("clean_csi", batch["csi"])
     if csi.ndim == 5:  # (B, N, R, T, K)
         csi = csi[:, -1]
@@ -161,28 +162,28 @@ def target_channel(batch: dict[str, Tensor]) -> Tensor:
 
 
 def relative_error(prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    """Return the squared error of each link over its power, (B,)."""
+    """Return the NMSE of each link, linear, (B,)."""
     target = target_channel(batch)
     _check_size(prediction.shape[1:], target.shape[1:])
     return torch.view_as_real(prediction - target).square().sum(-1).mean((1, 2))
 
 
 def _check_size(made: Sequence[int], held: Sequence[int]) -> None:
-    """Raise a ValueError when a head makes other channels (R*T, K) than the data hold."""
+    """Raise a ValueError when the channels (R*T, K) of head and data differ in size."""
     if tuple(made) != tuple(held):
         raise ValueError(
-            f"the feedback head makes channels of (R*T, K) = {tuple(made)}, but the data hold {tuple(held)}: set its "
+            f"the feedback head is for channels of (R*T, K) = {tuple(made)}, but the data hold {tuple(held)}: set its "
             "num_antennas and num_subcarriers, or data.bs, data.ue and data.ofdm"
         )
 
 
 def error_db(error: Tensor) -> Tensor:
-    """Return relative errors, of any shape, in [dB], not below -120 dB."""
+    """Convert relative errors of any shape to [dB], at least -120 dB."""
     return 10 * error.clamp_min(_FLOOR).log10()
 
 
 class NMSE(RatioOfSums):
-    """Normalised mean squared error [dB]: the mean over links of error power over channel power, in decibels."""
+    """Normalised mean squared error [dB]: mean over links of error power over channel power, then converted to dB."""
 
     higher_is_better = False
 
@@ -196,7 +197,7 @@ class NMSE(RatioOfSums):
 
 
 class CosineSimilarity(RatioOfSums):
-    """Mean over links of |<rebuilt, true>| / (|rebuilt| |true|), over all antennas and taps; 1 is perfect."""
+    """Mean over links of |<x, y>| / (|x| |y|) of reconstructed and true channel (R*T, K); 1 is optimal."""
 
     higher_is_better = True
 

@@ -1,4 +1,4 @@
-"""Pictures that heads share.
+"""Figures that several heads use.
 
 matplotlib is imported when a figure is drawn: it is slow to import, and few commands draw. `Figure` is used without
 pyplot, so there is no global state and no display.
@@ -52,7 +52,7 @@ def cdf_figure(values: Tensor, title: str, label: str, unit: str, marks: Sequenc
 
 
 def confusion_figure(confusion: Tensor, title: str, classes: Sequence[str] | None = None) -> Figure:
-    """Draw a confusion matrix, each row as fractions of its true class; grey where that class has no sample.
+    """Draw a confusion matrix, each row as fractions of its true class; grey where a class has no sample.
 
     Args:
         confusion: Counts (C, C), true class by row.
@@ -85,7 +85,7 @@ def confusion_figure(confusion: Tensor, title: str, classes: Sequence[str] | Non
 
 
 def channel_figure(true: Tensor, rebuilt: Tensor, title: str) -> Figure:
-    """Draw the magnitude of a channel (rows, columns) beside its reconstruction, in the angle-delay domain."""
+    """Draw the magnitudes of a channel (rows, columns) and of its reconstruction, in the angle-delay domain."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.0, 3.5), layout="constrained")

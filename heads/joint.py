@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 
 class Joint(Head):
-    """One network for several tasks: the task-general model of environment-channel section IV-C.
+    """Several heads on the same features: the task-general model of environment-channel section IV-C.
 
-    Each task keeps its own layers, loss and metrics; the losses are added. The first task picks the best checkpoint.
-    The predictions of all tasks stand side by side as real numbers, complex ones as two each.
+    Each head keeps its layers, loss and metrics; the losses are added. The metric of the first head selects the best
+    checkpoint. The predictions of all heads are concatenated as real numbers, complex ones as real and imaginary parts.
 
     Args:
         in_features: Number D of features of a sample.
-        heads: Make the tasks' heads from the width of the features.
+        heads: Constructors of the heads, called with the number of features.
 
     Raises:
-        ValueError: There is no head, or two of a kind, or two metrics of one name.
+        ValueError: There is no head, two heads are of one class, or two metrics have one name.
     """
 
     target_key: ClassVar[str] = ""
-    #: of every instance, from its heads
+    #: set for each instance from its heads
     requires: tuple[str, ...]  # type: ignore[misc]
     monitor: str  # type: ignore[misc]
     monitor_mode: Literal["min", "max"]  # type: ignore[misc]
@@ -53,29 +53,29 @@ class Joint(Head):
         self.parts = _Parts()
 
     def configure(self, num_antennas: int, num_subcarriers: int) -> None:
-        """Tell every head the size of the channel."""
+        """Configure every head for the size of the channel."""
         for head in self._heads():
             head.configure(num_antennas, num_subcarriers)
 
     def check(self, statistics: dict[str, Tensor]) -> None:
-        """Let every head refuse the data."""
+        """Check the data for every head."""
         for head in self._heads():
             head.check(statistics)
 
     def prepare(self, statistics: dict[str, Tensor]) -> None:
-        """Give every head its statistics."""
+        """Set the statistics of every head."""
         for head in self._heads():
             head.prepare(statistics)
 
     def forward(self, features: Tensor, *inputs: Tensor) -> Tensor:
-        """Map features (B, D), and the values of `inputs`, to all heads' predictions side by side, (B, C) real."""
+        """Map features (B, D) and the values of `inputs` to the concatenated predictions of all heads, (B, C)."""
         read = dict(zip(self.inputs, inputs, strict=True))
         predictions = [head.answer(features, read) for head in self._heads()]
         self.parts.measure(predictions)
         return torch.cat([_flat(prediction) for prediction in predictions], dim=1)
 
     def predict(self, prediction: Tensor) -> Tensor:
-        """Return the answers of all heads side by side, (B, n): metres and class indices alike as real numbers."""
+        """Return the concatenated results of all heads, (B, n) real: positions [m], class indices and so on."""
         answers = (head.predict(share) for head, share in self._shares(prediction))
         return torch.cat([_flat(answer).to(prediction) for answer in answers], dim=1)
 
@@ -84,23 +84,23 @@ class Joint(Head):
         return torch.stack([loss for loss, _ in self.terms(prediction, batch)]).sum()
 
     def terms(self, prediction: Tensor, batch: dict[str, Tensor]) -> list[tuple[Tensor, int]]:
-        """Return the loss of every head and the number of samples that it is over."""
+        """Return the loss of every head and the number of samples over which it is averaged."""
         return [term for head, share in self._shares(prediction) for term in head.terms(share, batch)]
 
     def metrics(self) -> MetricCollection:
-        """Return the metrics of all heads under their own names."""
+        """Return the metrics of all heads under their names."""
         metrics: dict[str, Metric | MetricCollection] = {}
         for number, head in enumerate(self._heads()):
             metrics |= {str(name): _Part(self.parts, number, metric) for name, metric in head.metrics().items()}
         return MetricCollection(metrics, compute_groups=False)
 
     def figures(self, prediction: Tensor, batch: dict[str, Tensor]) -> dict[str, Figure]:
-        """Draw what each head draws, under its name."""
+        """Return the figures of all heads, with the name of the head as a prefix."""
         drawn = zip(self.heads, self._shares(prediction), strict=True)
         return {f"{name}_{key}": f for name, (head, share) in drawn for key, f in head.figures(share, batch).items()}
 
     def _shares(self, prediction: Tensor) -> list[tuple[Head, Tensor]]:
-        """Return every head with its own prediction out of all, (B, C)."""
+        """Return every head with its part of the concatenated predictions (B, C)."""
         return [(head, part.of(prediction)) for head, part in zip(self._heads(), self.parts, strict=True)]
 
     def _heads(self) -> list[Head]:
@@ -108,7 +108,7 @@ class Joint(Head):
 
 
 class _Shape(NamedTuple):
-    """Where one head's prediction stands among those of all, and what it is there: (B, *shape), real or complex."""
+    """Position, shape and type of the prediction of one head within the concatenated predictions."""
 
     start: int
     stop: int
@@ -116,7 +116,7 @@ class _Shape(NamedTuple):
     is_complex: bool
 
     def of(self, prediction: Tensor) -> Tensor:
-        """Return this head's prediction (B, *shape) out of all, (B, C)."""
+        """Return the prediction (B, *shape) of this head from the concatenated predictions (B, C)."""
         share = prediction[:, self.start : self.stop]
         if not self.is_complex:
             return share.reshape(len(share), *self.shape)
@@ -124,10 +124,10 @@ class _Shape(NamedTuple):
 
 
 class _Parts(list[_Shape]):
-    """Where the heads' predictions stand, known from their first on: a copy of a metric must see it as well."""
+    """Positions of all predictions, known after the first forward pass; copies of a metric share one instance."""
 
     def measure(self, predictions: list[Tensor]) -> None:
-        """Take the shapes (B, ...) of the predictions of all heads."""
+        """Set the positions from the predictions (B, ...) of all heads."""
         self.clear()
         for prediction in predictions:
             start = self[-1].stop if self else 0
@@ -136,7 +136,7 @@ class _Parts(list[_Shape]):
             self.append(_Shape(start, start + size, shape, prediction.is_complex()))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Parts:
-        """Return the same one."""
+        """Return the same instance."""
         return self
 
 
@@ -147,7 +147,7 @@ def _flat(prediction: Tensor) -> Tensor:
 
 
 class _Part(Metric):
-    """A metric of one of the heads, fed with that head's share of the predictions."""
+    """A metric of one head, updated with its part of the concatenated predictions."""
 
     full_state_update = False
 
@@ -156,14 +156,14 @@ class _Part(Metric):
         self.parts, self.number, self.metric = parts, number, metric
 
     def update(self, prediction: Tensor, batch: dict[str, Tensor]) -> None:
-        """Pass on the share."""
+        """Update the metric with the part of its head."""
         self.metric.update(self.parts[self.number].of(prediction), batch)
 
     def compute(self) -> Any:
-        """Return the metric's value."""
+        """Return the value of the metric."""
         return self.metric.compute()
 
     def reset(self) -> None:
-        """Start anew."""
+        """Reset the metric."""
         super().reset()
         self.metric.reset()

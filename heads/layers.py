@@ -1,4 +1,4 @@
-"""Layers that several heads and encoders are made of."""
+"""Layers that several heads and encoders use."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def attention_blocks(layers: int, width: int, heads: int) -> nn.Sequential:
     """Return residual attention blocks with QuickGELU (environment-channel section III-A1), (B, N, width) each way.
 
     Raises:
-        ValueError: The heads do not divide the width.
+        ValueError: `width` is no multiple of `heads`.
     """
     # not at import: timm is slow to load, and the command line must not pay for it
     from timm.layers.activations import QuickGELU
     from timm.models.vision_transformer import Block
 
     if width % heads:
-        raise ValueError(f"{heads} heads do not divide a width of {width}")
+        raise ValueError(f"the width {width} must be a multiple of the number of attention heads {heads}")
     settings: dict[str, Any] = {"qkv_bias": True, "act_layer": QuickGELU}
     return nn.Sequential(*(Block(width, heads, **settings) for _ in range(layers)))

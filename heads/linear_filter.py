@@ -1,4 +1,4 @@
-"""A network that gives each angle-delay bin of a channel the weights of a linear combination of its own past."""
+"""Channel prediction by a learned linear combination of the past of each angle-delay bin."""
 
 from __future__ import annotations
 
@@ -23,27 +23,29 @@ from datamodules.channel.linear_prediction import (
     to_csi,
 )
 
-#: lags of a link's autocorrelation that the network sees
+#: lags of the autocorrelation of a link that are inputs of the network
 _LAGS = 8
 
 
 class LinearFilter(nn.Module):
-    """Predicts by two classical predictors and a network that corrects them, each trusted as far as the past bears out.
+    """Combines two autoregressive predictors and a network that corrects them.
 
-    The classical ones are the link's own autoregression and that of each bin. The network sees each bin's history, its
-    last sample turned to be real and its power to be one; that power over the noise; both predictions; the link's
-    autocorrelation; and the features of the encoder. It gives a mixture of both predictions, bin by bin, and weights of
-    the bin's past that are added. All it sees stays the same, and what it predicts goes along, when the channel as a
-    whole is scaled, turned in phase, or shifted in delay: a downtilt or another path loss is no shift to it.
+    The first predictor is one autoregression for all bins of a link, the second one for each bin. The inputs of the
+    network, for each bin, are its past, normalised to unit power and to a real last sample; its power over the noise
+    power; both predictions; the autocorrelation of the link; and the features of the encoder. Its outputs are a convex
+    combination of both predictions and weights of a linear combination of the past, which is added. The prediction is
+    equivariant to a common scale, a common phase and a common delay of the channel, so that path loss or downtilt cause
+    no distribution shift.
 
-    Out of training, the last H snapshots are first predicted from those before them. The three predictors are then
-    weighted by least squares, with weights that are not negative, to what came: a network that errs on a link, as at a
-    speed that it never saw, is left out there, and if all err nothing is predicted.
+    In evaluation, the last H snapshots are first predicted from those before them. The three predictors are then
+    weighted by nonnegative least squares against these known snapshots: on links where the network generalises badly,
+    such as at speeds outside the training range, its weight becomes zero, and where no predictor has skill the
+    prediction is zero.
 
     Args:
         in_features: Number D of features of a sample.
         horizons: Steps H to predict.
-        taps: Snapshots of its past that a bin's weights apply to.
+        taps: Length of the linear filter in snapshots.
         hidden: Width of the network.
     """
 
@@ -53,16 +55,16 @@ class LinearFilter(nn.Module):
         inputs = 2 * taps + 4 * horizons + 2 * _LAGS + 1
         self.entry = nn.Linear(inputs, hidden)
         self.link = nn.Linear(in_features, hidden, bias=False)
-        # neighbours in angle and delay, which wrap around
+        # convolution over angle and delay, both circular
         self.mixing = nn.Conv2d(hidden, hidden, 3, groups=hidden)
         self.inner = nn.Linear(hidden, hidden)
         self.exit = nn.Linear(hidden, horizons * (2 * taps + 1))
-        # starts as the mean of both classical predictors
+        # zero: the initial prediction is the mean of both autoregressions
         nn.init.zeros_(self.exit.weight)
         nn.init.zeros_(self.exit.bias)
 
     def forward(self, features: Tensor, csi: Tensor) -> Tensor:
-        """Return the channel 1 to H steps ahead (B, H, R, T, K) of features (B, D) and its past (B, N, R, T, K)."""
+        """Return the channel 1 to H steps ahead, (B, H, R, T, K), from features (B, D) and the past (B, N, R, T, K)."""
         bins = to_bins(csi)
         noise = noise_power(bins)
         grid = (csi.shape[2], csi.shape[3])
@@ -74,12 +76,12 @@ class LinearFilter(nn.Module):
         return to_csi(torch.einsum("ebh,ebmh->bmh", trust.to(bins.dtype), torch.stack(guesses)), csi)
 
     def guesses(self, features: Tensor, bins: Tensor, noise: Tensor, grid: tuple[int, int]) -> list[Tensor]:
-        """Return the predictions (B, M, H) of the link's autoregression, the bins', and the network.
+        """Return the predictions (B, M, H) of the autoregression of the link, that of each bin, and the network.
 
         Args:
             features: Shape (B, D).
             bins: Shape (B, M, N).
-            noise: Power of the noise in an entry, (B,).
+            noise: Noise power of an entry, (B,).
             grid: R and T.
         """
         count, level = bins.shape[2], power(bins)
@@ -105,7 +107,7 @@ class LinearFilter(nn.Module):
         return [first, second, first + share * (second - first) + correction]
 
     def _network(self, features: Tensor, values: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Return the share of the second prediction (B, M, H), in (0, 1), and the weights (B, M, H, taps)."""
+        """Return the weight of the second prediction (B, M, H), in (0, 1), and the filter (B, M, H, taps)."""
         state = F.gelu(self.entry(values) + self.link(features).unsqueeze(1))
         plane = rearrange(state, "b (r t k) d -> (b r) d t k", r=grid[0], t=grid[1])
         mixed = self.mixing(F.pad(plane, (1, 1, 1, 1), mode="circular"))
@@ -116,15 +118,16 @@ class LinearFilter(nn.Module):
 
 
 def trusted(guesses: Tensor, truth: Tensor) -> Tensor:
-    """Return the weights, not negative, by which guesses add up to the truth in the least squares.
+    """Return the nonnegative least-squares weights of several predictions against the true values.
 
     Args:
-        guesses: Shape (E, B, M, H), complex.
-        truth: Shape (B, M, H).
+        guesses: Predictions (E, B, M, H), complex.
+        truth: True values (B, M, H), complex.
 
     Returns:
-        Shape (E, B, H), real. Of all sets of guesses that get weights above zero, the one with the least error; less
-        the share of what they explain that as many weights explain by chance.
+        Weights (E, B, H), real. Every subset of the predictions is solved, and the one of least error with nonnegative
+        weights is taken. The weights are then shrunk by the share of the explained energy that as many weights explain
+        by chance.
     """
     count = len(guesses)
     gram = torch.einsum("ebmh,fbmh->bhef", guesses.conj(), guesses).real
@@ -143,7 +146,7 @@ def trusted(guesses: Tensor, truth: Tensor) -> Tensor:
             spread = torch.zeros_like(match).index_copy(-1, part, weights)
             best = torch.where(better.unsqueeze(-1), spread, best)
             gain = torch.where(better, saved, gain)
-    # the variance of what weights of one do by chance: the residual where the prediction is strong
+    # energy explained by chance: the residual, weighted by the strength of the prediction
     mixed = torch.einsum("bhe,ebmh->bmh", best.to(truth.dtype), guesses)
     tiny = torch.finfo(level.dtype).tiny
     strength = mixed.abs().square() / mixed.abs().square().sum(1, keepdim=True).clamp_min(tiny)
@@ -153,5 +156,5 @@ def trusted(guesses: Tensor, truth: Tensor) -> Tensor:
 
 
 def _bounded(value: Tensor) -> Tensor:
-    """Keep complex values within a disc of radius 4."""
+    """Map complex values smoothly into the disc of radius 4."""
     return value / (1 + value.abs() / 4)

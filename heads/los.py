@@ -1,4 +1,4 @@
-"""Line-of-sight identification: is the direct path there?"""
+"""Line-of-sight identification."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 class LOS(Head):
-    """Tells LOS (class 1) from NLOS (class 0) links by cross-entropy (CSI-CLIP eq 3, environment-channel eq 15).
+    """Classifies links as LOS (1) or NLOS (0) by cross-entropy (CSI-CLIP eq 3, environment-channel eq 15).
 
-    Links with no path at all (los -1) are neither. `f1` is the macro F1 over both classes, not that of LOS alone.
+    Links without any path (los -1) are excluded. `f1` is the macro F1 over both classes, not that of LOS alone.
 
     Args:
         in_features: Number D of features of a sample.
         hidden: Width between the two fully connected layers. None makes it one linear layer: 258 parameters on 128
             features, the pluggable network of environment-channel Fig. 13.
-        balanced: Weigh each class by the inverse of its number of train samples.
+        balanced: Whether classes are weighted by the inverse of their number of training samples.
 
     Raises:
         ValueError: If a width is below 1.
@@ -52,7 +52,7 @@ class LOS(Head):
             return
         counts = statistic(statistics, "los_counts", 2).to(self.class_weight)
         present = counts > 0
-        # a class the train split lacks keeps weight 1: it would else blow up the validation loss
+        # a class without training samples keeps weight 1, since an infinite weight would dominate the validation loss
         self.class_weight.copy_(torch.where(present, counts.sum() / (present.sum() * counts), 1.0))
 
     def forward(self, features: Tensor) -> Tensor:
@@ -63,8 +63,8 @@ class LOS(Head):
     def loss(self, prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Return the mean cross-entropy of logits (B, 2), in nat.
 
-        Divided by the number of samples, not by the sum of their weights: batches and ranks then average to the loss of
-        the whole set.
+        The sum is divided by the number of samples, not by the sum of their class weights, so that means over batches
+        and processes equal the loss of the whole data set.
         """
         target, logits = keep_labelled(batch["los"], prediction)
         total = F.cross_entropy(logits, target.long(), weight=self.class_weight.to(logits.dtype), reduction="sum")

@@ -1,7 +1,7 @@
-"""Metrics that heads share: ratios of sums, and scores from a confusion matrix.
+"""Metrics that several heads use: ratios of sums, and scores of a confusion matrix.
 
-All of them hold sums, so uneven batches and ranks accumulate to the value of the whole set. A metric that saw no
-labelled sample is NaN: nothing was scored, which is neither a good nor a bad score.
+Their states are sums, so that batches and processes of different sizes give the value of the whole data set. Without
+any labelled sample a metric is NaN.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from heads.base import check_at_least, keep_labelled
 
 
 class RatioOfSums(Metric):
-    """Base of the metrics of the form sum(a) / sum(b) over all labelled samples; a mean when b is 1."""
+    """Base class of metrics sum(a) / sum(b) over all labelled samples; a mean when b is 1."""
 
     full_state_update = False
     numerator: Tensor
@@ -26,7 +26,7 @@ class RatioOfSums(Metric):
         self.add_state("denominator", torch.tensor(0.0), dist_reduce_fx="sum")
 
     def add(self, values: Tensor) -> None:
-        """Add one value a sample (n,), each with weight 1."""
+        """Add the values (n,) of n samples, each with weight 1."""
         self.numerator += values.sum(dtype=self.numerator.dtype)
         self.denominator += values.numel()
 
@@ -39,7 +39,7 @@ class TopK(RatioOfSums):
     """Fraction of labelled samples whose class is among the k largest logits.
 
     Args:
-        k: Number of guesses; 1 is the plain accuracy. With k classes or fewer every sample counts as right.
+        k: Number of classes considered; 1 is the accuracy. With k classes or fewer the metric is 1.
         target_key: Batch key of the class index (B,), negative where unlabelled.
 
     Raises:
@@ -62,10 +62,10 @@ class TopK(RatioOfSums):
 
 
 class ConfusionMetric(Metric):
-    """Base of the metrics that follow from the confusion matrix; the state is the matrix of counts.
+    """Base class of metrics of the confusion matrix, which is the state.
 
-    torchmetrics' own macro averages count a class that is absent from the labels as recall 0 once it is predicted: on a
-    split with a single class that is not the balanced accuracy anybody means. Hence the few lines here.
+    The macro averages of torchmetrics give a class that is absent from the labels a recall of 0 once it is predicted.
+    Here such a class is left out of the mean.
 
     Args:
         num_classes: Number C of classes.
@@ -93,7 +93,7 @@ class ConfusionMetric(Metric):
 
 
 class Accuracy(ConfusionMetric):
-    """Fraction of labelled samples whose predicted class is right."""
+    """Fraction of labelled samples whose predicted class is correct."""
 
     def compute(self) -> Tensor:
         """Return the fraction, a scalar in [0, 1]."""
@@ -101,7 +101,7 @@ class Accuracy(ConfusionMetric):
 
 
 class BalancedAccuracy(ConfusionMetric):
-    """Mean over the classes that occur among the labels of the fraction of their samples found."""
+    """Mean recall over the classes that occur among the labels."""
 
     def compute(self) -> Tensor:
         """Return the mean recall, a scalar in [0, 1]."""
@@ -112,7 +112,7 @@ class BalancedAccuracy(ConfusionMetric):
 class MacroF1(ConfusionMetric):
     """Unweighted mean over classes of F1 = 2 TP / (2 TP + FP + FN), in the binary case over both classes.
 
-    A class that is predicted but never true has F1 = 0; one that is neither is left out of the mean.
+    A class that is predicted but never true has F1 = 0; a class that is neither is left out of the mean.
     """
 
     def compute(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""Positioning: where is the user, seen from the base station?"""
+"""Positioning: the position of the user relative to the base station."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ _NEAR = 0.25
 
 
 class Positioning(Head):
-    """Finds the user position relative to its base station (CSI-CLIP eq 4, environment-channel eq 14).
+    """Estimates the user position relative to its base station (CSI-CLIP eq 4, environment-channel eq 14).
 
-    The network works on coordinates standardised over the train split, and so does the loss; `forward` returns metres.
-    Relative, because that is what a channel can tell: it says nothing of where on the map its base station stands.
+    Output and loss of the network are in coordinates standardised over the train split; `forward` returns metres. The
+    position is relative because the channel does not depend on the absolute position of the base station.
 
-    With `anchors` the network gives a probability for each of K learned positions, the anchors, and the answer is their
-    mean weighted by these probabilities, which lies in their convex hull. A cross-entropy towards the anchors near the
-    user joins the loss, see `loss`. Neither paper has it.
+    With `anchors` the network gives a probability for each of K learned positions, the anchors, and the estimate is
+    their mean weighted by these probabilities. A cross-entropy with targets at the anchors near the user is added to
+    the loss, see `loss`. This is in neither paper.
 
     Args:
         in_features: Number D of features of a sample.
         hidden: Width between the two fully connected layers; None makes it one linear layer.
-        dims: Number of coordinates to find: 2 for (x, y), 3 for (x, y, z).
+        dims: Number of coordinates: 2 for (x, y), 3 for (x, y, z).
         dropout: Probability with which a hidden unit is dropped in training.
-        anchors: Number K of learned positions; 0 for coordinates as direct output, as in the papers. Anchors need some
-            hundreds of labels and a large learning rate: with 100 labels coordinates err less.
+        anchors: Number K of learned positions; 0 for direct regression of coordinates, as in the papers. Anchors need
+            some hundreds of labels and a large learning rate; with 100 labels direct regression has the smaller error.
         places: Old name of `anchors`, read with a warning.
 
     Raises:
@@ -78,16 +78,16 @@ class Positioning(Head):
         self.register_buffer("std", torch.ones(dims))
 
     def prepare(self, statistics: dict[str, Tensor]) -> None:
-        """Keep `position_mean` and `position_std` of the train split [m]."""
+        """Set mean and standard deviation from `position_mean` and `position_std` of the train split [m]."""
         std = statistic(statistics, "position_std", 3)[: self.dims]
         self.mean.copy_(statistic(statistics, "position_mean", 3)[: self.dims])
-        # a coordinate without spread (all users at one height) is learned in metres, not divided by zero
+        # a constant coordinate (all users at one height) is learned in metres, not divided by zero
         self.std.copy_(torch.where(std > 0, std, 1.0))
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features (B, D) to positions (B, dims) relative to the base station [m].
 
-        With anchors, the logits of each follow: (B, dims + K).
+        With anchors, their logits are appended: (B, dims + K).
         """
         # no autocast: bfloat16 would round a position to 1/256 of its distance from the mean
         with torch.autocast(features.device.type, enabled=False):
@@ -134,13 +134,13 @@ class Positioning(Head):
         )
 
     def figures(self, prediction: Tensor, batch: dict[str, Tensor]) -> dict[str, Figure]:
-        """Draw the distribution of the error of positions [m] and where on the map it arises."""
+        """Draw the distribution of the position error [m], and the error on the map."""
         target = relative_position(batch, self.dims)
         target, estimate, station = keep_labelled(target, self.predict(prediction).float(), batch["bs_position"])
         if len(target) == 0:
             return {}
         error = torch.linalg.vector_norm(estimate - target, dim=-1)
-        figure, axes = new_figure("Where the error arises")
+        figure, axes = new_figure("Position error on the map")
         if "walls" in batch:
             from matplotlib.collections import LineCollection
 
@@ -150,7 +150,7 @@ class Positioning(Head):
             trained = batch["train_position"][:, :2].T.numpy()
             axes.plot(*trained, "x", color="0.75", markersize=2, label="training users", zorder=1)
         user = target[:, :2] + station[:, :2]
-        # full colour at the 95th percentile, or one lost user would wash out all others
+        # the colour scale ends at the 95th percentile, so that outliers do not compress it
         limit = float(error.quantile(0.95))
         points = axes.scatter(*user.T.numpy(), c=error.numpy(), s=6, vmin=0, vmax=limit, rasterized=True)
         figure.colorbar(points, label="error [m]", extend="max")
@@ -162,12 +162,12 @@ class Positioning(Head):
 
 
 def relative_position(batch: dict[str, Tensor], dims: int) -> Tensor:
-    """Return the first `dims` coordinates of the users as seen from their base station [m], (B, dims)."""
+    """Return the first `dims` coordinates of the users relative to their base station [m], (B, dims)."""
     return (batch["position"] - batch["bs_position"])[:, :dims]
 
 
 def euclidean_error(prediction: Tensor, batch: dict[str, Tensor], dims: int) -> Tensor:
-    """Return the distance [m] from prediction (B, dims or more) to truth, for the n labelled samples alone, (n,)."""
+    """Return the Euclidean error [m] of predictions (B, dims or more), for the n labelled samples, (n,)."""
     target, position = keep_labelled(relative_position(batch, dims), prediction[:, :dims])
     error: Tensor = torch.linalg.vector_norm(position - target, dim=-1)
     return error
@@ -192,7 +192,7 @@ class MeanError(RatioOfSums):
 
 
 class ErrorQuantile(Metric):
-    """A quantile of the Euclidean error [m], interpolated linearly as NumPy's. Keeps one number a sample.
+    """Quantile of the Euclidean error [m] with linear interpolation. The state has one value for each sample.
 
     Args:
         probability: 0.5 for the median, 0.9 for the CDF90 of environment-channel IV-D.

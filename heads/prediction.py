@@ -1,4 +1,4 @@
-"""Prediction of the channel: the CSI of the next snapshots from its past."""
+"""Channel prediction: the CSI of the next snapshots from the past ones."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from heads.metrics import RatioOfSums
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: relative error that counts as none in the loss, -40 dB: static links would else have all of its gradient
+#: offset of the relative error in the logarithmic loss, -40 dB: it bounds the gradient of static links
 _EXACT = 1e-4
 
 
 class Prediction(Head):
     """Predicts the channel 1 to H snapshots ahead, in the scale of the data (ConTwin section 5, phase II).
 
-    It reads the past itself beside the features: `forward(features, csi)`. The default keeps phase, gain and delay of a
-    channel, which an embedding trained to be blind to them cannot tell.
+    `forward(features, csi)` takes the past CSI beside the features, because contrastive features are trained to be
+    invariant to phase, gain and delay of the channel.
 
     Args:
         in_features: Number D of features of a sample.
-        kind: `filter` weighs each angle-delay bin's own past, see `LinearFilter`; `direct` makes the channel of the
-            features alone, as the paper does: only its level comes from the past; `given` learns nothing and takes the
-            features for the prediction itself, those of a classical predictor.
+        kind: `filter` predicts each angle-delay bin by a linear combination of its past, see `LinearFilter`; `direct`
+            predicts the channel from the features alone, as in the paper, scaled to the power of the past; `given` has
+            no parameters and reads the features as the prediction, for classical predictors.
         horizons: Number H of snapshots to predict.
-        taps: Snapshots of its past that a bin's weights apply to, of the kind `filter`.
-        hidden: Width of the network; by default 64 of a `filter`, and 512 as in the paper's Table 6 of a `direct`.
-        layers: Fully connected layers of the kind `direct`: 4 as in the paper's section 5, or 2 and a tanh as in its
+        taps: Length in snapshots of the linear combination of the kind `filter`.
+        hidden: Width of the network; by default 64 for `filter`, and 512 as in Table 6 of the paper for `direct`.
+        layers: Fully connected layers of the kind `direct`: 4 as in section 5 of the paper, or 2 and a tanh as in its
             Table 6.
         num_antennas: Antenna pairs R*T, of the kind `direct`; by default those of the data, see `configure`.
         num_subcarriers: Subcarriers K, likewise.
@@ -81,7 +81,7 @@ class Prediction(Head):
             self.configure(num_antennas, num_subcarriers)
 
     def configure(self, num_antennas: int, num_subcarriers: int) -> None:
-        """Make the layers of the kind `direct`, for the given size of the channel where the arguments left it open.
+        """Build the layers of the kind `direct`, for the given size of the channel unless the arguments gave another.
 
         Raises:
             ValueError: A size is below 1.
@@ -108,7 +108,7 @@ class Prediction(Head):
             Shape (B, H, R, T, K), complex.
 
         Raises:
-            ValueError: The past is too short, or of another size than the head.
+            ValueError: The past is too short, or differs from the head in size.
         """
         if len(inputs) != 1 or inputs[0].ndim != 5:
             raise ValueError(
@@ -117,7 +117,7 @@ class Prediction(Head):
             )
         csi = inputs[0]
         if self.network is None:
-            raise ValueError("the size of the channel is open: give the head num_antennas and num_subcarriers")
+            raise ValueError("the size of the channel is not set: give the head num_antennas and num_subcarriers")
         if self.kind == "filter":
             if csi.shape[1] < self.horizons + 2:
                 raise ValueError(
@@ -131,15 +131,15 @@ class Prediction(Head):
             size = 2 * self.horizons * r * t * k
             if features.shape[1] != size:
                 raise ValueError(
-                    f"the head takes {size} features for the prediction itself, the encoder gives {features.shape[1]}: "
+                    f"the head reads {size} features as the prediction, but the encoder has {features.shape[1]}: "
                     "set its horizons, num_antennas and num_subcarriers"
                 )
             given = rearrange(features, "b (h r t k c) -> b h r t k c", h=self.horizons, r=r, t=t, c=2)
             return torch.view_as_complex(given.contiguous())
         if (r * t, k) != (self.num_antennas, self.num_subcarriers):
             raise ValueError(
-                f"the head predicts {self.num_antennas} antenna pairs and {self.num_subcarriers} subcarriers, the data "
-                f"hold {r * t} and {k}: set num_antennas and num_subcarriers"
+                f"the head predicts {self.num_antennas} antenna pairs and {self.num_subcarriers} subcarriers, but the "
+                f"data hold {r * t} and {k}: set num_antennas and num_subcarriers"
             )
         values = rearrange(self.network(features), "b (h r t k c) -> b h r t k c", h=self.horizons, r=r, t=t, c=2)
         power = csi.abs().square()
@@ -147,9 +147,9 @@ class Prediction(Head):
         return torch.view_as_complex(values.float().contiguous()) * level.sqrt().reshape(-1, 1, 1, 1, 1)
 
     def loss(self, prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Return the mean over links of the NMSE, or for the kind `filter` of its logarithm, natural.
+        """Return the mean over links of the linear NMSE, or for the kind `filter` of its natural logarithm.
 
-        An average of linear errors is that of the fastest users, and leaves nothing to learn of all others.
+        A mean of linear errors is dominated by the links of the fastest users; the logarithm weights all links alike.
         """
         error = prediction_error(prediction, batch).mean(1)
         if not len(error):
@@ -157,16 +157,16 @@ class Prediction(Head):
         return (error + _EXACT).log().mean() if self.kind == "filter" else error.mean()
 
     def labelled(self, batch: dict[str, Tensor]) -> int:
-        """Return the number of links that have power at every horizon."""
+        """Return the number of links with nonzero power at every horizon."""
         return int(_heard(next_channel(batch)).sum())
 
     def metrics(self) -> MetricCollection:
-        """Return `nmse_db` [dB] over all horizons, and if there are several `nmse_db_1` and so on for each."""
+        """Return `nmse_db` [dB] over all horizons and, if there are several, `nmse_db_1` and so on for each."""
         each = {f"nmse_db_{h + 1}": PredictionNMSE(h) for h in range(self.horizons)} if self.horizons > 1 else {}
         return MetricCollection({"nmse_db": PredictionNMSE(), **each}, compute_groups=False)
 
     def figures(self, prediction: Tensor, batch: dict[str, Tensor]) -> dict[str, Figure]:
-        """Draw the error over links, and the link of median error at the last horizon beside its prediction."""
+        """Draw the distribution of the NMSE over links, and the prediction of the median link at the last horizon."""
         target = next_channel(batch)
         heard = _heard(target)
         error = prediction_error(prediction, batch).mean(1)
@@ -183,10 +183,10 @@ class Prediction(Head):
 
 
 class PredictionNMSE(RatioOfSums):
-    """Normalised mean squared error of a prediction [dB]: the mean over links of error over power, in decibels.
+    """Normalised mean squared error of a prediction [dB]: mean over links of the linear NMSE, then converted to dB.
 
     Args:
-        horizon: Index of the only horizon that counts; by default the mean over all of them.
+        horizon: Index of the horizon; by default the mean over all horizons.
     """
 
     higher_is_better = False
@@ -206,13 +206,13 @@ class PredictionNMSE(RatioOfSums):
 
 
 def next_channel(batch: dict[str, Tensor]) -> Tensor:
-    """Return the clean snapshots to predict, (B, H, R, T, K); (B, R, T, K) is one."""
+    """Return the noise-free snapshots to predict, (B, H, R, T, K); H = 1 for `next_csi` (B, R, T, K)."""
     target = batch["next_csi"]
     return target.unsqueeze(1) if target.ndim == 4 else target
 
 
 def prediction_error(prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    """Return the squared error over the power of the target, of each link that has any and each horizon, (n, H).
+    """Return the linear NMSE of each of the n links with nonzero power and each horizon, (n, H).
 
     Raises:
         ValueError: Prediction and target differ in shape.
@@ -220,8 +220,8 @@ def prediction_error(prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
     target = next_channel(batch)
     if prediction.shape != target.shape:
         raise ValueError(
-            f"the head predicts {tuple(prediction.shape[1:])}, the data hold {tuple(target.shape[1:])} to predict: set "
-            "horizons"
+            f"the head predicts {tuple(prediction.shape[1:])}, but the data hold {tuple(target.shape[1:])}: "
+            "set horizons"
         )
     heard = _heard(target)
     error = torch.view_as_real(prediction[heard] - target[heard]).square().sum((2, 3, 4, 5))
@@ -229,7 +229,7 @@ def prediction_error(prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
 
 
 def _heard(target: Tensor) -> Tensor:
-    """Return which links have power at every horizon, (B,)."""
+    """Return a mask of the links with finite, nonzero power at every horizon, (B,)."""
     power = target.abs().square().sum((2, 3, 4))
     return (power.isfinite() & (power > 0)).all(1)
 

@@ -1,1 +1,1 @@
-"""From a trained model to a task or a world that it was not trained for."""
+"""Adaptation of pre-trained models to other tasks and to other domains."""

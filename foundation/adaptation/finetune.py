@@ -1,4 +1,4 @@
-"""Adaptation: an encoder and a head, from scratch, frozen, or fine-tuned."""
+"""Adaptation: a head on an encoder that is trained from scratch, frozen, or fine-tuned."""
 
 from __future__ import annotations
 
@@ -29,22 +29,24 @@ Mode = Literal["scratch", "probe", "finetune", "control"]
 class FineTune(FoundationTask):
     """Trains a head on the features of an encoder.
 
-    Where the data are sequences, an encoder of single snapshots sees the last one observed, an encoder of several all.
+    With data of sequences, an encoder of single snapshots reads the last observed snapshot, an encoder of sequences
+    all.
 
     Args:
-        head: Makes the head from the width of the features; in YAML a head's class with its arguments.
-        encoder: The encoder; by default as the checkpoint describes it.
+        head: Constructor of the head, called with the number of features; in YAML the class of a head and its
+            arguments.
+        encoder: The encoder; by default that of the checkpoint.
         checkpoint: Pre-trained weights for the modes `probe` and `finetune`.
-        mode: `scratch` trains everything from new weights; `probe` trains the head alone, the encoder frozen and in
-            eval mode; `finetune` trains both; `control` is a probe of an encoder that was never trained, or has nothing
-            to train: what the pre-training must beat.
-        tower: Which encoders of a checkpoint with several the head reads, such as [environment]; by default the first.
-            With more than one the head learns on the features of each, one head for all (environment-channel section
-            III-B2), and its metrics carry their names.
-        tokens: Reads the tokens of the encoder in place of its features, each brought to so many numbers by one linear
-            layer, behind a dropout, that learns with the head: they tell more than the embedding that is made of them.
-        base_stations: Base stations S whose features are concatenated (environment-channel Fig. 11); the data must
-            serve as many (`data.base_stations`).
+        mode: `scratch` trains encoder and head from random weights; `probe` trains the head alone, with the encoder
+            frozen and in eval mode; `finetune` trains both; `control` is a probe of an encoder with random weights or
+            without parameters, a reference for pre-training.
+        tower: Encoders of the checkpoint that the head reads, such as [environment]; by default the first. With several
+            encoders one head is trained on the features of each (environment-channel section III-B2), and the names of
+            its metrics have that of the encoder as a prefix.
+        tokens: Number of values to which a learned linear layer, after dropout, maps each token of the encoder; the
+            head then reads the tokens in place of the features. Tokens contain more information than the embedding.
+        base_stations: Number S of base stations whose features are concatenated (environment-channel Fig. 11), equal to
+            `data.base_stations`.
         lr: Learning rate of the head, and of everything in mode `scratch`.
         encoder_lr: Learning rate of the encoder in mode `finetune`.
         weight_decay: Weight decay.
@@ -53,9 +55,8 @@ class FineTune(FoundationTask):
         start_from: Checkpoint to start from, the whole or parts by name, see `FoundationTask`.
 
     Raises:
-        InputError: The mode needs a checkpoint or an encoder and has none, or the checkpoint does not fit, or encoder
-            or head read more than the features of several base stations, or `tokens` are asked of an encoder that has
-            none or of several.
+        InputError: The checkpoint or encoder that the mode needs is missing or does not match, or encoder or head do
+            not support several base stations, or `tokens` is given for several encoders or one without tokens.
     """
 
     parts: ClassVar[dict[str, str]] = {"head": "head"}
@@ -85,7 +86,7 @@ class FineTune(FoundationTask):
         self.encoder = encoders[0]
         self.further = nn.ModuleDict({str(name): other for name, other in zip(names[1:], encoders[1:], strict=True)})
         if base_stations > 1 and self.encoder.input_keys != ("csi",):
-            raise InputError(f"model.base_stations joins encoders of CSI, not of {', '.join(self.encoder.input_keys)}")
+            raise InputError(f"model.base_stations is for encoders of csi, not of {', '.join(self.encoder.input_keys)}")
         self.base_stations = base_stations
         self.model_name = "none" if checkpoint is None else model_name(checkpoint)
         self.reduce: nn.Sequential | None = None
@@ -96,12 +97,12 @@ class FineTune(FoundationTask):
                 raise InputError("model.tokens is for one encoder that has tokens, such as a transformer tower")
             count, token_width = self.encoder.token_shape
             unread = [*self.encoder.beyond_tokens()]
-            # dropout on the tokens makes the head read many of them: in trials it erred less at positions unseen
+            # dropout of token values reduced the error at positions outside the training set in experiments
             self.reduce, num_features = nn.Sequential(nn.Dropout(), nn.Linear(token_width, tokens)), count * tokens
         self.head = head(num_features * base_stations)
         if base_stations > 1 and self.head.inputs:
             raise InputError(
-                f"the head {type(self.head).__name__} reads one base station: set model.base_stations to 1"
+                f"the head {type(self.head).__name__} is for one base station: set model.base_stations to 1"
             )
         self.mode, self.lr, self.encoder_lr, self.start_from = mode, lr, encoder_lr, start_from
         self.weight_decay, self.schedule, self.optimizer = weight_decay, schedule, optimizer
@@ -116,28 +117,28 @@ class FineTune(FoundationTask):
         for part in (self.encoder, self.further):
             part.requires_grad_(not self.frozen)
         for parameter in unread:
-            parameter.requires_grad_(False)  # several processes wait for every gradient
+            parameter.requires_grad_(False)  # DDP requires a gradient of every parameter
         self._over_time = False
         self._terms: list[Tensor] = []
         self._tested = Sample()
 
     @property
     def encoders(self) -> list[Encoder]:
-        """The encoders that the head reads, the first one first."""
+        """The encoders that the head reads, in order."""
         return [self.encoder, *(other for other in self.further.values() if isinstance(other, Encoder))]
 
     @property
     def frozen(self) -> bool:
-        """Whether the encoder stays as it is."""
+        """Whether the encoder is not trained."""
         return self.mode in ("probe", "control")
 
     def describe(self) -> dict[str, Any]:
-        """Return the names of the encoder's model, the head and the mode."""
+        """Return the names of model, head and mode."""
         model = type(self.encoder).__name__ if self.mode in ("scratch", "control") else self.model_name
         return {"model": model, "head": self.name, "mode": self.mode}
 
     def setup(self, stage: str) -> None:
-        """Check that the data hold what the encoders read and the head's labels, then take statistics."""
+        """Check that batches have the inputs of the encoders and the labels of the head, then set statistics."""
         self._over_time = getattr(self.trainer.datamodule, "sequence", None) is not None  # type: ignore[attr-defined]
         for encoder in self.encoders:
             self.check_keys(f"encoder {type(encoder).__name__} reads", encoder.input_keys)
@@ -149,16 +150,16 @@ class FineTune(FoundationTask):
         super().setup(stage)
 
     def held_parts(self) -> dict[str, str]:
-        """Return the parts by name, with the encoders beyond the first."""
+        """Return the parts by name, including all encoders."""
         return super().held_parts() | {name: f"further.{name}" for name in self.further}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the weights of another model in one line; a head of open size becomes that of the checkpoint."""
+        """Check that the weights are of this model; a head without a size takes that of the checkpoint."""
         configure_as(self.head, checkpoint.get("parts", {}).get("head", {}))
         super().on_load_checkpoint(checkpoint)
 
     def prepare_from(self, datamodule: Any) -> None:
-        """Take label statistics, and those of the input unless pre-training brought them."""
+        """Set label statistics, and input statistics unless they are part of the pre-trained weights."""
         prepared = [encoder for encoder in self.encoders if encoder.takes_statistics]
         if self.mode in ("scratch", "control") and prepared:
             sample = datamodule.sample()
@@ -167,7 +168,7 @@ class FineTune(FoundationTask):
         self.head.prepare(datamodule.statistics())
 
     def train(self, mode: bool = True) -> FineTune:
-        """Switch to training; a frozen encoder stays in eval mode, or its norms would drift."""
+        """Set training mode, but eval mode for a frozen encoder, whose batch norm statistics would change otherwise."""
         super().train(mode)
         if self.frozen:
             self.encoder.eval()
@@ -175,11 +176,11 @@ class FineTune(FoundationTask):
         return self
 
     def on_fit_start(self) -> None:
-        """Take the modes of `train`, which Lightning never calls: it keeps, and restores, those that it finds."""
+        """Call `train`, which Lightning does not: it keeps the mode of every module as it is."""
         self.train()
 
     def features(self, batch: dict[str, Any], encoder: Encoder) -> Tensor:
-        """Return the features (B, D) of a batch, or (B, S * D) of several base stations."""
+        """Return the features (B, D) of a batch, or (B, S*D) for several base stations."""
         batch = self._links(batch, encoder)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             values = encoder.encode(batch) if self.reduce is None else encoder.tokens(batch)
@@ -189,31 +190,31 @@ class FineTune(FoundationTask):
         return values.reshape(len(values) // self.base_stations, self.base_stations * values.shape[1])
 
     def _links(self, batch: dict[str, Any], encoder: Encoder) -> dict[str, Any]:
-        """Return a batch as an encoder reads it, a row for each link: several base stations make several of a user."""
+        """Return the input of an encoder with one row for each link, so S rows for each user of S base stations."""
         if self.base_stations == 1:
             last = self._over_time and not encoder.reads_past
             return {**batch, "csi": batch["csi"][:, -1]} if last else batch
         csi = batch["csi"]
         if csi.ndim != 5 or csi.shape[1] != self.base_stations:
-            raise InputError(f"model.base_stations is {self.base_stations}: set data.base_stations alike")
+            raise InputError(f"model.base_stations is {self.base_stations}: set data.base_stations to the same number")
         return {"csi": csi.flatten(0, 1)}
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
-        """Return the head's raw predictions for a batch, from the features of the first encoder."""
+        """Return the output of the head for a batch, from the features of the first encoder."""
         return self._predictions(batch)[0]
 
     def _predictions(self, batch: dict[str, Any]) -> list[Tensor]:
         return [self.answer(self.features(batch, encoder), batch) for encoder in self.encoders]
 
     def answer(self, features: Tensor, batch: dict[str, Any]) -> Tensor:
-        """Return the head's raw predictions (B, ...) from the features (B, D) of a batch."""
+        """Return the output (B, ...) of the head from the features (B, D) of a batch."""
         return self.head.answer(features, batch)
 
     def _loss(self, predictions: list[Tensor], batch: dict[str, Any]) -> Tensor:
         return torch.stack([self.head.loss(prediction, batch) for prediction in predictions]).mean()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
-        """Return the head's loss, None where there is nothing to learn, as of a classical predictor."""
+        """Return the loss of the head; None without trainable parameters, as for a classical predictor."""
         loss = self._loss(self._predictions(batch), batch)
         self.log_training(loss=loss)
         return loss if self._learns else None
@@ -223,12 +224,12 @@ class FineTune(FoundationTask):
         return any(parameter.requires_grad for parameter in self.parameters())
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Score the validation side."""
+        """Update loss and metrics of the validation side."""
         predictions = self._predictions(batch)
         for prediction in predictions:
             losses, counts = zip(*self.head.terms(prediction, batch), strict=True)
             count = torch.tensor(counts, dtype=torch.float32, device=self.device)
-            # the mean over no sample may be NaN
+            # a mean over no sample may be NaN
             weighed = torch.where(count > 0, torch.stack(losses).float() * count, 0.0)
             self._terms.append(torch.stack([weighed, count], dim=1))
         self._score(self.val_metrics, predictions, batch)
@@ -240,7 +241,7 @@ class FineTune(FoundationTask):
         self.log_whole({"val/loss": (sums / counts.clamp_min(1)).sum()})
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Score the test side, and keep what the pictures need; returns the `prediction` for callbacks."""
+        """Update the metrics of the test side; return the `prediction`, for callbacks."""
         features = [self.features(batch, encoder) for encoder in self.encoders]
         predictions = [self.answer(each, batch) for each in features]
         self._score(self.test_metrics, predictions, batch)
@@ -272,7 +273,7 @@ class FineTune(FoundationTask):
             log_rows(self.trainer, {"features": features, **told, **target})
 
     def _surroundings(self, site: Tensor) -> dict[str, Tensor]:
-        """Return what a map of the test side shows beside its links (B,), see `Head.figures`; of one area alone."""
+        """Return `walls` and `train_position` of `Head.figures`, if all links (B,) are of one area."""
         sides = getattr(self.trainer.datamodule, "sides", None)  # type: ignore[attr-defined]
         numbers = sorted(set(site.tolist()))
         if not sides or len({sides["test"].sites[number].area for number in numbers}) != 1:
@@ -285,18 +286,18 @@ class FineTune(FoundationTask):
         }
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Return features and predictions, with where they belong."""
+        """Return features and predictions, with position, site, user and LOS status."""
         features = self.features(batch, self.encoder)
         prediction = self.head.predict(self.answer(features, batch))
         where = {key: batch[key] for key in ("position", "site", "user", "los")}
         return {"features": features, "prediction": prediction, **where}
 
     def configure_callbacks(self) -> list[Callback]:
-        """Score classical predictors beside a head that predicts the channel."""
+        """Return the classical predictors as references of a prediction head."""
         return [PredictionControls(self.head.horizons)] if isinstance(self.head, Prediction) else []
 
     def configure_optimizers(self) -> Any:
-        """Return the optimizer with a learning rate each for encoder and head."""
+        """Return the optimizer with learning rates of encoder and head, and the schedule."""
         if not self._learns:
             return None
         encoder_lr = self.lr if self.mode == "scratch" else self.encoder_lr

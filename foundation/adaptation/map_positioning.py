@@ -1,4 +1,4 @@
-"""Positioning by CSI and map together: the head says about where, the frozen two-tower which place there fits."""
+"""Positioning by CSI and map: the estimate of a head is refined by the similarity of map and channel embeddings."""
 
 from __future__ import annotations
 
@@ -22,33 +22,34 @@ from foundation.optim.schedules import Schedule
 from foundation.task import OptimizerName, StartFrom
 from heads import Positioning
 
-#: environments embedded at once
+#: environments embedded in one batch
 _CHUNK = 256
 #: largest distance of a candidate from a training user along either axis [m]
 _REACH = 10.0
 
 
 class MapPositioning(FineTune):
-    """Positioning where the map is known: among candidate positions the frozen towers say which one fits the CSI.
+    """Positioning with a known map, by candidate positions whose environment embedding is similar to that of the CSI.
 
-    Pre-training brings a channel and its environment together (environment-channel eq 6-10), so the towers tell without
-    any label how well a position on the map fits a CSI. Alone that finds the user or somewhere alike; a head on the CSI
-    tells these apart. With p the head's answer, h the embedding of the channel and e(c) that of the environment of a
-    candidate c, its LOS status withheld, the answer is the mean of all candidates, weighted by
-    exp(-|p - c|^2 / 2 r^2 + k cos(h, e(c))). Nothing is learned but the head. The paper has none of it.
+    Contrastive pre-training (environment-channel eq 6-10) makes the embeddings of a channel and of its environment
+    similar, so that the frozen towers score positions on the map without labels. Such scores have several maxima, among
+    which a head on the CSI decides. With the estimate p of the head, the embedding h of the channel and the embedding
+    e(c) of the environment of a candidate c, with unknown LOS status, the estimate is the mean of all candidates with
+    weights proportional to exp(-|p - c|^2 / 2 r^2 + k cos(h, e(c))). Only the head is trained. This is not in the
+    paper.
 
-    The candidates are the points of a grid within 10 m of the training users of the same base station; where there are
-    none, the head has the last word.
+    Candidates are the points of a grid within 10 m of training users of the same base station. Without candidates the
+    estimate is that of the head.
 
     Args:
-        head: Makes the head, a `Positioning`, from the width of the features.
+        head: Constructor of the head, a `Positioning`, called with the number of features.
         checkpoint: A pre-trained environment-channel model.
-        encoder: Its channel tower, by default as the checkpoint describes it.
-        mode: `probe`; there for the command line that all adaptations share.
-        tokens: Reads the tokens of the channel tower, see `FineTune`.
+        encoder: Its channel tower; by default that of the checkpoint.
+        mode: `probe`, the only mode.
+        tokens: See `FineTune`.
         step: Step of the grid [m].
-        radius: How far off the head is, r [m].
-        sharpness: How much the match counts, k; at 20, the scale of the cosine at which pre-training ends.
+        radius: Standard deviation r of the error of the head [m].
+        sharpness: Weight k of the cosine similarity; 20 is the inverse temperature at the end of pre-training.
         lr: Learning rate of the head.
         weight_decay: Weight decay.
         schedule: Learning-rate schedule, see `foundation.optim.schedules`.
@@ -56,7 +57,7 @@ class MapPositioning(FineTune):
         start_from: Checkpoint to start from, the whole or parts by name, see `FoundationTask`.
 
     Raises:
-        InputError: The mode is another one, the head finds no positions, the checkpoint has no environment tower, or
+        InputError: The mode is not `probe`, the head is no `Positioning`, the checkpoint has no environment tower, or
             `step` or `radius` is not positive.
     """
 
@@ -79,7 +80,7 @@ class MapPositioning(FineTune):
         start_from: StartFrom = None,
     ) -> None:
         if mode != "probe":
-            raise InputError(f"MapPositioning reads a map by frozen towers: set model.mode to probe, not {mode}")
+            raise InputError(f"MapPositioning has frozen towers: set model.mode to probe, not {mode}")
         super().__init__(
             head,
             encoder,
@@ -101,20 +102,20 @@ class MapPositioning(FineTune):
         self._candidates: dict[int, tuple[Tensor, Tensor]] = {}
 
     def setup(self, stage: str) -> None:
-        """Check that there are training users to take candidates from, and forget those of earlier data."""
+        """Check that there is a datamodule, and clear the candidates of earlier data."""
         if self.trainer.datamodule is None:  # type: ignore[attr-defined]
             raise InputError("MapPositioning takes candidates and maps from a datamodule: give one, not loaders")
         super().setup(stage)
         self._candidates.clear()
 
     def train(self, mode: bool = True) -> MapPositioning:
-        """Switch to training; both towers stay in eval mode."""
+        """Set training mode, but eval mode for both towers."""
         super().train(mode)
         self.environment.eval()
         return self
 
     def answer(self, features: Tensor, batch: dict[str, Any]) -> Tensor:
-        """Return the predictions of features (B, D); outside training moved to the candidates that fit the CSI."""
+        """Return the estimates of the head from features (B, D), in evaluation refined by the candidates."""
         prediction = super().answer(features, batch)
         if self.training:
             return prediction
@@ -138,7 +139,7 @@ class MapPositioning(FineTune):
             return (weight @ points).to(position)
 
     def _of(self, number: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return the candidates of a site as seen from its base station (M, 2) [m], and their embeddings (M, D)."""
+        """Return the candidates of a site relative to its base station (M, 2) [m], and their embeddings (M, D)."""
         if number not in self._candidates:
             train = self.trainer.datamodule.sides["train"]  # type: ignore[attr-defined]
             site = train.sites[number]
@@ -152,10 +153,10 @@ class MapPositioning(FineTune):
 
 
 def candidates(users: NDArray[np.float32], step: float) -> Tensor:
-    """Return the points of a grid with a user no more than 10 m away along either axis, at that user's height.
+    """Return the grid points within 10 m of a user along either axis, at the height of that user.
 
     Args:
-        users: Where users were (n, 3) [m]; those with NaN count for nothing.
+        users: User positions (n, 3) [m]; rows with NaN are ignored.
         step: Step of the grid [m].
 
     Returns:
@@ -173,7 +174,7 @@ def candidates(users: NDArray[np.float32], step: float) -> Tensor:
 
 @torch.no_grad()
 def embed_candidates(encoder: Encoder, maps: AreaMaps, station: Tensor, points: Tensor) -> Tensor:
-    """Return the embeddings of candidates, LOS status withheld, of unit length, (M, D).
+    """Return the embeddings of candidates with unknown LOS status, of unit norm, (M, D).
 
     Args:
         encoder: Environment tower.

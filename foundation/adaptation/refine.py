@@ -1,8 +1,8 @@
-"""Refinement of a model trained on a digital twin by a few links of the real world (twin feedback sections V-B, V-C).
+"""Refinement of a model trained on a digital twin by links of the target world (twin feedback sections V-B, V-C).
 
-Three phases: a model is trained on the twin; the links of the target world that it serves badly are chosen; it is
-trained on, over the chosen links alone (naive) or with those of the twin as well (rehearsal). It is kept as it was
-unless it then does better on target links that it has not seen.
+Three phases: the model is trained on the twin; links of the target world of large error are selected; training
+continues on the selected links alone (naive) or together with those of the twin (rehearsal). The refined model replaces
+the offline one if its error on held-out target links is smaller.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from torch import Tensor
 
 from datamodules.errors import InputError
 
-#: which target links are fed back whole: any, those of an NMSE above a threshold, or those of the largest NMSE
+#: selection of target links: at random, those of an NMSE above a threshold, or those of the largest NMSE
 Selection = Literal["random", "threshold", "top"]
 
 
 def select(
     error: Tensor, rule: Selection, count: int | None = None, threshold_db: float | None = None, seed: int = 0
 ) -> Tensor:
-    """Choose the links of the target world to refine with (twin feedback section V-C).
+    """Select links of the target world for the refinement (twin feedback section V-C).
 
     Args:
-        error: NMSE of each link under the model as it is, linear, shape (M,); NaN for a link without power, which is
-            never chosen.
-        rule: `random`; `top`, the largest NMSE first; or `threshold`, every link above it.
-        count: How many. Under `threshold` the most that are taken, drawn by seed, and by default all.
-        threshold_db: NMSE [dB] above which a link is fed back.
-        seed: Draws.
+        error: Linear NMSE of each link under the offline model, shape (M,); NaN for a link without power, which is
+            never selected.
+        rule: `random`; `top`, the largest NMSE first; or `threshold`, all links above it.
+        count: Number of links. With `threshold` the largest number, drawn at random, by default all.
+        threshold_db: NMSE [dB] above which a link is selected by `threshold`.
+        seed: Random seed.
 
     Returns:
-        Indices of the links, int64; ascending, but for `top`.
+        Indices of the links, int64, ascending except for `top`.
 
     Raises:
-        InputError: The rule lacks its number, or there are fewer links than `count`, or none above the threshold.
+        InputError: `count` or `threshold_db` is missing, or there are too few links.
     """
     known = error.isfinite().nonzero().squeeze(1)
     if rule == "threshold":
@@ -59,25 +59,25 @@ def select(
 def rehearsal(
     num_twin: int, num_target: int, mix: float | None = None, seed: int = 0, epoch: int = 0
 ) -> NDArray[np.int64]:
-    """Return the order in which an epoch of refinement serves the links of both worlds.
+    """Return the order of the links of both worlds in one epoch of refinement.
 
     Args:
-        num_twin: Links of the twin, which come first in the union.
-        num_target: Chosen links of the target world, which follow.
-        mix: Share of target links in training. By default that of the union, each link once, as in the paper. With 1 an
-            epoch is the target alone, naive fine-tuning; else it is every link of the twin once, and the target links
-            as often as it takes, the one no more than once more than the other.
-        seed: Draws, with the epoch, so that a resumed run sees the same order.
-        epoch: Which epoch.
+        num_twin: Links of the twin, the first ones of the union.
+        num_target: Selected links of the target world, the last ones of the union.
+        mix: Share of target links in an epoch. By default every link of the union once, as in the paper. With 1 the
+            target links alone, naive fine-tuning; otherwise every link of the twin once, and target links repeated to
+            that share, with numbers of repetitions that differ by at most one.
+        seed: Random seed.
+        epoch: Number of the epoch, part of the seed, so that a resumed run has the same order.
 
     Returns:
         Indices into the union.
 
     Raises:
-        InputError: `mix` lies outside [0, 1], or a world that it asks for has no link.
+        InputError: `mix` is outside [0, 1], or a world of nonzero share has no link.
     """
     if mix is not None and not 0 <= mix <= 1:
-        raise InputError(f"mix must lie in [0, 1], got {mix:g}")
+        raise InputError(f"mix must be in [0, 1], got {mix:g}")
     if (mix != 0 and num_target < 1) or (mix != 1 and num_twin < 1):
         raise InputError(
             f"refinement with a mix of {mix} lacks links: {num_twin} of the twin, {num_target} of the target"
@@ -94,12 +94,12 @@ def rehearsal(
 
 
 def largest_correlation(channels: Tensor, known: Tensor, chunk: int = 256) -> Tensor:
-    """Return how alike each channel is to the most alike of another set (twin feedback eq 14).
+    """Return the largest correlation of each channel with those of another set (twin feedback eq 14).
 
     Args:
         channels: Complex, shape (M, ...).
         known: Channels of the twin, shape (D, ...).
-        chunk: Channels at once.
+        chunk: Channels processed at a time.
 
     Returns:
         Largest |<h, h'>| / (|h| |h'|) over the twin, (M,) in [0, 1]; 0 for a channel of zeros.
@@ -114,17 +114,17 @@ def _unit(rows: Tensor) -> Tensor:
 
 
 def replaces(offline: Tensor, refined: Tensor) -> bool:
-    """Say whether a refined model takes the place of the one before.
+    """Return whether a refined model replaces the offline one.
 
     Args:
-        offline: NMSE of the earlier model on target links held out of the refinement, linear, shape (M,).
-        refined: That of the refined model on the same links.
+        offline: Linear NMSE of the offline model on target links held out of the refinement, shape (M,).
+        refined: Linear NMSE of the refined model on the same links, shape (M,).
 
     Returns:
-        Whether the mean is smaller; a model that fails on any of them, with a NaN, is not better.
+        Whether the mean is smaller; False if any value is NaN.
 
     Raises:
-        ValueError: They are not the same links.
+        ValueError: The shapes differ.
     """
     if offline.shape != refined.shape or not len(offline):
         raise ValueError(f"cannot compare {tuple(offline.shape)} with {tuple(refined.shape)} links: give both the same")
@@ -132,12 +132,12 @@ def replaces(offline: Tensor, refined: Tensor) -> bool:
 
 
 def forgotten(nmse_db: Tensor) -> Tensor:
-    """Return how much a model that learned one world after another has lost of each [dB].
+    """Return the forgetting of each world after sequential training [dB].
 
     Args:
         nmse_db: NMSE [dB] after each stage (row) in each world (column), shape (stages, worlds).
 
     Returns:
-        What the last stage is worse by than the best one so far, (worlds,), not below 0.
+        NMSE after the last stage minus the smallest one of all stages, (worlds,), at least 0.
     """
     return nmse_db[-1] - nmse_db.amin(0)

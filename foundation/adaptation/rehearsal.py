@@ -1,4 +1,4 @@
-"""Data of refinement: links of a twin and of the target world in one epoch, in a share that is chosen."""
+"""Data of refinement: epochs with links of a twin and of the target world in given shares."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ class RehearsalDataModule(ChannelDataModule):
     """A `ChannelDataModule` whose training batches mix two worlds, see `rehearsal`.
 
     Args:
-        *args: As of `ChannelDataModule`.
-        target: Domain label `variant` of the target world; all other training links are rehearsed.
-        mix: Share of the target world in an epoch; by default that of the union, each link once.
-        **kwargs: As of `ChannelDataModule`.
+        *args: See `ChannelDataModule`.
+        target: Domain label `variant` of the target world; all other training links are of the twin.
+        mix: Share of the target world in an epoch; by default every link once.
+        **kwargs: See `ChannelDataModule`.
 
     Raises:
-        InputError: `mix` lies outside [0, 1], or a world has no link.
+        InputError: `mix` is outside [0, 1], or a world has no link.
     """
 
     def __init__(self, *args: Any, target: str = "target", mix: float | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if mix is not None and not 0 <= mix <= 1:
-            raise InputError(f"data.mix must lie in [0, 1], got {mix:g}")
+            raise InputError(f"data.mix must be in [0, 1], got {mix:g}")
         self.target, self.mix = target, mix
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Serve the train side in a new order every epoch, the worlds in their shares."""
+        """Return the loader of the train side, whose order and shares are those of `rehearsal`."""
         loader = super().train_dataloader()
         given = loader.sampler
         assert isinstance(given, ShardedSampler)
@@ -49,14 +49,14 @@ class RehearsalDataModule(ChannelDataModule):
 
 
 class RehearsalSampler(ShardedSampler):
-    """A `ShardedSampler` of training whose epochs are those of `rehearsal`.
+    """A `ShardedSampler` of the train side with epochs of `rehearsal`.
 
     Args:
         dataset: The train side.
-        is_target: Which of its links are of the target world, shape (n,).
+        is_target: Mask of the links of the target world, shape (n,).
         mix: See `rehearsal`.
-        batch_size: Most links a batch of one rank.
-        seed: Draws the orders.
+        batch_size: Largest number of links in a batch of one process.
+        seed: Random seed.
     """
 
     def __init__(
@@ -65,17 +65,17 @@ class RehearsalSampler(ShardedSampler):
         self.union = np.concatenate([np.flatnonzero(~is_target), np.flatnonzero(is_target)])
         self.sizes = (int((~is_target).sum()), int(is_target.sum()))
         self.mix = mix
-        # an epoch has one length, whatever its order
+        # the length of an epoch does not depend on its order
         super().__init__(dataset, batch_size, True, seed, count=len(rehearsal(*self.sizes, mix)))
 
     def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Return the links of one epoch in the order in which they are served; `rehearsal` draws by seed and epoch."""
+        """Return the links of the current epoch in order, see `rehearsal`."""
         order: NDArray[np.int64] = self.union[rehearsal(*self.sizes, self.mix, self.seed, self.epoch)]
         return order
 
 
 def in_world(dataset: ChannelDataset, variant: str) -> NDArray[np.bool_]:
-    """Return which links of a dataset are of a site with that domain label `variant`, shape (n,)."""
+    """Return the mask of the links of sites whose domain label `variant` is the given one, shape (n,)."""
     site = np.searchsorted(dataset.starts, dataset.links, side="right") - 1
     named = np.array([site.domain.get("variant") == variant for site in dataset.sites])
     return named[site]

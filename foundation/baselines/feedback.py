@@ -1,4 +1,4 @@
-"""CSI feedback without a network: principal components, and the strongest paths."""
+"""CSI feedback without a network: principal components and matching pursuit."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-#: NMSE [dB] between two unrelated channels of unit norm: what a network reaches that has learned nothing
+#: NMSE [dB] between two uncorrelated channels of unit norm, that of an untrained network
 CHANCE_DB = 10 * math.log10(2)
-#: numbers that tell a path: its place on the grid of delays and angles, and its complex gain
+#: real numbers of a path: its index on the grid of delays and angles, and its complex gain
 NUMBERS_A_PATH = 3
 
 
 @dataclass(frozen=True)
 class PrincipalComponents:
-    """The linear code of so many numbers that loses least over a set of channels.
+    """Principal component analysis of channels: the linear code of least squared error.
 
     Attributes:
         mean: Mean channel as real numbers, shape (2*rows*antennas,).
-        basis: Orthonormal components in rows, strongest first, shape (numbers, 2*rows*antennas).
+        basis: Orthonormal components as rows, in decreasing order of variance, shape (numbers, 2*rows*antennas).
     """
 
     mean: Tensor
@@ -29,11 +29,11 @@ class PrincipalComponents:
 
     @classmethod
     def fit(cls, channels: Tensor, numbers: int) -> PrincipalComponents:
-        """Learn from training channels (M, rows, antennas), complex; a small set has no more than M components."""
+        """Fit at most M components to training channels (M, rows, antennas), complex."""
         values = _reals(channels)
         mean = values.mean(0)
         values = values - mean
-        # of the two Gram matrices the smaller one; both have the same eigenvalues
+        # the smaller of the two Gram matrices, which have the same nonzero eigenvalues
         if len(values) < values.shape[1]:
             energy, vectors = torch.linalg.eigh(values @ values.T)
             vectors = values.T @ vectors
@@ -44,7 +44,7 @@ class PrincipalComponents:
         return cls(mean, torch.nn.functional.normalize(vectors[:, keep].T, dim=1))
 
     def rebuild(self, channels: Tensor) -> Tensor:
-        """Return channels (B, rows, antennas) as they come out of the code."""
+        """Return the reconstruction of channels (B, rows, antennas)."""
         values = (_reals(channels) - self.mean) @ self.basis.T @ self.basis + self.mean
         pairs = rearrange(values, "b (n a c) -> b n a c", n=channels.shape[1], c=2)
         return torch.view_as_complex(pairs.contiguous())
@@ -55,16 +55,16 @@ def _reals(channels: Tensor) -> Tensor:
 
 
 def matching_pursuit(channels: Tensor, paths: int, num_subcarriers: int, oversampling: int = 4) -> Tensor:
-    """Rebuild channels of the strongest paths on a grid of delays and angles, found one after another.
+    """Reconstruct channels from their strongest paths on a grid of delays and angles by orthogonal matching pursuit.
 
-    Orthogonal matching pursuit: after every path all gains are fitted anew. `NUMBERS_A_PATH` numbers tell a path, so a
-    code of 32 numbers has 10. All links run at once; correlations follow from the Gram matrices of the grid.
+    A path takes `NUMBERS_A_PATH` real numbers, so a code of 32 numbers has 10 paths. All links are processed in one
+    batch, with correlations from the Gram matrices of the grid.
 
     Args:
         channels: Delay-angular channels of single-antenna users and a linear array, shape (B, rows, T).
-        paths: How many paths.
-        num_subcarriers: Number K of subcarriers that the channels were made of.
-        oversampling: Grid points a tap, and a DFT beam.
+        paths: Number of paths.
+        num_subcarriers: Number K of subcarriers of the channels.
+        oversampling: Grid points for each delay tap, and for each DFT beam.
 
     Returns:
         Shape (B, rows, T), complex.
@@ -74,7 +74,7 @@ def matching_pursuit(channels: Tensor, paths: int, num_subcarriers: int, oversam
     delay_gram, angle_gram = delays.mH @ delays, angles.mH @ angles
     start = delays.mH @ channels @ angles.conj()  # <atom, channel> of every atom d a^T, (B, U, V)
     left, blocked = start, torch.zeros_like(start, dtype=torch.bool)
-    weight = delay_gram.diagonal().real.clamp_min(1e-6).rsqrt()[:, None]  # an atom cut at the last row is shorter
+    weight = delay_gram.diagonal().real.clamp_min(1e-6).rsqrt()[:, None]  # atoms cut at the last row are shorter
     chosen = torch.zeros(len(channels), 0, dtype=torch.long, device=channels.device)
     gains = torch.zeros(len(channels), 0, dtype=channels.dtype, device=channels.device)
     for _ in range(paths):
@@ -92,7 +92,7 @@ def matching_pursuit(channels: Tensor, paths: int, num_subcarriers: int, oversam
 
 
 def path_grid(rows: int, antennas: int, num_subcarriers: int, oversampling: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how paths of a grid look in the delay-angular domain.
+    """Return the responses of a grid of paths in the delay-angular domain.
 
     Returns:
         Delay responses (rows, U) and angle responses (T, V), U and V being `oversampling` times `rows` and T. A path is

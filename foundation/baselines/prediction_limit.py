@@ -1,4 +1,4 @@
-"""The limit of linear prediction: what could be known of a link, were its rays known."""
+"""The limit of linear channel prediction: the linear MMSE predictor of known paths."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ def limit(
     noise: Tensor,
     mount: Tensor | None = None,
 ) -> Tensor:
-    r"""Predict by the linear MMSE predictor that knows each link's covariance over time, antennas and subcarriers.
+    r"""Predict by the linear MMSE predictor of the true covariance over time, antennas and subcarriers of each link.
 
-    The channel is a sum over paths of known signatures a_p over (N, R, T, K), with |gain|^2 of power and a phase that
-    is not known. So its covariance is A A^H, with the gains in A, and from y = A c + noise
+    The channel is a sum over paths of known signatures a_p over (N, R, T, K), of known power |gain|^2 and unknown
+    phase. Its covariance is A A^H, with the gains in A, and from y = A c + noise
 
     .. math:: \hat c = (A^H A + \sigma^2 I)^{-1} A^H y
 
-    which is applied to the signatures of the instants to come. A^H A is the elementwise product of the Gram matrices of
-    time, space and frequency, so that nothing of the size of the covariance is ever formed.
+    which is applied to the signatures at the future instants. A^H A is the elementwise product of the Gram matrices of
+    time, space and frequency, so that the covariance is never formed.
 
     Args:
-        past: Observed with noise, (B, N, R, T, K).
-        paths: The rays of the same B links.
+        past: Noisy observations (B, N, R, T, K).
+        paths: Paths of the same B links.
         bs: Array of the base station.
         ue: Array of the user.
         ofdm: Subcarrier grid.
         velocity: User velocity [m/s], shape (B, 3).
-        times: Instants of the N snapshots and of the H to predict [s], shape (N + H,), float64.
+        times: Instants of the N observed and the H predicted snapshots [s], shape (N + H,), float64.
         wavelength: Carrier wavelength [m].
-        noise: Power of the noise in an entry, (B,).
-        mount: As of `synthesize`.
+        noise: Noise power of an entry, (B,).
+        mount: As in `synthesize`.
 
     Returns:
         Shape (B, H, R, T, K).
@@ -64,7 +64,7 @@ def limit(
         flat = past.flatten(2, 3).to(torch.complex128)
         matched = torch.einsum("bnsk,bpk->bnsp", flat, tones.conj())
         matched = torch.einsum("bnsp,bps,bpn->bp", matched, space.conj(), seen.conj())
-        # padding has no gain; nor has anything without noise a unique solution
+        # regularised, since padding has no gain, and without noise the solution is not unique
         level = gram.diagonal(dim1=1, dim2=2).real.amax(1)
         sigma = torch.maximum(noise.double(), 1e-12 * level).clamp_min(1e-300)
         eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)

@@ -1,1 +1,1 @@
-"""Objectives of pre-training."""
+"""Loss functions of pre-training."""

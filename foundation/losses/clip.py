@@ -1,4 +1,4 @@
-"""The symmetric contrastive loss of two towers."""
+"""Symmetric contrastive loss of two towers, and its scores."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch.nn import functional as F
 from foundation.gather import gather, rank
 from foundation.losses.temperature import TemperatureLoss
 
-#: cosines nearer than this are one: what is left of equal embeddings after rounding in batches of other sizes
+#: tolerance within which two cosines are equal; equal embeddings differ by rounding between batches of different sizes
 _SAME = 1e-5
 
 
 class CLIPLoss(TemperatureLoss):
     """Symmetric InfoNCE between paired embeddings (CSI-CLIP section III-A; the loss of CLIP).
 
-    With unit vectors a_i, b_i and temperature t, the mean of the cross-entropies of a_i . b_j / t over j and of
-    b_i . a_j / t over j, the pair i = j being right. Negatives are gathered from all processes, with gradients, so the
-    mean over processes equals one process with the whole batch.
+    With unit vectors a_i, b_i and temperature t, the mean of the cross-entropies over j of the logits a_i . b_j / t and
+    b_i . a_j / t, both with target j = i. Negatives are gathered from all processes, with gradients, so that the mean
+    over processes equals the loss of one process with the whole batch.
 
     Args:
-        temperature: Where the learnable temperature starts.
+        temperature: Initial value of the learned temperature.
         max_scale: Largest inverse temperature; CLIP clamps at 100.
 
     Raises:
@@ -34,39 +34,39 @@ class CLIPLoss(TemperatureLoss):
         super().__init__(temperature, max_scale)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return the loss of embeddings of shape (B, D), normalised here, against those of all processes."""
+        """Return the loss of embeddings (B, D), normalised here, with negatives of all processes."""
         a, b = unit(a), unit(b)
         return self._loss(a, b, gather(a), gather(b), rank() * len(a))
 
     def local(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return the loss within the given rows alone, whatever other processes hold."""
+        """Return the loss of embeddings (B, D) with negatives of the same rows alone."""
         a, b = unit(a), unit(b)
         return self._loss(a, b, a, b, 0)
 
     def _loss(self, a: Tensor, b: Tensor, all_a: Tensor, all_b: Tensor, first: int) -> Tensor:
         target = torch.arange(first, first + len(a), device=a.device)
-        # no autocast: at a scale of 100 bfloat16 goes by half a logit
+        # no autocast: at a scale of 100 the resolution of bfloat16 is half a logit
         with torch.autocast(a.device.type, enabled=False):
             one, other = self.scale * a @ all_b.T, self.scale * b @ all_a.T
             return (F.cross_entropy(one, target) + F.cross_entropy(other, target)) / 2
 
 
 def unit(value: Tensor) -> Tensor:
-    """Scale rows to unit length, in single precision at least."""
+    """Normalise rows to unit norm, at least in single precision."""
     return F.normalize(value.float() if value.dtype in (torch.float16, torch.bfloat16) else value, dim=-1)
 
 
 def retrieval(a: Tensor, b: Tensor, top: int, batch: int = 128) -> Tensor:
-    """Return how often the partner of a row of `a` is among its `top` nearest rows of `b`, within batches.
+    """Return the top-k retrieval accuracy of the rows of `b` by those of `a`, within batches.
 
     Args:
         a: Embeddings, shape (M, D).
-        b: Their partners, shape (M, D).
-        top: How many may be named.
-        batch: Size of the batches searched; an incomplete last one is left out unless it is the only one.
+        b: Embeddings of the paired rows, shape (M, D).
+        top: Number k of nearest rows.
+        batch: Batch size; an incomplete last batch is omitted unless it is the only one.
 
     Returns:
-        Share of hits, a scalar; chance is top / batch, which ties count as.
+        Accuracy, a scalar; the chance level is top / batch. Ties count as in `credit`.
     """
     a, b = F.normalize(a.float(), dim=-1), F.normalize(b.float(), dim=-1)
     batch = min(batch, len(a))
@@ -77,50 +77,49 @@ def retrieval(a: Tensor, b: Tensor, top: int, batch: int = 128) -> Tensor:
 
 
 def credit(similarity: Tensor, own: Tensor, top: int = 1) -> Tensor:
-    """Return the chance that the right option is among the `top` most similar, ties broken at random.
+    """Return the probability that the correct option is among the `top` most similar, with ties broken at random.
 
-    It is 0 or 1 where no other option is as similar as the right one; where all are, what a guess would score, so that
-    a model blind to what tells the options apart scores at chance.
+    It is 0 or 1 without ties. A model whose similarity is the same for all options scores at the chance level.
 
     Args:
-        similarity: Cosines of each query with its O options, shape (..., O).
-        own: Those of the right option, shape (...).
-        top: How many may be named.
+        similarity: Cosine similarities of each query with its O options, shape (..., O).
+        own: Cosine similarity with the correct option, shape (...).
+        top: Number k of options considered.
 
     Returns:
-        Shape (...).
+        Probabilities, shape (...).
     """
     own = own.unsqueeze(-1)
-    better = (~(similarity <= own + _SAME)).sum(-1)  # NaN is better than the right one: it scores nothing
-    tied = ((similarity - own).abs() <= _SAME).sum(-1)  # the right one among them
+    better = (~(similarity <= own + _SAME)).sum(-1)  # NaN counts as better than the correct option
+    tied = ((similarity - own).abs() <= _SAME).sum(-1)  # including the correct option
     return ((top - better) / tied.clamp_min(1)).clamp(0, 1)
 
 
 def mixed(*values: Tensor) -> list[Tensor]:
-    """Return tensors with their rows in one random order, always the same.
+    """Return tensors with their rows in the same pseudo-random order, of a fixed seed.
 
-    Rows are evaluated in map order, and neighbours are harder negatives than a training batch has.
+    Links are evaluated in map order, in which neighbours are harder negatives than those of a training batch.
     """
     order = torch.randperm(len(values[0]), generator=torch.Generator().manual_seed(0)).to(values[0].device)
     return [value[order] for value in values]
 
 
 def spread(embeddings: Tensor) -> Tensor:
-    """Return the deviation of unit embeddings (M, D) times the root of D: 1 where they fill the sphere, 0 when one."""
+    """Return sqrt(D) times the mean deviation of normalised embeddings (M, D): 1 if uniform, 0 if collapsed."""
     deviation = F.normalize(embeddings.float(), dim=-1).std(0).mean()
     return deviation * math.sqrt(embeddings.shape[1])
 
 
 def matching(queries: Tensor, options: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
-    """Match every query with the options of its group.
+    """Retrieve the option of every query among the options of its group.
 
     Args:
         queries: Embeddings (M, D).
-        options: Their partners (M, D).
-        group: Number of the group of each row, (M,).
+        options: Embeddings of the paired options (M, D).
+        group: Group number of each row, (M,).
 
     Returns:
-        Whether each query finds its own partner first, (M,), see `credit`, and its chance to by guessing, (M,).
+        Top-1 score of each query, see `credit`, and its chance level, (M,) each.
     """
     hit, chance = torch.zeros(2, len(group)).unbind()
     queries, options = F.normalize(queries.float(), dim=-1).cpu(), F.normalize(options.float(), dim=-1).cpu()

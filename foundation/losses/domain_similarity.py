@@ -1,7 +1,7 @@
-"""Which links are alike, and which are adversarial: sets of pairs by their domain labels (ConTwin section 5).
+"""Positive and adversarial pairs of links by their domain labels (ConTwin section 5).
 
-Labels are the rows (B, A) of `datamodules.sides.domains`. A condition that is not known agrees with no other and
-differs from none.
+Labels are the rows (B, A) of `datamodules.sides.domains`. An unknown label is neither equal to nor different from any
+other.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def similarity(labels: Tensor, others: Tensor, weights: Mapping[str, float] | No
     Args:
         labels: Domain labels, shape (B, A).
         others: Domain labels, shape (M, A).
-        weights: Weight of each axis by name, not negative; by default 1 each, so that links alike in all have 5.
+        weights: Nonnegative weight of each axis by name, by default 1, so that links equal in all axes have 5.
 
     Raises:
-        ValueError: A weight is negative or of an unknown axis.
+        ValueError: A weight is negative, or its axis is unknown.
     """
     alike = labels.unsqueeze(1) == others
     known = labels.unsqueeze(1) != UNKNOWN
@@ -36,8 +36,8 @@ def similarity(labels: Tensor, others: Tensor, weights: Mapping[str, float] | No
 
 
 def alike(labels: Tensor, others: Tensor, rho: float = 5.0, weights: Mapping[str, float] | None = None) -> Tensor:
-    """Return which pairs are positives, those of similarity rho or more, bool (B, M); arguments as of `similarity`."""
-    # weights that sum to rho may miss it by their rounding
+    """Return the mask of positive pairs, of similarity rho or more, bool (B, M); arguments as of `similarity`."""
+    # tolerance for rounding errors of the sum of weights
     return similarity(labels, others, weights) >= rho - 1e-9
 
 
@@ -49,22 +49,22 @@ def adversarial(
     weights: Mapping[str, float] | None = None,
     thresholds: Mapping[str, float] = THRESHOLDS,
 ) -> Tensor:
-    """Return which pairs are adversarial negatives (ConTwin eq 2 and Table 4), the pool of the loss, bool (B, M).
+    """Return the mask of adversarial pairs (ConTwin eq 2 and Table 4), from which negatives are mined, bool (B, M).
 
-    A pair is one when the weights of the axes in which it differs sum to 1 or more. Scenario and LOS differ when they
-    are not the same; speed and downtilt by more than their threshold, and carriers by theirs or more: so 3.5 and 28 GHz
-    do not differ, 28 and 60 GHz do.
+    A pair is adversarial when the weights of the axes in which it differs sum to 1 or more. Scenarios and LOS states
+    differ when they are not equal; speeds and downtilts when their difference exceeds the threshold; carriers when it
+    reaches the threshold, so that 3.5 and 28 GHz do not differ, but 28 and 60 GHz do.
 
     Args:
         labels: Domain labels, shape (B, A).
         others: Domain labels, shape (M, A).
-        speed: Speed of each link [m/s], shape (B,); by default the middle of its mobility class.
+        speed: Speed of each link [m/s], shape (B,); by default the mean of its mobility class.
         other_speed: Speed of the others [m/s], shape (M,).
-        weights: Weight lambda_a in [0, 1] of each axis by name; by default 1 each, so that one axis is enough.
-        thresholds: Least differences by axis, in the units of `THRESHOLDS`.
+        weights: Weight lambda_a in [0, 1] of each axis by name, by default 1, so that one axis is sufficient.
+        thresholds: Thresholds of the differences by axis, in the units of `THRESHOLDS`.
 
     Raises:
-        ValueError: A weight is outside [0, 1], or weight or threshold are of an unknown axis.
+        ValueError: A weight is outside [0, 1], or the axis of a weight or threshold is unknown.
     """
     if set(thresholds) != set(THRESHOLDS):
         raise ValueError(f"thresholds must be of {', '.join(THRESHOLDS)}, got {', '.join(sorted(thresholds))}")
@@ -79,13 +79,13 @@ def adversarial(
         class_speed(label[:, mobility]) if given is None else given.double()
         for label, given in ((labels, speed), (others, other_speed))
     ]
-    # a speed that is not known is NaN, which is above no threshold
+    # an unknown speed is NaN, which exceeds no threshold
     differs[..., mobility] = (speeds[0].unsqueeze(1) - speeds[1]).abs() > thresholds["mobility"]
     return differs.double() @ _weights(weights, labels.device, 1.0) >= 1 - 1e-9
 
 
 def class_speed(mobility: Tensor) -> Tensor:
-    """Return the middle of the speeds [m/s] of mobility classes, float64, NaN where the class is not known."""
+    """Return the mean speed [m/s] of mobility classes, float64; NaN for an unknown class."""
     middle = torch.tensor([sum(SPEEDS[name]) / 2 for name in MOBILITIES], dtype=torch.float64, device=mobility.device)
     return torch.where(mobility >= 0, middle[mobility.clamp_min(0)], math.nan)
 
@@ -94,7 +94,7 @@ def _weights(weights: Mapping[str, float] | None, device: torch.device, most: fl
     given = {} if weights is None else weights
     unknown = sorted(set(given) - set(AXES))
     if unknown:
-        raise ValueError(f"weights know the axes {', '.join(AXES)}, not {', '.join(unknown)}")
+        raise ValueError(f"weights must be of the axes {', '.join(AXES)}, not {', '.join(unknown)}")
     values = [float(given.get(name, 1.0)) for name in AXES]
     if not all(0 <= value <= most for value in values):
         raise ValueError(f"weights must lie in [0, {most:g}], got {dict(given)}")

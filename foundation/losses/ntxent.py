@@ -1,4 +1,4 @@
-"""The contrastive loss of many positives and mined negatives."""
+"""Contrastive loss with several positives and mined negatives."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ Negatives = Literal["farthest", "nearest", "none"]
 
 
 class NTXentLoss(TemperatureLoss):
-    r"""Domain-aware NT-Xent (ConTwin eq 3): several positives of an anchor, against negatives mined from a pool.
+    r"""Domain-aware NT-Xent loss (ConTwin eq 3), with several positives and mined negatives of each anchor.
 
     With unit vectors q, temperature t, positives P(i) and negatives N(i),
 
     .. math:: L = \frac{1}{B} \sum_i -\frac{1}{|P(i)|} \sum_{j \in P(i)}
         \log \frac{e^{q_i q_j / t}}{\sum_{k \in P(i) \cup N(i)} e^{q_i q_k / t}}
 
-    Positives and negatives are sought among the rows of all processes, with gradients, so the mean over processes
-    equals one process with the whole batch. An anchor is neither to itself, and a positive is never a negative. An
-    anchor without a positive adds nothing to the sum; one without a negative tells its positives apart alone.
+    Positives and negatives are rows of all processes, with gradients, so that the mean over processes equals the loss
+    of one process with the whole batch. An anchor is neither a positive nor a negative of itself, and a positive is
+    never a negative. The term of an anchor without positives is zero.
 
     Args:
-        temperature: Where the learnable temperature starts: 0.1 in the paper's text, 0.5 in its Table 6.
-        negatives: Which of the pool are kept: the `farthest` from the anchor, as the paper writes its mining; the
-            `nearest`, as hard negatives are elsewhere; or with `none` the whole pool, which without a pool is every
-            other row, the paper's ablation A1.
-        num_negatives: How many are kept, 50 in one place of the paper; by default an eighth of the rows of all
-            processes, as in another, and at least one.
+        temperature: Initial value of the learned temperature: 0.1 in the text of the paper, 0.5 in its Table 6.
+        negatives: Selection from the pool: the `farthest` rows from the anchor, as in the mining of the paper; the
+            `nearest`, the usual hard negatives; or with `none` the whole pool, which by default is every other row, the
+            ablation A1 of the paper.
+        num_negatives: Number of negatives. The paper states both 50 and an eighth of all rows; by default an eighth of
+            the rows of all processes, and at least one.
         max_scale: Largest inverse temperature.
 
     Raises:
@@ -58,13 +58,13 @@ class NTXentLoss(TemperatureLoss):
         """Return the loss, a scalar.
 
         Args:
-            embeddings: Shape (B, D), normalised here. M counts the rows of all processes, in order of their ranks.
-            positives: Which rows are positives of an anchor, bool (B, M); or an index of each row, int64 (B,), gathered
-                here: rows of the same index are positives, as the views of one link are.
-            pool: Which rows an anchor's negatives are mined from, bool (B, M); by default all.
+            embeddings: Shape (B, D), normalised here. M is the number of rows of all processes, ordered by rank.
+            positives: Mask of the positives of each anchor, bool (B, M); or an index of each row, int64 (B,), gathered
+                here: rows of equal index are positives, such as the views of one link.
+            pool: Mask of the rows from which negatives are mined, bool (B, M); by default all.
 
         Raises:
-            ValueError: A mask has another shape than (B, M), or the index than (B,).
+            ValueError: A mask is not of shape (B, M), or the index not of shape (B,).
         """
         own = unit(embeddings)
         if positives.dtype != torch.bool:
@@ -74,7 +74,7 @@ class NTXentLoss(TemperatureLoss):
         return self._loss(own, gather(own), rank() * len(own), positives, pool)
 
     def local(self, embeddings: Tensor, positives: Tensor, pool: Tensor | None = None) -> Tensor:
-        """Return the loss within the given rows alone, whatever other processes hold; masks are (B, B)."""
+        """Return the loss of embeddings (B, D) with pairs of the same rows alone; masks are (B, B)."""
         own = unit(embeddings)
         return self._loss(own, own, 0, positives, pool)
 
@@ -86,17 +86,17 @@ class NTXentLoss(TemperatureLoss):
         itself = torch.arange(shape[1], device=own.device) == (first + _column(shape[0], own.device))
         positives = positives & ~itself
         pool = ~(positives | itself) if pool is None else pool & ~(positives | itself)
-        with torch.autocast(own.device.type, enabled=False):  # or half precision would round the cosines
+        with torch.autocast(own.device.type, enabled=False):  # half precision would round the cosines
             similarity = own @ rows.T
         kept = positives | self._mine(similarity.detach(), pool)
         scores = self.scale * similarity
-        # a row that has nothing to compare would be -inf - -inf, with a gradient of NaN
+        # without positives the logarithm would be -inf, with a gradient of NaN
         total = scores.masked_fill(~kept & positives.any(1, keepdim=True), -math.inf).logsumexp(1)
         pull = (scores * positives).sum(1) / positives.sum(1).clamp_min(1)
         return torch.where(positives.any(1), total - pull, 0.0).mean()
 
     def _mine(self, similarity: Tensor, pool: Tensor) -> Tensor:
-        """Return which rows are negatives, bool (B, M); angular distance is 1 - similarity."""
+        """Return the mask of negatives, bool (B, M); the angular distance is 1 - similarity."""
         if self.negatives == "none":
             return pool
         count = self.num_negatives or max(1, pool.shape[1] // 8)

@@ -1,4 +1,4 @@
-"""What the environment-channel loss asks beside the contrast: counterfactuals, and the profile of the channel."""
+"""Additional losses of the environment-channel model: counterfactual environments, and channel profiles."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from datamodules.maps.raster import UNKNOWN_LOS, Entry
 from foundation.models.zeroshot import SCALES, cleared, similarities
 from heads.feedback import target_channel
 
-#: links have other counterfactuals by turns of so many
+#: number of kinds of links, which differ in their counterfactuals
 KINDS = 8
 
 
@@ -26,18 +26,21 @@ def counterfactual(
     scale: Tensor,
     kind: Tensor,
 ) -> Tensor:
-    """Return the cross-entropy of the true environment against those that it is not, one to three a link.
+    """Return the cross-entropy of the true environment against up to three modified ones of each link.
+
+    Links of kind 0 or 1 and all NLOS links have two environments of another map scale, those of kind 6 one of inverted
+    LOS status, those of kind 7 one of another map, see `EnvChannel`.
 
     Args:
         encoder: Embeds maps (B, 1, 64, 64) and geometry vectors (B, 8).
         batch: The batch.
         channel: Embeddings of the channels (B, D).
-        environment: Embeddings of the environments as they are (B, D).
-        scale: The inverse temperature.
-        kind: Which counterfactuals each link has, 0 to 7, (B,).
+        environment: Embeddings of the true environments (B, D).
+        scale: Inverse temperature, a scalar.
+        kind: Kind of each link, 0 to 7, (B,).
 
     Returns:
-        Shape (B,).
+        Cross-entropy of each link [nat], shape (B,); 0 without counterfactuals.
     """
     geometry, image = batch["geometry"], batch["map"]
     blocked = batch["los"] == 0
@@ -62,15 +65,15 @@ def counterfactual(
 
 
 def profile_moments(readings: list[Tensor], batch: dict[str, Tensor]) -> Tensor:
-    """Return how far readings are from the log-magnitude of a batch's channels, angle by delay, and its moments.
+    """Return error and moments of predictions of the log-magnitude of the channel in the angle-delay domain.
 
     Args:
-        readings: What was read off embeddings, each (B, R*T*K).
+        readings: Predictions, each (B, R*T*K).
         batch: The batch.
 
     Returns:
-        For each link the squared error, averaged over the readings, the target and its square, averaged over the
-        entries of the link, (B, 3).
+        Shape (B, 3): mean squared error over predictions and entries, and mean and mean square of the target over the
+        entries of the link.
     """
     target = log_level(target_channel(batch)).flatten(1)
     error = torch.stack([(reading - target).square().mean(1) for reading in readings]).mean(0)
@@ -78,6 +81,6 @@ def profile_moments(readings: list[Tensor], batch: dict[str, Tensor]) -> Tensor:
 
 
 def unexplained(moments: Tensor) -> Tensor:
-    """Return the squared error over the variance of all entries, a scalar, of the moments (B, 3) of links."""
+    """Return the fraction of unexplained variance, a scalar, from the moments (B, 3) of `profile_moments`."""
     error, mean, square = moments.mean(0).unbind()
     return error / (square - mean.square()).clamp_min(torch.finfo(moments.dtype).tiny)

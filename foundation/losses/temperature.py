@@ -1,4 +1,4 @@
-"""The learnable temperature of a contrastive loss."""
+"""Base class of contrastive losses with a learned temperature."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from datamodules.errors import check_positive
 
 
 class TemperatureLoss(nn.Module):
-    """Base of losses over cosines that are divided by a learnable temperature.
+    """Base class of losses of cosine similarities divided by a learned temperature.
 
     Args:
-        temperature: Where it starts.
+        temperature: Initial temperature.
         max_scale: Largest inverse temperature; CLIP clamps at 100.
 
     Raises:
@@ -34,5 +34,5 @@ class TemperatureLoss(nn.Module):
 
     @torch.no_grad()
     def clamp(self) -> None:
-        """Keep the temperature in its range; called after every optimizer step, as CLIP does."""
+        """Clamp the temperature to its range; called after every optimizer step, as in CLIP."""
         self.log_scale.clamp_(0.0, self.max_log_scale)

@@ -1,1 +1,1 @@
-"""The models that are trained from channels, a file each."""
+"""Models trained on channels, one module each."""

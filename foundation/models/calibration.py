@@ -1,4 +1,4 @@
-"""Calibration of a digital twin: from the beams that a coarse one sees to those of the real channel."""
+"""Calibration of a digital twin: DFT weights of the real channel from those of a low-fidelity twin."""
 
 from __future__ import annotations
 
@@ -34,38 +34,40 @@ from foundation.optim.schedules import Schedule
 from foundation.runtime.figures import Sample, caption, log_figures
 from foundation.task import FoundationTask, StartFrom
 
-#: users whose mean stands for a user in between
+#: nearest training users of the reference `neighbours`
 _NEIGHBOURS = 4
-#: training users looked up at once
+#: training users read at a time
 _CHUNK = 256
 
 
 class TwinCalibration(FoundationTask):
-    """Learns which DFT codewords matter to a user from what a low-fidelity twin says of it, and from its position.
+    """Predicts the DFT weights of the true channel from those of a low-fidelity twin and the user position.
 
-    Twin calibration sections III to V. The data serve two variants of every user, low fidelity first: `csi`
-    (B, 2, R, T, K). The second is the true channel: it gives the labels, the pilots of the case study and the scores.
-    In the case study the best `codewords` are sent as pilots, their coefficients reported, and the channel put together
-    of them; `cosine` (eq 11) says how well. A link that has no power in the second counts in nothing.
+    Twin calibration sections III to V. The data have two variants of every user, low fidelity first: `csi`
+    (B, 2, R, T, K). The second variant is the true channel, from which labels, pilots and scores are computed. In the
+    case study the `codewords` of largest predicted weight are sent as pilots, the user reports their coefficients, and
+    the channel is reconstructed from them; `cosine` (eq 11) is its similarity to the true channel. Links without power
+    in the second variant are excluded.
 
-    Testing scores also, under their names: `uncalibrated`, codewords of the low fidelity; `direct`, its channel taken
-    for the true one; `grid`, the codewords of the nearest training user; `neighbours`, those of the mean of the nearest
-    four; and `target`, the codewords of the true channel, which nothing beats.
+    The test also scores these references, by the prefix of their metrics: `uncalibrated`, the codewords of the
+    low-fidelity twin; `direct`, the channel of the twin in place of the true one; `grid`, the codewords of the nearest
+    training user; `neighbours`, those of the mean weights of the nearest four; and `target`, the codewords of the true
+    channel, an upper bound.
 
     Args:
         antennas: Antennas T of the linear array, and DFT codewords; a multiple of 8.
-        codewords: Codewords P that a user is asked to report.
-        labels: `full` DFT weights of the high fidelity, or only what `feedback` of P codewords tells of them.
-        reads: Which inputs the network has; without `twin` or `position` it reads nothing in its place.
+        codewords: Number P of codewords that a user reports.
+        labels: `full`, the DFT weights of the high-fidelity variant, or `feedback`, the P largest of them alone.
+        reads: Inputs of the network; the other input is set to zero.
         snr_db: SNR of the pilots [dB], see `noise_power`.
-        variants: Names of the low and of the high fidelity, as the data have them.
+        variants: Names of the low- and the high-fidelity variant in the data.
         lr: Learning rate of Adam.
         weight_decay: Weight decay.
         schedule: Learning-rate schedule, see `foundation.optim.schedules`.
         start_from: Checkpoint to start from, the whole or parts by name, see `FoundationTask`.
 
     Raises:
-        InputError: There are more codewords to report than antennas, or the antennas are no multiple of 8.
+        InputError: There are more codewords than antennas, or the antennas are no multiple of 8.
     """
 
     monitor = "val/cosine"
@@ -110,7 +112,7 @@ class TwinCalibration(FoundationTask):
         self._shown = Sample()
 
     def setup(self, stage: str) -> None:
-        """Refuse data whose first variant is not the low fidelity.
+        """Check that the variants of the data are the low and the high fidelity, in this order.
 
         Raises:
             InputError: The variants have other names, or another order.
@@ -118,16 +120,16 @@ class TwinCalibration(FoundationTask):
         served = getattr(self.trainer.datamodule, "variants", None)  # type: ignore[attr-defined]
         if served is not None and list(served) != self.variants:
             raise InputError(
-                f"calibration reads the variants {' and '.join(self.variants)}, low fidelity first, but the data serve "
+                f"calibration reads the variants {' and '.join(self.variants)}, low fidelity first, but the data have "
                 f"{', '.join(served)}: set data.variants, or model.variants"
             )
         super().setup(stage)
 
     def prepare_from(self, datamodule: Any) -> None:
-        """Take the statistics of the positions from the train side."""
+        """Set mean and standard deviation of the positions from the train side."""
         statistics = datamodule.statistics()
         self.position_mean.copy_(statistics["position_mean"])
-        # users on a plane all have one height
+        # the height is constant when all users are at ground level
         self.position_std.copy_(statistics["position_std"].clamp_min(1.0))
 
     def forward(self, low: Tensor, position: Tensor) -> Tensor:
@@ -135,7 +137,7 @@ class TwinCalibration(FoundationTask):
 
         Args:
             low: Channels of the low-fidelity twin, shape (B, R, T, K).
-            position: Where the users are, seen from their base stations [m], shape (B, 3).
+            position: User positions relative to the base station [m], shape (B, 3).
 
         Returns:
             Shape (B, T), with a sum of 1.
@@ -150,7 +152,7 @@ class TwinCalibration(FoundationTask):
         return refined
 
     def links(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Return the links of a batch that have power in the high fidelity.
+        """Return the links of a batch with nonzero power in the high-fidelity variant.
 
         Returns:
             `low` and `high` (n, R, T, K), `position` relative to the base station and `bs_position` (n, 3), `los`,
@@ -176,20 +178,21 @@ class TwinCalibration(FoundationTask):
         return {key: value[has_power] for key, value in values.items()}
 
     def target(self, high: Tensor) -> Tensor:
-        """Return the labels of channels (B, R, T, K): shares of the weights, shape (B, T)."""
+        """Return the labels of channels (B, R, T, K): DFT weights with sum 1, shape (B, T)."""
         weights = dft_weights(high, self.codebook)
         return shares(weights if self.labels == "full" else reported(weights, self.codewords))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the squared error of the weights (eq 8)."""
         links = self.links(batch)
-        if len(links["high"]) < 2:  # too few for batch norm: zero, with a graph
+        if len(links["high"]) < 2:  # too few for batch norm: a differentiable zero
             loss = 0.0 * sum_of(self.net)
             self.log_training(loss=loss)
             return loss
         refined = self(links["low"], links["position"])
-        # eq 8 compares a softmax, which sums to 1, with weights of any scale (1e-6 of a real link); no output could fit
-        # them, and the choice of codewords (eq 9) needs none: so labels and inputs are shares of a link's total weight
+        # eq 8 compares a softmax, of sum 1, with weights of any scale (1e-6 for a real link), which the output cannot
+        # reach. The choice of codewords (eq 9) does not depend on the scale, so labels and inputs are normalised to sum
+        # 1
         loss = self._error(links, refined).mean()
         self.log_training(loss=loss)
         return loss
@@ -198,7 +201,7 @@ class TwinCalibration(FoundationTask):
         return (self.target(links["high"]) - refined).square().sum(-1)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Score the case study on the validation side."""
+        """Log loss and cosine similarity of the case study on the validation side."""
         links = self.links(batch)
         refined = self(links["low"], links["position"])
         self._log("val", "loss", self._error(links, refined))
@@ -206,12 +209,12 @@ class TwinCalibration(FoundationTask):
         self._log("val", "cosine", cosine(links["high"], known))
 
     def feedback(self, links: dict[str, Tensor], weights: Tensor, count: int) -> Tensor:
-        """Return the channel (B, R, T, K) as the base station knows it after the case study (section IV-D).
+        """Return the channel (B, R, T, K) that the base station reconstructs in the case study (section IV-D).
 
         Args:
-            links: What `links` returns: the true channel `high`, and whose it is, from which alone the noise is drawn.
-            weights: What chooses the codewords, shape (B, T).
-            count: How many are sent.
+            links: Output of `links`: the true channel `high`, and `site` and `user`, which seed the noise.
+            weights: DFT weights whose largest select the codewords, shape (B, T).
+            count: Number of codewords sent.
         """
         high, chosen = links["high"], top_codewords(weights, count)
         drawn = LinkDraws(0, links["site"], links["user"]).normal(high.shape[1], count, high.shape[3])
@@ -220,7 +223,7 @@ class TwinCalibration(FoundationTask):
 
     @torch.no_grad()
     def on_test_start(self) -> None:
-        """Remember where the training users are and what their true weights, for the searches among them."""
+        """Collect positions and DFT weights of the training users for the references `grid` and `neighbours`."""
         self._known, self._shown = None, Sample()
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         if datamodule is None:
@@ -234,7 +237,7 @@ class TwinCalibration(FoundationTask):
         self._known = torch.cat(positions).to(self.device), torch.cat(weights)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Score the calibrator and all it is compared with."""
+        """Score the calibrator and the references."""
         links = self.links(batch)
         high, low = links["high"], links["low"]
         choosers = {
@@ -273,7 +276,7 @@ class TwinCalibration(FoundationTask):
         log_figures(self.trainer, lambda: calibration_figures(rows, sites), caption(self, len(rows["site"])))
 
     def table(self, metrics: Mapping[str, float]) -> str:
-        """Return the table that a test ends with."""
+        """Return the table printed after a test."""
         from foundation.evaluation.twin_pictures import calibration_table
 
         return calibration_table(metrics)
@@ -295,9 +298,9 @@ class TwinCalibration(FoundationTask):
         self.log(f"{stage}/{name}", metric, batch_size=len(values), prog_bar=stage == "val")
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Return the refined weights (B, T) and the chosen codewords (B, P), with where they belong.
+        """Return the refined weights (B, T) and the chosen codewords (B, P), with position, site, user and LOS status.
 
-        Only the low-fidelity twin is read.
+        Only the low-fidelity variant is read.
         """
         csi = batch["csi"]
         weights = self(csi[:, 0], batch["position"] - batch["bs_position"])
@@ -310,5 +313,5 @@ class TwinCalibration(FoundationTask):
 
 
 def _positions(links: dict[str, Tensor]) -> Tensor:
-    """Return where users and their base stations are (n, 6) [m]: one user is far from itself at another station."""
+    """Return positions of users and base stations (n, 6) [m]: links of two base stations are far apart."""
     return torch.cat([links["position"] + links["bs_position"], links["bs_position"]], dim=1)

@@ -1,4 +1,4 @@
-"""What the case study of twin calibration scores, and under which names."""
+"""Names of the scores of the case study of twin calibration."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from torch import nn
 
 from foundation.link_metrics import LinkMean, LinkQuantile
 
-#: numbers of codewords that testing sweeps over
+#: numbers of codewords in the sweep of the test
 SWEEP = range(1, 9)
-#: what tells the channel, by the prefix of its scores, in the order of the table and of figure 4; the calibrator's own
-#: have none, and `direct_` chooses no codewords
+#: prefixes of the scores of the references, in the order of the table and of figure 4; the calibrator has none, and
+#: `direct_` selects no codewords
 SHOWN = ("uncalibrated_", "direct_", "grid_", "neighbours_", "", "target_")
 SCORES = ("cosine", "cosine_los", "cosine_nlos", "rate")
 
 
 def metrics_of_test() -> nn.ModuleDict:
-    """Return a metric of each name that testing logs: Lightning wants to know them from the start."""
+    """Return the metrics of the test by name; Lightning requires them as submodules."""
     metrics: dict[str, nn.Module] = {}
     for name in SHOWN:
         metrics |= {f"{name}{key}": LinkMean() for key in SCORES}

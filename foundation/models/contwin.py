@@ -1,4 +1,4 @@
-"""ConTwin, phase I: an encoder of the past of a channel, by contrast of links of like and of adverse domains."""
+"""ConTwin, phase I: domain-aware contrastive pre-training of an encoder of channel sequences."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ from foundation.optim.schedules import Schedule
 from foundation.runtime.probe import CollapseAlarm, OnlineProbe
 from foundation.task import FoundationTask, StartFrom
 
-#: links that a validation loss is the mean over groups of, each with its two views
+#: links in a group; the validation loss is a mean over groups
 _GROUP = 128
 
 
 class ConTwin(FoundationTask):
-    """Pulls the views of a link, and of links of like domain, together, and pushes links of adverse domains apart.
+    """Contrastive pre-training with positives of similar domain and negatives of dissimilar domain.
 
-    Section 5 of the paper, phase I; phase II is a head `prediction` on the frozen encoder. The two `views` of a batch
-    are two windows of a user where `data.sequence.window` says how far apart they may lie (25 ms), and each is
-    disturbed by itself (section 4.2). The projection belongs to pre-training.
+    Section 5 of the paper, phase I; phase II is the head `Prediction` on the frozen encoder. The two `views` of a batch
+    are two windows of one user, at most `data.sequence.window` apart (25 ms), with independent impairments (section
+    4.2). The projection is used in pre-training alone.
 
-    Where the paper says two things, each is an option, the text's being the default:
+    Where the paper contradicts itself, both values are options, with that of the text as the default:
 
     - the temperature starts at 0.1 (text) or 0.5 (Table 6);
-    - the negatives kept are `num_negatives`, an eighth of all rows (mining) or 50 (loss);
-    - positives are several a row (eq 3), or the pair of views alone, `rho: null` (Table 6, "even/odd paired");
+    - the number of negatives is an eighth of all rows (mining) or 50 (loss), `num_negatives`;
+    - a row has several positives (eq 3), or its other view alone, `rho: null` (Table 6, "even/odd paired");
     - a batch has 512 links (text) or 32 (Table 6), the learning rate is 1e-3 (text) or 1e-4 (Table 6);
-    - negatives are the `farthest`, as eq 3's mining writes it, or the `nearest`, as hard ones are elsewhere.
+    - negatives are the `farthest` of the pool, as in the mining of eq 3, or the `nearest`, the usual hard negatives.
 
     Ablation A1 is `negatives: none` with `pool: all`, A2 a window of 5 ms.
 
     Args:
-        encoder: The encoder, such as `CNNTransformer`.
-        embed_dim: Width of the projection that is compared.
-        rho: Least similarity of domains, one point an axis that agrees, at which links are positives (section 5: 5, all
-            axes); None leaves the views of one link.
-        weights: Weight of each axis in that similarity, 1 where left out.
-        pool: Which rows negatives are mined from: `adversarial`, those that differ by a criterion of eq 2, or `all`.
+        encoder: Encoder of sequences (B, N, R, T, K), such as `CNNTransformer`.
+        embed_dim: Dimension of the projection.
+        rho: Least domain similarity, the number of equal domain axes, at which links are positives (section 5: 5, all
+            axes). None makes the views of one link the only positives.
+        weights: Weight of each axis in that similarity, by default 1.
+        pool: Rows from which negatives are mined: `adversarial`, those that differ by a criterion of eq 2, or `all`.
         thresholds: Criteria of eq 2 by axis in place of Table 4's: `mobility` [m/s], `tilt` [degrees] and `frequency`
             [MHz]. Scenario and line of sight differ where they are not the same.
-        lambdas: Weight of each axis in eq 2, in [0, 1], 1 where left out.
-        negatives: Which rows of the pool are kept, see `NTXentLoss`.
-        num_negatives: How many, see there.
-        temperature: Where the learnable temperature starts.
+        lambdas: Weight of each axis in eq 2, in [0, 1], by default 1.
+        negatives: Selection of negatives from the pool, see `NTXentLoss`.
+        num_negatives: Number of negatives, see `NTXentLoss`.
+        temperature: Initial value of the learned temperature.
         lr: Learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
         schedule: Learning-rate schedule, see `foundation.optim.schedules`.
@@ -100,12 +100,12 @@ class ConTwin(FoundationTask):
             raise InputError(f"ConTwin: {error}") from error
 
     def setup(self, stage: str) -> None:
-        """Check that the data hold what is compared."""
+        """Check that batches have views and domain labels."""
         self.check_keys("ConTwin needs", ("views", "domain") if stage in ("fit", "validate") else ())
         super().setup(stage)
 
     def prepare_from(self, datamodule: Any) -> None:
-        """Take the input statistics from the train side."""
+        """Set the input statistics from the train side."""
         if self.encoder.takes_statistics:
             self.encoder.prepare(datamodule.sample())
 
@@ -121,18 +121,18 @@ class ConTwin(FoundationTask):
         link, domain = (value.repeat(len(views), *[1] * (value.ndim - 1)) for value in (_link(batch), batch["domain"]))
         positives, pool = self.pairs(link, domain, gather(link), gather(domain))
         loss = self.loss(embeddings, positives, pool)
-        # an empty pool teaches nothing, and shows in no loss
+        # an empty pool has no gradient and cannot be seen in the loss
         sizes = {"positives": positives.sum(1).float().mean() - 1, "pool": pool.sum(1).float().mean()}
         self.log_training(loss=loss, scale=self.loss.scale, **sizes)
         return {"loss": loss, "features": features[: len(views[0])].detach()}
 
     def pairs(self, link: Tensor, domain: Tensor, links: Tensor, domains: Tensor) -> tuple[Tensor, Tensor]:
-        """Return which rows are positives of which, themselves included, and which negatives are mined from.
+        """Return the masks of positives, each row included, and of the pool of negatives.
 
         Args:
-            link: Number of the link of each row, (B,).
+            link: Link number of each row, (B,).
             domain: Domain labels, (B, A).
-            links: Numbers of the links of all rows, (M,).
+            links: Link numbers of the rows of all processes, (M,).
             domains: Their domain labels, (M, A).
 
         Returns:
@@ -151,16 +151,16 @@ class ConTwin(FoundationTask):
         self.loss.clamp()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Keep the embeddings; return the features of one view for the probe."""
+        """Store the embeddings; return the features of one view for the online probe."""
         (features, one), (_, other) = (self(view) for view in batch["views"])
         self._validated.append({"one": one, "other": other, "link": _link(batch), "domain": batch["domain"]})
         return {"features": features}
 
     def on_validation_epoch_end(self) -> None:
-        """Log loss and retrieval of the second view by the first in groups of 128 links, and the embeddings' spread."""
+        """Log loss and retrieval of the second view by the first, in groups of 128 links, and embedding spread."""
         rows = gather_rows(concatenate(self._validated))
         self._validated.clear()
-        # rows come in the order of sites: unmixed, a group would be of one domain
+        # rows are ordered by site: without a permutation a group would be of one domain
         order = torch.randperm(len(rows["link"]), generator=torch.Generator().manual_seed(0))
         rows = {key: value[order.to(value.device)] for key, value in rows.items()}
         groups = [{key: value[i : i + _GROUP] for key, value in rows.items()} for i in range(0, len(order), _GROUP)]
@@ -176,7 +176,7 @@ class ConTwin(FoundationTask):
         return self.loss.local(torch.cat([group["one"], group["other"]]), *self.pairs(link, domain, link, domain))
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Return features and embeddings of the observed channels, with where they belong."""
+        """Return features and embeddings of the observed channels, with position, site, user and LOS status."""
         features, embedding = self(batch["csi"])
         where = {key: batch[key] for key in ("position", "site", "user", "los")}
         return {"features": features, "embedding": nn.functional.normalize(embedding, dim=-1), **where}
@@ -186,11 +186,11 @@ class ConTwin(FoundationTask):
         return self.optimizers_with([(self, self.lr)], self.weight_decay, self.schedule)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Watch every pre-training with a probe and an alarm."""
+        """Return the online probe and the collapse alarm."""
         return [OnlineProbe(self.encoder.num_features), CollapseAlarm("val/embedding_spread")]
 
 
 def _link(batch: dict[str, Any]) -> Tensor:
-    """Return a number of each link (B,) that no other has."""
+    """Return a unique number of each link, (B,)."""
     number: Tensor = (batch["site"].long() << 32) + batch["user"].long()
     return number

@@ -1,4 +1,4 @@
-"""CSI-CLIP: a contrastive pair of towers over the channel and its impulse response."""
+"""CSI-CLIP: contrastive learning between channel frequency response and channel impulse response."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _RETRIEVAL_BATCH = 128
 
 
 class CSICLIP(FoundationTask):
-    """CSI and CIR of one link are two views of it: pull their embeddings together, push those of other links apart.
+    """Contrastive pre-training with the CSI and the CIR of a link as a positive pair, other links as negatives.
 
-    Section III-A of the paper. When the batch has `views`, the towers see two independent observations of the channel;
-    without, both see the same clean numbers, as in the paper. The projections belong to pre-training; downstream heads
-    read the features of the CSI tower.
+    Section III-A of the paper. When the batch has `views`, the towers read two independent observations of the channel;
+    otherwise both read the same noise-free channel, as in the paper. The projections are used in pre-training alone;
+    heads read the features of the CSI tower.
 
     Args:
-        csi_encoder: Tower over the CSI; the one used downstream.
-        cir_encoder: Tower over the impulse response.
-        embed_dim: Width of the shared embedding space.
-        temperature: Where the learnable temperature starts.
+        csi_encoder: Encoder of the CSI, used by heads.
+        cir_encoder: Encoder of the impulse response.
+        embed_dim: Dimension of the common embedding space.
+        temperature: Initial value of the learned temperature.
         lr: Learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
         schedule: Learning-rate schedule, see `foundation.optim.schedules`.
@@ -63,7 +63,7 @@ class CSICLIP(FoundationTask):
         self._validated: list[dict[str, Tensor]] = []
 
     def prepare_from(self, datamodule: Any) -> None:
-        """Take the input statistics of both towers from the train side."""
+        """Set the input statistics of both towers from the train side."""
         sample = datamodule.sample()
         self.csi_encoder.prepare(sample)
         self.cir_encoder.prepare(sample)
@@ -72,8 +72,8 @@ class CSICLIP(FoundationTask):
         """Return the features of the CSI tower and both embeddings.
 
         Args:
-            csi: What the CSI tower observes, (B, R, T, K) complex.
-            cir: What the CIR tower observes, as CSI; by default the same.
+            csi: Input of the CSI tower, (B, R, T, K) complex.
+            cir: Input of the CIR tower, also as CSI (B, R, T, K); by default `csi`.
 
         Returns:
             Features (B, D), CSI embeddings (B, E) and CIR embeddings (B, E), not normalised.
@@ -94,13 +94,13 @@ class CSICLIP(FoundationTask):
         self.loss.clamp()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Keep the embeddings; return clean-channel features for the probe."""
+        """Store the embeddings; return the features for the online probe."""
         features, a, b = self(*batch.get("views", (batch["csi"],)))
         self._validated.append({"a": a, "b": b})
         return {"features": features}
 
     def on_validation_epoch_end(self) -> None:
-        """Log loss, retrieval both ways in batches of 128, and the spread of the embeddings of all processes."""
+        """Log loss, retrieval in both directions in batches of 128, and embedding spread, over all processes."""
         rows = gather_rows(concatenate(self._validated))
         self._validated.clear()
         a, b = mixed(rows["a"], rows["b"])
@@ -115,7 +115,7 @@ class CSICLIP(FoundationTask):
         self.log_whole(values, "val/loss", "val/csi_to_cir/retrieval_top1")
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Return features and embeddings of the clean channels, with where they belong."""
+        """Return features and embeddings of the channels, with position, site, user and LOS status."""
         features, a, b = self(batch["csi"])
         embeddings = {
             "csi_embedding": nn.functional.normalize(a, dim=-1),
@@ -128,5 +128,5 @@ class CSICLIP(FoundationTask):
         return self.optimizers_with([(self, self.lr)], self.weight_decay, self.schedule)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Watch every pre-training with a probe and an alarm."""
+        """Return the online probe and the collapse alarm."""
         return [OnlineProbe(self.csi_encoder.num_features), CollapseAlarm("val/embedding_spread")]

@@ -1,4 +1,4 @@
-"""CSI feedback: an autoencoder between user and base station, trained on a digital twin or on the real world."""
+"""CSI feedback by an autoencoder, trained on a digital twin or on measured channels."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ _SNR_DB = 10.0
 
 
 class CsiFeedback(FoundationTask):
-    """Compresses the channel at the user and rebuilds it at the base station (twin feedback sections III and V).
+    """Encodes the channel at the user and decodes it at the base station (twin feedback sections III and V).
 
-    The loss is the NMSE (eq 7) of delay-angular channels of unit norm; with noisy observations the target is the clean
-    channel. A link without power counts in nothing. Testing also scores what needs no network: chance, as many
-    principal components of the train side, and the strongest paths that as many numbers tell.
+    The loss is the NMSE (eq 7) of delay-angular channels of unit norm; with noisy observations the target is the
+    noise-free channel. Links without power are excluded. The test also scores references without a network, at the same
+    number of real values: principal components of the train side and matching pursuit of the strongest paths; and the
+    NMSE of an all-zero prediction.
 
     Args:
         autoencoder: The network, such as `CSINetPlus`.
-        lr: Learning rate of Adam (the authors': 1e-2 with batches of 4).
+        lr: Learning rate of Adam; the authors use 1e-2 with batches of 4.
         weight_decay: Weight decay.
         schedule: Learning-rate schedule, see `foundation.optim.schedules`.
         start_from: Checkpoint to start from, the whole or parts by name, see `FoundationTask`.
@@ -62,15 +63,15 @@ class CsiFeedback(FoundationTask):
         self._shown = Sample()
 
     def forward(self, csi: Tensor) -> Tensor:
-        """Return the delay-angular channel (B, rows, R*T) that the base station rebuilds of CSI (B, R, T, K)."""
+        """Return the delay-angular channel (B, rows, R*T) reconstructed from CSI (B, R, T, K)."""
         return self.autoencoder.decode(self.autoencoder(csi))
 
     def compare(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Send the links of a batch that have power through the autoencoder.
+        """Reconstruct the links of a batch that have nonzero power.
 
         Returns:
-            `csi`, their clean channels (n, R, T, K); `target` and `rebuilt`, in the delay-angular domain
-            (n, rows, R*T); `error`, the NMSE of each, linear (n,).
+            `csi`, the noise-free channels (n, R, T, K); `target` and `rebuilt`, true and reconstructed channel in the
+            delay-angular domain (n, rows, R*T); `error`, the linear NMSE (n,).
         """
         observed, clean = batch["csi"], batch.get("clean_csi", batch["csi"])
         has_power = powered(clean)
@@ -79,7 +80,7 @@ class CsiFeedback(FoundationTask):
             nothing = clean.new_zeros(0, self.autoencoder.rows, self.autoencoder.antennas)
             return {"csi": clean, "target": nothing, "rebuilt": nothing, "error": nothing.real.sum((1, 2))}
         channel, _ = self.autoencoder.observe(observed)
-        # each by its own reference phase: what a common phase of the observation is to the channel nobody can tell
+        # each with its own reference phase, since the common phase of an observation is unknown
         target = self.autoencoder.observe(clean)[0] if "clean_csi" in batch else channel
         rebuilt = self.autoencoder.decode(self.autoencoder.encode_channel(channel))
         return {"csi": clean, "target": target, "rebuilt": rebuilt, "error": nmse(rebuilt, target)}
@@ -87,17 +88,17 @@ class CsiFeedback(FoundationTask):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the NMSE (eq 7), linear."""
         error = self.compare(batch)["error"]
-        # of no link zero, with a graph
+        # without links a differentiable zero
         loss = error.mean() if len(error) else 0.0 * sum_of(self.autoencoder)
         self.log_training(loss=loss)
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Score the validation side."""
+        """Update the metrics of the validation side."""
         self._score("val", self.val_metrics, self.compare(batch))
 
     def on_test_start(self) -> None:
-        """Learn the principal components, of a sample of the train side."""
+        """Compute the principal components of a sample of the train side."""
         self._components, self._shown = None, Sample()
         if self.trainer.datamodule is not None:  # type: ignore[attr-defined]
             batch = self.trainer.datamodule.sample()  # type: ignore[attr-defined]
@@ -106,14 +107,14 @@ class CsiFeedback(FoundationTask):
             self._components = PrincipalComponents.fit(channels, self.autoencoder.num_features)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Score the test side, and the controls on it."""
+        """Update the metrics and the references of the test side."""
         compared = self.compare(batch)
         self._score("test", self.test_metrics, compared)
         errors = {"nmse_db": compared["error"], **self._control(compared)}
         self._shown.add({**errors, "target": compared["target"], "rebuilt": compared["rebuilt"]})
 
     def on_test_epoch_end(self) -> None:
-        """Say what a network reaches that has learned nothing, and draw."""
+        """Log the NMSE of an untrained prediction, and draw the figures."""
         from foundation.evaluation.twin_pictures import feedback_figures
 
         self.log_whole({"test/chance_nmse_db": CHANCE_DB})
@@ -124,13 +125,13 @@ class CsiFeedback(FoundationTask):
         )
 
     def table(self, metrics: Mapping[str, float]) -> str:
-        """Return the table that a test ends with."""
+        """Return the table printed after a test."""
         from foundation.evaluation.twin_pictures import feedback_table
 
         return feedback_table(metrics, self.autoencoder.num_features)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Return code and NMSE (linear, NaN for a link without power) of each link, with where it belongs."""
+        """Return code and NMSE (linear, NaN without power) of each link, with position, site, user and LOS status."""
         error = torch.full(batch["csi"].shape[:1], torch.nan, device=self.device)
         error[powered(batch.get("clean_csi", batch["csi"]))] = self.compare(batch)["error"]
         where = {key: batch[key] for key in ("position", "site", "user", "los")}
@@ -142,7 +143,7 @@ class CsiFeedback(FoundationTask):
 
     def _score(self, stage: str, metrics: nn.ModuleDict, compared: dict[str, Tensor]) -> None:
         csi, rebuilt, target, error = (compared[key] for key in ("csi", "rebuilt", "target", "error"))
-        if not len(csi):  # logged all the same: other processes wait for it
+        if not len(csi):  # logged nevertheless, since logging is a collective operation
             return self._log_links(stage, metrics, dict.fromkeys(metrics, error))
         kept = kept_energy(csi, self.autoencoder.rows)
         noise = noise_power(csi, _SNR_DB)
@@ -150,7 +151,7 @@ class CsiFeedback(FoundationTask):
         values = {
             "nmse_db": error,
             "cosine": (rebuilt.conj() * target).sum((1, 2)).abs(),  # both have unit norm
-            # what the cut loses is orthogonal to what is rebuilt
+            # the energy lost by truncation is orthogonal to the reconstruction
             "csi_nmse_db": 1 - kept + kept * error,
             "kept_energy": kept,
             "se_ratio": rate(csi, precoder(channel), noise) / rate(csi, precoder(csi), noise),
@@ -182,16 +183,16 @@ def _metrics() -> nn.ModuleDict:
 
 
 def sum_of(module: nn.Module) -> Tensor:
-    """Return the sum of all parameters, a scalar: times zero, a loss of nothing that has every gradient."""
+    """Return the sum of all parameters, a scalar; times zero, a loss with a zero gradient for each of them."""
     return torch.stack([parameter.sum() for parameter in module.parameters()]).sum()
 
 
 def powered(csi: Tensor) -> Tensor:
-    """Mask the links of CSI (B, ...) that have any power, (B,)."""
+    """Return a mask of the links of CSI (B, ...) with nonzero power, (B,)."""
     return csi.flatten(1).abs().amax(1) > 0
 
 
 def nmse(rebuilt: Tensor, target: Tensor) -> Tensor:
-    """Return the squared error of each link over the power of its target, linear (B,) (twin feedback eq 5)."""
+    """Return the linear NMSE of each link, (B,) (twin feedback eq 5)."""
     error = (rebuilt - target).abs().square().flatten(1).sum(1)
     return error / target.abs().square().flatten(1).sum(1)

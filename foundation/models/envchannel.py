@@ -1,4 +1,4 @@
-"""The environment-channel two-tower: a place and its channel, described twice and embedded once."""
+"""Environment-channel: contrastive learning between maps and channels."""
 
 from __future__ import annotations
 
@@ -30,33 +30,34 @@ _RETRIEVAL_BATCH = 128
 
 
 class EnvChannel(FoundationTask):
-    """Map and positions on one side, CSI on the other: pull what belongs together close, and keep the CSI rebuildable.
+    """Contrastive pre-training of an environment tower (map and positions) and a channel tower (CSI).
 
-    Environment-channel section III-A, L = L_C + L_R (eq 12): the symmetric contrastive loss of both towers' embeddings
-    (eq 6-10), and the error of a decoder, the CRNN, that rebuilds the CSI from the channel tower's (eq 11). The last
-    blocks of both towers are one module, the MSNN. `lightning test` runs the zero-shot tasks of section IV-B on data
-    never seen.
+    Environment-channel section III-A, L = L_C + L_R (eq 12): the symmetric contrastive loss of the embeddings of both
+    towers (eq 6-10), and the error of a decoder, the CRNN, that reconstructs the CSI from the embedding of the channel
+    tower (eq 11). The last blocks of both towers are one shared module, the MSNN. `lightning test` runs the zero-shot
+    tasks of section IV-B on the test side.
 
     Args:
-        channel_encoder: CFENN, the tower over the CSI; the one used downstream.
-        environment_encoder: EPNN, the tower over map and geometry; without it the decoder alone trains the channel
-            tower, which is the paper's area-general ViT.
-        decoder: Makes the CRNN from the width of the embedding; None leaves L_R out.
-        share: Whether both towers share their last blocks (MSNN); else each has its own.
-        reconstruction: Weight of L_R. The paper gives none, nor the power its channels are normalised to, on which its
-            eq 11 depends; here L_R is the NMSE, 1 for a decoder that knows nothing.
-        profile: Weight of a term that is not in the paper: one linear layer must read the logarithm of the channel's
-            magnitude, angle by delay, off either tower's embedding. There weak paths count, which tell places apart and
-            LOS from NLOS; L_R asks for the strong ones alone.
-        counterfactuals: Weight of another, not in the paper: the CSI must also tell its own environment from the same
-            with the scale a fifth less and a fifth more (for NLOS links, which tell it least, and a quarter of the
-            others), and from one with the LOS status flipped (an eighth of the links) or another map under unchanged
-            positions (an eighth): without what stands in the line of an NLOS link, else turned about.
-        rebuild_first: Share of the training in which L_R alone trains the channel tower, at a third of the cost of a
-            step: else the two losses hold each other up, and neither gets far in a short training. Not in the paper.
-        withheld: Share of the training links whose LOS status is withheld, so that it must be seen on the map.
-        temperature: Where the learnable temperature starts.
-        lr: Largest learning rate.
+        channel_encoder: CFENN, the encoder of the CSI, used by heads.
+        environment_encoder: EPNN, the encoder of map and geometry. Without it L_R alone trains the channel tower, which
+            is the area-general ViT of the paper.
+        decoder: Constructor of the CRNN, called with the number of features; None omits L_R.
+        share: Whether both towers share their last blocks (MSNN).
+        reconstruction: Weight of L_R. The paper gives neither a weight nor the power to which channels are normalised,
+            on which eq 11 depends; here L_R is the linear NMSE, which is 1 for an all-zero prediction.
+        profile: Weight of an additional loss, not in the paper: a linear layer predicts the log-magnitude of the
+            channel in the angle-delay domain from the embedding of either tower. It also depends on weak paths, which
+            distinguish positions and LOS from NLOS links, whereas L_R depends mainly on the strongest paths.
+        counterfactuals: Weight of an additional contrastive loss, not in the paper, whose negatives are modified
+            environments of the same link: map scale reduced and increased by a fifth (all NLOS links, a quarter of the
+            others), inverted LOS status (an eighth of the links), and a modified map with the same positions (an
+            eighth): without the buildings on the direct line for NLOS links, rotated for LOS links.
+        rebuild_first: Share of the training steps in which only L_R trains the channel tower, at a third of the cost of
+            a step. With both losses from the start both converge more slowly. Not in the paper.
+        withheld: Share of the training links whose LOS status is set to unknown, so that the environment tower infers
+            it from the map.
+        temperature: Initial value of the learned temperature.
+        lr: Peak learning rate.
         weight_decay: Weight decay.
         schedule: Learning-rate schedule, see `foundation.optim.schedules`.
         optimizer: `adamw` or `muon`, see `Muon`.
@@ -64,7 +65,7 @@ class EnvChannel(FoundationTask):
 
     Raises:
         InputError: There is neither environment tower nor decoder, or no decoder for `rebuild_first` or `profile`, or
-            the towers' embeddings or shared blocks differ.
+            the towers differ in the size of embeddings or shared blocks.
     """
 
     towers: ClassVar[dict[str, str]] = {"channel": "channel_encoder", "environment": "environment_encoder"}
@@ -105,7 +106,7 @@ class EnvChannel(FoundationTask):
             raise InputError("model.rebuild_first and model.profile need model.decoder, and there is none")
         if environment_encoder is not None and environment_encoder.num_features != width:
             raise InputError(
-                f"both towers need one embed_dim, got {width} and {environment_encoder.num_features} features"
+                f"both towers must have the same embed_dim, got {width} and {environment_encoder.num_features} features"
             )
         self.channel_encoder, self.environment_encoder = channel_encoder, environment_encoder
         if share and environment_encoder is not None:
@@ -128,12 +129,12 @@ class EnvChannel(FoundationTask):
         self._zero_shot: ZeroShot | None = None
 
     def describe(self) -> dict[str, Any]:
-        """Return the model's name and what is done with it."""
+        """Return the name of the model and the mode, `pretrain` or `zeroshot`."""
         testing = self._trainer is not None and self.trainer.testing
         return {**super().describe(), "mode": "zeroshot" if testing else "pretrain"}
 
     def setup(self, stage: str) -> None:
-        """Check that the data hold both descriptions."""
+        """Check that batches have the inputs of both towers."""
         if self.environment_encoder is not None:
             self.check_keys("the environment tower reads", self.environment_encoder.input_keys)
         if self.decoder is not None:
@@ -146,15 +147,15 @@ class EnvChannel(FoundationTask):
         return self.channel_encoder.encode(batch), environment
 
     def _losses(self, batch: dict[str, Any], channel: Tensor, environment: Tensor | None) -> dict[str, Tensor]:
-        """Return the terms of the loss (eq 12) of the embeddings of a training batch."""
+        """Return the terms of the loss (eq 12) of a training batch by name."""
         losses = {} if environment is None else {"contrast": self.loss(channel, environment)}
-        kind = torch.arange(len(channel), device=channel.device) % KINDS  # rows come in random order
+        kind = torch.arange(len(channel), device=channel.device) % KINDS  # rows are in random order
         return losses | self._of_rows(self._rows(batch, channel, environment, kind))
 
     def _rows(
         self, batch: dict[str, Any], channel: Tensor, environment: Tensor | None, kind: Tensor
     ) -> dict[str, Tensor]:
-        """Return what each link adds to the terms of the loss other than the contrast, (B,) or (B, n)."""
+        """Return the contribution of each link to the terms of the loss except the contrastive one, (B,) or (B, n)."""
         rows = {}
         if environment is not None and self.environment_encoder is not None and self.counterfactuals:
             rows["counterfactual"] = counterfactual(
@@ -168,7 +169,7 @@ class EnvChannel(FoundationTask):
         return rows
 
     def _of_rows(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the terms of the loss, weighed, from what each link adds to them."""
+        """Return the weighted terms of the loss from the contributions of the links."""
         weights = {"counterfactual": self.counterfactuals, "rebuild": self.reconstruction}
         losses = {name: weight * rows[name].mean() for name, weight in weights.items() if name in rows}
         if "profile" in rows:
@@ -176,7 +177,7 @@ class EnvChannel(FoundationTask):
         return losses
 
     def _withhold(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Return a batch that does not tell the LOS status of its first links; rows come in random order."""
+        """Return the batch with the LOS status of its first links set to unknown; rows are in random order."""
         geometry = batch["geometry"].clone()
         geometry[: round(self.withheld * len(geometry)), Entry.LOS] = UNKNOWN_LOS
         return {**batch, "geometry": geometry}
@@ -193,11 +194,11 @@ class EnvChannel(FoundationTask):
         total = torch.stack(list(losses.values())).sum()
         self.log_training(loss=total, **losses)
         if environment is None:
-            total = total + 0 * sum(p.sum() for p in self._idle())  # several processes wait for every gradient
+            total = total + 0 * sum(p.sum() for p in self._idle())  # DDP requires a gradient of every parameter
         return {"loss": total, "features": channel.detach()}
 
     def _idle(self) -> list[nn.Parameter]:
-        """Return what the reconstruction alone does not train."""
+        """Return the parameters without a gradient from L_R."""
         tower = [] if self.environment_encoder is None else self.environment_encoder.parameters()
         return [*tower, *self.loss.parameters()]
 
@@ -206,9 +207,9 @@ class EnvChannel(FoundationTask):
         self.loss.clamp()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Keep the embeddings, what each link adds to the losses, and the zero-shot tasks that need one batch alone."""
+        """Store embeddings, loss contributions and the scores of the zero-shot tasks of single links."""
         channel, environment = self(batch)
-        # the number of a link within the side, on one process and on many: its counterfactuals go by it
+        # number of the link within the side, independent of the number of processes: it selects the counterfactuals
         number = (self._seen + torch.arange(len(channel), device=channel.device)) * world_size() + rank()
         self._seen += len(channel)
         kept = {"channel": channel, **self._rows(batch, channel, environment, number % KINDS)}
@@ -224,7 +225,7 @@ class EnvChannel(FoundationTask):
         return {"features": channel}
 
     def on_validation_epoch_end(self) -> None:
-        """Log losses and accuracies, retrieval both ways in batches of 128, and the spread, of all processes' links."""
+        """Log losses, accuracies, retrieval in both directions in batches of 128, and spread, over all processes."""
         kept = gather_rows(concatenate(self._kept))
         self._kept.clear()
         self._seen = 0
@@ -240,7 +241,7 @@ class EnvChannel(FoundationTask):
         self.log_whole(values, "val/loss", "val/los_accuracy")
 
     def _terms(self, kept: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the loss and its terms: means over batches as one process has them, contrasted within each."""
+        """Return the loss and its terms, means over batches as of a single process."""
         count = len(kept["channel"])
         size = getattr(self.trainer.datamodule, "batch_size", _RETRIEVAL_BATCH)  # type: ignore[attr-defined]
         terms: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
@@ -253,21 +254,21 @@ class EnvChannel(FoundationTask):
                 terms[name] = terms[name] + value * (len(rows["channel"]) / count)
         return {"loss": torch.stack(list(terms.values())).sum(), **terms}
 
-    # --- zero-shot, on a test side that was never seen
+    # --- zero-shot tasks
 
     def on_test_start(self) -> None:
-        """Make ready for the zero-shot tasks."""
+        """Set up the zero-shot tasks."""
         self._zero_shot = ZeroShot(self.trainer.datamodule.sides["test"].sites)  # type: ignore[attr-defined]
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Embed the batch, and every alternative that its tasks offer."""
+        """Embed the batch and all options of the zero-shot tasks."""
         assert self._zero_shot is not None
         channel, environment = self(batch)
         rebuilt = None if self.decoder is None else self.decoder(channel)
         self._zero_shot.add(batch, channel, environment, rebuilt, self.environment_encoder)
 
     def on_test_epoch_end(self) -> None:
-        """Log every task beside its chance level, and draw."""
+        """Log score and chance level of every task, and draw the figures."""
         assert self._zero_shot is not None
         zero_shot = self._zero_shot.gathered()
         self.log_whole({f"test/{name}": value for name, value in zero_shot.scores().items()})
@@ -278,7 +279,7 @@ class EnvChannel(FoundationTask):
         self._zero_shot = None
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Return the embeddings, of unit length, with where they belong."""
+        """Return features and embeddings of unit norm, with position, site, user and LOS status."""
         channel, environment = self(batch)
         result = {"features": channel, "channel_embedding": nn.functional.normalize(channel, dim=-1)}
         if environment is not None:
@@ -291,14 +292,14 @@ class EnvChannel(FoundationTask):
         return self.optimizers_with([(self, self.lr)], self.weight_decay, self.schedule, stages, self.optimizer)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Watch every pre-training with a probe and an alarm."""
+        """Return the online probe and the collapse alarm."""
         return [OnlineProbe(self.channel_encoder.num_features), CollapseAlarm("val/embedding_spread")]
 
 
 def _share(one: Encoder, other: Encoder) -> None:
-    """Give the second tower the shared blocks of the first."""
+    """Replace the shared blocks of the second tower by those of the first."""
     if not (isinstance(one, Tower) and isinstance(other, Tower)):
-        raise InputError("only transformer towers have blocks to share: set model.share to false")
+        raise InputError("only transformer towers can share blocks: set model.share to false")
     shapes = [[tuple(p.shape) for p in tower.shared.parameters()] for tower in (one, other)]
     if shapes[0] != shapes[1]:
         raise InputError("the towers differ in width or shared_layers: make them equal, or set model.share to false")

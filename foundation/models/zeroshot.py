@@ -1,6 +1,7 @@
-"""Zero-shot tasks on the embeddings of environment and channel: choose, among options, the one that fits.
+"""Zero-shot tasks by the similarity of environment and channel embeddings.
 
-Environment-channel sections III-B1 and IV-B. Nothing is trained; what is scored are areas the model has never seen.
+Environment-channel sections III-B1 and IV-B. Nothing is trained. Of several environments, the one whose embedding has
+the largest cosine similarity with that of the channel is chosen.
 """
 
 from __future__ import annotations
@@ -29,21 +30,21 @@ if TYPE_CHECKING:
 
 #: true scale among [0.8 s, s, 1.2 s] (section IV-B)
 SCALES = (0.8, 1.0, 1.2)
-#: how far a building is moved [its own width], and how many directions are tried
+#: distance by which a building is moved, in units of its width, and number of directions tried
 _MOVE, _DIRECTIONS = 1.0, 8
-#: how far from the direct line a map is cleared [pixels]
+#: distance from the direct line within which buildings are removed from a map [pixels]
 _CLEARANCE = 2.5
 
 
 def los_options(geometry: Tensor) -> Tensor:
-    """Return the geometry vectors (B, 8) as LOS and as NLOS, (B, 2, 8) (eq 13)."""
+    """Return the geometry vectors (B, 8) with LOS status 0 and 1, (B, 2, 8) (eq 13)."""
     options = geometry.unsqueeze(1).repeat(1, 2, 1)
     options[:, 0, Entry.LOS], options[:, 1, Entry.LOS] = 0.0, 1.0
     return options
 
 
 def scale_options(geometry: Tensor) -> Tensor:
-    """Return the geometry vectors (B, 8) with the map 0.8, 1 and 1.2 times its scale, (B, 3, 8)."""
+    """Return the geometry vectors (B, 8) with the map scale multiplied by 0.8, 1 and 1.2, (B, 3, 8)."""
     options = geometry.unsqueeze(1).repeat(1, len(SCALES), 1)
     options[:, :, Entry.SCALE] *= options.new_tensor(SCALES)
     return options
@@ -60,7 +61,7 @@ def scale_credit(similarity: Tensor) -> Tensor:
 
 
 def cleared(image: Tensor, geometry: Tensor) -> Tensor:
-    """Return maps (B, 1, size, size) with nothing within `_CLEARANCE` pixels of the line that geometry (B, 8) draws."""
+    """Remove from maps (B, 1, size, size) all within `_CLEARANCE` pixels of the direct line of geometry (B, 8)."""
     size = image.shape[-1]
     axis = (torch.arange(size, device=image.device) + 0.5) / size
     pixel = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1).reshape(1, -1, 2)
@@ -74,7 +75,7 @@ def cleared(image: Tensor, geometry: Tensor) -> Tensor:
 
 def similarities(queries: Tensor, options: Tensor) -> Tensor:
     """Return the cosine of each query (B, D) with each of its options (B, O, D), (B, O), in single precision."""
-    # no autocast: bfloat16 tells no cosines apart that differ by less than 1/256
+    # no autocast: bfloat16 cannot resolve cosines that differ by less than 1/256
     with torch.autocast(queries.device.type, enabled=False):
         return (unit(options) @ unit(queries).unsqueeze(-1)).squeeze(-1)
 
@@ -86,14 +87,14 @@ def compare(
     channel: Tensor,
     environment: Tensor,
 ) -> Tensor:
-    """Return how well each of several geometry vectors fits each channel: the cosines of their embeddings, (B, O).
+    """Return the cosine similarities (B, O) of each channel with environments of other geometry vectors.
 
     Args:
         encoder: Embeds maps (B, 1, 64, 64) and geometry vectors (B, 8).
         batch: The batch, with `map` and `geometry`.
-        options: Geometry vectors to choose among, (B, O, 8).
+        options: Geometry vectors (B, O, 8).
         channel: Embeddings of the channels (B, D).
-        environment: Embeddings of the environments as they are (B, D); an option that changes nothing is not made anew.
+        environment: Embeddings of the true environments (B, D), reused for options equal to the geometry of the batch.
     """
     embeddings = environment.unsqueeze(1).repeat(1, options.shape[1], 1)
     row, number = (options != batch["geometry"].unsqueeze(1)).any(-1).nonzero(as_tuple=True)
@@ -104,7 +105,7 @@ def compare(
 def move_obstacle(
     environment: Environment, station: NDArray[np.float32], users: NDArray[np.float32]
 ) -> tuple[Environment, NDArray[np.bool_]] | None:
-    """Move the building that blocks most users off, as figure 8 of the paper does.
+    """Move the building that blocks the direct lines of most users, as in figure 8 of the paper.
 
     Args:
         environment: The area.
@@ -112,8 +113,8 @@ def move_obstacle(
         users: Users (U, 3) [m].
 
     Returns:
-        The area with that building elsewhere, and the users (U,) whose direct line it blocked and blocks no more; None
-        when no building blocks a line.
+        The area with the building moved, and a mask (U,) of the users whose direct line it blocked before and does not
+        block after; None when no building blocks a direct line.
     """
     lines = shapely.linestrings([[station[:2], user[:2]] for user in users])
     buildings = [shapely.make_valid(shapely.Polygon(outline)) for outline in environment.footprints]
@@ -137,10 +138,10 @@ def move_obstacle(
 
 
 class ZeroShot:
-    """Collects the test side in batches, then scores every task.
+    """Accumulates the test side in batches and scores all tasks.
 
     Args:
-        sites: The sites, in the order that `site` in a batch counts.
+        sites: The sites, indexed by `site` in a batch.
     """
 
     def __init__(self, sites: Sequence[Site]) -> None:
@@ -157,14 +158,14 @@ class ZeroShot:
         rebuilt: Tensor | None,
         encoder: Callable[[Tensor, Tensor], Tensor] | None,
     ) -> None:
-        """Keep a batch.
+        """Add a batch.
 
         Args:
             batch: The batch.
             channel: Embeddings of its channels (B, D).
             environment: Embeddings of its environments (B, D), or None.
-            rebuilt: The channels as rebuilt from their embeddings (B, R*T, K), or None.
-            encoder: Embeds maps and geometry vectors.
+            rebuilt: Channels reconstructed from their embeddings (B, R*T, K), or None.
+            encoder: Environment tower, of maps (B, 1, 64, 64) and geometry vectors (B, 8), or None.
         """
         kept = {key: batch[key].cpu() for key in ("site", "user", "los", "position", "bs_position")}
         kept["channel"] = channel.float().cpu()
@@ -182,7 +183,7 @@ class ZeroShot:
         self.parts.append(kept)
 
     def _moved(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Return the maps (B, 1, 64, 64) with one building moved, and whether the link's obstacle is that one."""
+        """Return the maps (B, 1, 64, 64) with one building moved, and a mask of the NLOS links that it had blocked."""
         images, affected = batch["map"].clone(), torch.zeros(len(batch["site"]), dtype=torch.bool)
         for row, (number, user) in enumerate(zip(batch["site"].tolist(), batch["user"].tolist(), strict=True)):
             if number not in self.moved:
@@ -195,20 +196,20 @@ class ZeroShot:
         return images, affected & (batch["los"].cpu() == 0)
 
     def gathered(self) -> ZeroShot:
-        """Return the rows of all processes, with one batch holding all; all must call it."""
+        """Return the rows of all processes as one batch; a collective operation."""
         whole = ZeroShot(self.sites)
         whole.parts = [gather_rows(concatenate(self.parts))]
         return whole
 
     def scores(self) -> dict[str, float]:
-        """Return the score of every task with its chance level, fractions, and the NMSE of the feedback [dB]."""
+        """Return score and chance level of every task, as fractions, and the NMSE of the reconstruction [dB]."""
         found = concatenate(self.parts)
         scores: dict[str, float] = {}
         if "environment" in found:
             known = found["los"] >= 0
             scores["los_accuracy"] = _mean(los_credit(found["los_options"][known], found["los"][known]))
             share = _mean(found["los"][known] == 1)
-            scores["los_chance"] = max(share, 1 - share)  # always naming the commoner class
+            scores["los_chance"] = max(share, 1 - share)  # prediction of the more frequent class
             scores["scale_accuracy"] = _mean(scale_credit(found["scale_options"]))
             scores["scale_chance"] = 1 / len(SCALES)
             if found["map_affected"].any():
@@ -224,7 +225,7 @@ class ZeroShot:
         return scores
 
     def figures(self) -> dict[str, Figure]:
-        """Draw the matching (figures 5 and 6 of the paper) and the embeddings (figure 3)."""
+        """Draw similarity matrices (figures 5 and 6 of the paper) and embeddings (figure 3)."""
         from foundation.evaluation.embeddings import draw
 
         found = concatenate(self.parts)

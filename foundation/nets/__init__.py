@@ -1,1 +1,1 @@
-"""Encoders."""
+"""Encoders and networks."""

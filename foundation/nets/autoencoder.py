@@ -1,4 +1,4 @@
-"""What every CSI feedback network shares: the transform before it, the code between, the norm behind."""
+"""Base class of CSI feedback networks: delay-angular transform, quantised code and normalisation of the output."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ from foundation.encoder import Encoder
 
 
 class Quantizer(nn.Module):
-    """Rounds every number of a code to one of 2^bits even levels in (-1, 1), as if it were not there for gradients.
-
-    A tanh brings the numbers into that range. Gradients pass the rounding straight through.
+    """Uniform quantiser of a code after a tanh: 2^bits levels in (-1, 1), with straight-through gradients.
 
     Args:
-        bits: Bits a number, 2 to 8.
+        bits: Bits for each number, 2 to 8.
 
     Raises:
         InputError: `bits` is out of that range.
@@ -33,37 +31,36 @@ class Quantizer(nn.Module):
         self.bits = bits
 
     def indices(self, code: Tensor) -> Tensor:
-        """Return what goes over the air: integers in [0, 2^bits), of any shape."""
+        """Return the indices that are transmitted: integers in [0, 2^bits), of the shape of the code."""
         levels = 2**self.bits
         indices: Tensor = ((torch.tanh(code) + 1) / 2 * levels).long().clamp(0, levels - 1)
         return indices
 
     def levels(self, indices: Tensor) -> Tensor:
-        """Return the levels in (-1, 1) of the integers received."""
+        """Return the levels in (-1, 1) of received indices."""
         levels: Tensor = (2 * indices + 1) / 2**self.bits - 1
         return levels
 
     def forward(self, code: Tensor) -> Tensor:
-        """Return the code as it is received, of the same shape."""
+        """Return the quantised code, of the same shape."""
         bounded = torch.tanh(code)
         return bounded + (self.levels(self.indices(code)) - bounded).detach()
 
 
 class Autoencoder(Encoder):
-    """Compresses a channel to a code at the user, and rebuilds it at the base station (twin feedback section III).
+    """Encodes a channel at the user, and decodes it at the base station (twin feedback section III).
 
-    As an `Encoder` its features are the code, which any head may read. A subclass has two networks: `compress` and
-    `rebuild`.
+    As an `Encoder` its features are the code. A subclass implements `compress` and `rebuild`.
 
     Args:
         code_size: Real numbers M of the code.
-        rows: Delay taps kept of the channel.
+        rows: Number of delay taps, the first ones of the channel.
         antennas: Antenna pairs R*T of the data.
-        reference: Whose phase is taken out of a channel, see `delay_angular`.
+        reference: Phase reference of the channel, see `delay_angular`.
         bits: Bits for each number of the code; by default it is not quantised.
 
     Raises:
-        InputError: A size is no whole number of 1 or more, or `bits` out of its range.
+        InputError: A size is not an integer of at least 1, or `bits` is out of range.
     """
 
     def __init__(
@@ -82,7 +79,7 @@ class Autoencoder(Encoder):
 
     @property
     def feedback_bits(self) -> int:
-        """Bits that a user sends for a link; 32 a number where the code is not quantised."""
+        """Number of feedback bits of a link; 32 for each number when the code is not quantised."""
         return self.num_features * (32 if self.quantizer is None else self.quantizer.bits)
 
     @abstractmethod
@@ -91,39 +88,39 @@ class Autoencoder(Encoder):
 
     @abstractmethod
     def rebuild(self, code: Tensor) -> Tensor:
-        """Return the image (B, 2, rows, R*T) of a code (B, M); its norm does not matter."""
+        """Return the image (B, 2, rows, R*T) of a code (B, M), of any norm."""
 
     def observe(self, csi: Tensor) -> tuple[Tensor, Tensor]:
         """Return the delay-angular channel (B, rows, R*T) of CSI (B, R, T, K), and its scale (B,).
 
         Raises:
-            InputError: The data have other antennas than the network, or fewer subcarriers than it takes taps.
+            InputError: The data have another number of antenna pairs, or fewer subcarriers than `rows`.
         """
         if csi.ndim != 4 or csi.shape[1] * csi.shape[2] != self.antennas or csi.shape[3] < self.rows:
             raise InputError(
-                f"the data make CSI of (R, T, K) = {tuple(csi.shape[1:])}, but the autoencoder takes {self.antennas} "
+                f"the data have CSI of (R, T, K) = {tuple(csi.shape[1:])}, but the autoencoder has {self.antennas} "
                 f"antenna pairs and {self.rows} taps: set its antennas and rows, or data.bs and data.ofdm"
             )
         return delay_angular(csi, self.rows, self.reference)
 
     def forward(self, csi: Tensor) -> Tensor:
-        """Return the code (B, M) of CSI (B, R, T, K), as the base station receives it."""
+        """Return the code (B, M) of CSI (B, R, T, K), quantised if `bits` is given."""
         return self.encode_channel(self.observe(csi)[0])
 
     def encode_channel(self, channel: Tensor) -> Tensor:
-        """Return the code (B, M), as received, of delay-angular channels (B, rows, R*T)."""
+        """Return the code (B, M), quantised if `bits` is given, of delay-angular channels (B, rows, R*T)."""
         code = self.compress(image(channel.unsqueeze(1)))
         return code if self.quantizer is None else self.quantizer(code)
 
     def decode(self, code: Tensor) -> Tensor:
-        """Return the rebuilt delay-angular channel (B, rows, R*T), complex, of unit norm (twin feedback V-D (ii))."""
+        """Return the delay-angular channel (B, rows, R*T) of a code, complex, of unit norm (twin feedback V-D (ii))."""
         pixels = self.rebuild(code).float()
         pixels = F.normalize(pixels.flatten(1), dim=1).reshape(pixels.shape)
         return torch.view_as_complex(rearrange(pixels, "b c l a -> b l a c").contiguous())
 
 
 def convolution(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
-    """Return a convolution that keeps the size of an image, and its batch norm."""
+    """Return a convolution of stride 1 with padding, followed by batch norm."""
     layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
     # a quarter faster: of so few channels the backward pass on a CPU is slow in the usual layout
     return nn.Sequential(layer.to(memory_format=torch.channels_last), nn.BatchNorm2d(outputs))
@@ -134,8 +131,8 @@ class Refine(nn.Module):
 
     Args:
         kernels: Sizes of the three kernels.
-        last: Activation of the third, before the block's input is added.
-        after: Activation of the sum.
+        last: Activation after the third convolution.
+        after: Activation after the residual sum.
     """
 
     def __init__(self, kernels: tuple[int, int, int], last: nn.Module, after: nn.Module) -> None:

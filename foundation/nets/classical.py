@@ -1,4 +1,4 @@
-"""Classical predictors in the place of an encoder: rows of the same table, and of the same command, as networks."""
+"""Classical channel predictors with the interface of an encoder, to be run by the same command as networks."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ PREDICTORS: tuple[Predictor, ...] = get_args(Predictor)
 
 
 class ClassicalPredictor(Encoder):
-    """Predicts the next channels by a classical predictor: its features are that prediction, for the head kind `given`.
+    """Predicts the next channels by a classical predictor; its features are the prediction, for the head kind `given`.
 
     Args:
-        predictor: One of `hold`, `zero`, `ar1` and `kalman` (ConTwin appendix D), `wiener` (one filter of all links),
-            `link_ar` and `pad`, see `foundation.baselines.prediction`, and CSI-4CAST's `pad_strongest`.
+        predictor: One of `hold`, `zero`, `ar1` and `kalman` (ConTwin appendix D), `wiener` (one filter for all links),
+            `link_ar` and `pad`, see `foundation.baselines.prediction`, and `pad_strongest` of CSI-4CAST.
         snapshots: Snapshots N of the past.
         horizons: Snapshots H to predict.
         num_antennas: Antenna pairs R*T.
         num_subcarriers: Subcarriers K.
 
     Raises:
-        InputError: A number is not positive, or there is no such predictor.
+        InputError: A number is not positive, or the predictor is unknown.
     """
 
     input_axes: ClassVar[Mapping[str, str]] = {"csi": "B N R T K"}
@@ -58,7 +58,7 @@ class ClassicalPredictor(Encoder):
         self.register_buffer("weights", torch.zeros(horizons, snapshots, dtype=torch.complex64))
 
     def prepare(self, batch: Mapping[str, Any]) -> None:
-        """Fit what is fitted to a train side: rho, the SNR, and the weights of the pooled filter."""
+        """Fit the parameters of the predictor to the train side: rho, the SNR, and the weights of the pooled filter."""
         seen, future = batch["csi"], batch["next_csi"]
         clean = batch.get("clean_csi", seen)
         self.rho.fill_(prediction.fit_ar1(clean))
@@ -80,7 +80,7 @@ class ClassicalPredictor(Encoder):
         return predicted
 
     def forward(self, csi: Tensor) -> Tensor:
-        """Return the prediction as features (B, 2*H*R*T*K): real and imaginary part of each entry."""
+        """Return the prediction as features (B, 2*H*R*T*K), real and imaginary part of each entry."""
         return rearrange(torch.view_as_real(self.predict(csi).contiguous()), "b h r t k c -> b (h r t k c)")
 
 

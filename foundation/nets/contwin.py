@@ -17,25 +17,25 @@ from foundation.nets.resnet import Domain
 
 
 class CNNTransformer(Encoder):
-    """Overlapping convolutions, then a transformer over patches, of the past of a channel (ConTwin section 5, Table 6).
+    """Convolutions and a transformer over patches of a channel sequence (ConTwin section 5, Table 6).
 
     The image has antenna pairs as rows, subcarriers or delay taps as columns, and real and imaginary part of every
-    snapshot as channels. A link is brought to unit power over its whole past. The features are the mean of the tokens.
+    snapshot as channels. Each sequence is normalised to unit mean power. The features are the mean of the tokens.
 
     Args:
         snapshots: Snapshots N of the past.
         num_antennas: Antenna pairs R*T.
         num_subcarriers: Subcarriers K.
-        domain: `csi`, `cir` (the paper's: Table 6 says time domain), or `angle_delay`.
-        channels: Channels of the convolutions, which the paper does not give.
-        patch: Rows and columns of a patch; the image is filled up with zeros to a multiple of them.
+        domain: `csi`, `cir` (that of the paper: Table 6 says time domain), or `angle_delay`.
+        channels: Channels of the convolutions, which the paper does not state.
+        patch: Rows and columns of a patch; the image is zero-padded to a multiple of them.
         width: Width of the tokens, the number of features.
         layers: Transformer layers.
         heads: Attention heads of a layer.
-        dropout: Probability with which a value of a layer is dropped in training.
+        dropout: Dropout probability of the transformer layers.
 
     Raises:
-        InputError: A number is out of range, or the heads do not divide the width.
+        InputError: A number is out of range, or `width` is no multiple of `heads`.
     """
 
     input_axes: ClassVar[Mapping[str, str]] = {"csi": "B N R T K"}
@@ -65,7 +65,7 @@ class CNNTransformer(Encoder):
         )
         check_not_negative("CNNTransformer", layers=layers, dropout=dropout)
         if width % heads:
-            raise InputError(f"{heads} heads do not divide a width of {width}")
+            raise InputError(f"the width {width} must be a multiple of the number of attention heads {heads}")
         super().__init__()
         self.save_hyperparameters()
         from timm.models.vision_transformer import Block  # not at import: timm is slow to load
@@ -77,7 +77,7 @@ class CNNTransformer(Encoder):
         self.token_shape = (num_tokens, width)
         stages: list[nn.Module] = []
         for inputs in (2 * snapshots, channels, channels, channels):
-            # the normalisation that follows has the bias
+            # no bias, since batch norm has one
             stages += [nn.Conv2d(inputs, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()]
         self.convolutions = nn.Sequential(*stages)
         self.patches = nn.Conv2d(channels, width, self.patch, stride=self.patch)
@@ -103,11 +103,11 @@ class CNNTransformer(Encoder):
 
 
 def past_image(csi: Tensor, snapshots: int, shape: tuple[int, int], domain: Domain) -> Tensor:
-    """Return the past of links as images, of unit power over the whole of it.
+    """Return channel sequences as images of unit mean power.
 
     Args:
         csi: Complex, (B, N, R, T, K).
-        snapshots: N.
+        snapshots: Number N of snapshots.
         shape: Antenna pairs R*T and subcarriers K.
         domain: `csi`, `cir` or `angle_delay`.
 
@@ -115,7 +115,7 @@ def past_image(csi: Tensor, snapshots: int, shape: tuple[int, int], domain: Doma
         Shape (B, 2 N, R*T, K): real and imaginary part of each snapshot.
 
     Raises:
-        InputError: There is another number of one of them.
+        InputError: The CSI has another number of snapshots, antenna pairs or subcarriers.
     """
     if csi.shape[1] != snapshots:
         raise InputError(f"the encoder takes {snapshots} snapshots, the data hold {csi.shape[1]}: set snapshots")

@@ -1,4 +1,4 @@
-"""CsiNet, the first feedback network, to compare with."""
+"""CsiNet, a reference network of CSI feedback."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class CsiNet(Autoencoder):
 
     Args:
         code_size: Real numbers M of the code.
-        rows: Delay taps kept of the channel.
+        rows: Number of delay taps, the first ones of the channel.
         antennas: Antenna pairs R*T of the data.
-        reference: Whose phase is taken out of a channel, see `delay_angular`.
+        reference: Phase reference of the channel, see `delay_angular`.
         bits: Bits for each number of the code; by default it is not quantised.
     """
 
@@ -37,7 +37,7 @@ class CsiNet(Autoencoder):
             nn.Unflatten(1, (2, rows, antennas)),
             *(Refine((3, 3, 3), nn.Identity(), nn.LeakyReLU(0.3)) for _ in range(2)),
             convolution(2, 2, 3),
-            nn.Tanh(),  # a sigmoid in the original, whose entries are shifted to [0, 1]
+            nn.Tanh(),  # in place of the sigmoid of the original, whose inputs are scaled to [0, 1]
         )
 
     def compress(self, pixels: Tensor) -> Tensor:

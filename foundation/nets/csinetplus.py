@@ -1,4 +1,4 @@
-"""CSINet+, the feedback network of the twin-feedback paper."""
+"""CSINet+, the CSI feedback network of the twin-feedback paper."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from foundation.nets.autoencoder import Autoencoder, Refine, convolution
 
 
 class CSINetPlus(Autoencoder):
-    """CSINet+ (J. Guo et al., IEEE Trans. Wireless Commun. 19(4), 2020) as twin feedback section V-D changes it.
+    """CSINet+ (J. Guo et al., IEEE Trans. Wireless Commun. 19(4), 2020) with the changes of twin feedback section V-D.
 
-    The user has two convolutions and a linear layer; the base station a linear layer, a convolution that makes a first
-    estimate, and five blocks that refine it. The paper's code of 32 numbers for 32 taps by 32 antennas is a compression
-    of 64 with 155,508 parameters.
+    The encoder has two convolutions and a linear layer; the decoder has a linear layer, a convolution for a first
+    estimate, and five residual blocks. With a code of 32 numbers for 32 taps by 32 antennas, as in the paper, the
+    compression ratio is 64 and the network has 155,508 parameters.
 
     Args:
         code_size: Real numbers M of the code.
-        rows: Delay taps kept of the channel.
+        rows: Number of delay taps, the first ones of the channel.
         antennas: Antenna pairs R*T of the data.
-        reference: Whose phase is taken out of a channel, see `delay_angular`; the authors' own is `first`.
+        reference: Phase reference of the channel, see `delay_angular`; the authors use `first`.
         bits: Bits for each number of the code; by default it is not quantised.
         blocks: RefineNet blocks.
     """
@@ -43,7 +43,7 @@ class CSINetPlus(Autoencoder):
             nn.Linear(code_size, values),
             nn.Unflatten(1, (2, rows, antennas)),
             convolution(2, 2, 7),
-            nn.Tanh(),  # a sigmoid in the original: entries of a channel of unit norm lie in [-1, 1] (V-D (i))
+            nn.Tanh(),  # not a sigmoid: entries of channels of unit norm lie in [-1, 1] (V-D (i))
             *(Refine((7, 5, 3), nn.Tanh(), nn.Identity()) for _ in range(blocks)),
         )
 

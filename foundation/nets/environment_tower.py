@@ -1,4 +1,4 @@
-"""The environment tower: a transformer over patches of a map with a vector, and a layer over positions."""
+"""Encoders of the environment: a transformer over map patches and geometry, and a linear layer over positions."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from datamodules.maps.raster import BS_PIXEL, HEIGHT_UNIT, SIDE_UNIT, USER_PIXEL
 from foundation.encoder import Encoder
 from foundation.nets.transformer import Pool, Tower
 
-#: pixels of the strip of map along a link: across and along
+#: pixels of the map strip along a link: across and along
 _ACROSS, _ALONG = 16, 64
-#: a plane of single bounces: sines of the angle of departure, each ahead and behind, and lengths of the path
+#: samples of the plane of single reflections: sines of the angle of departure, for both signs of the cosine, and
+#: lengths
 _SINES, _LENGTHS = 32, 48
-#: what is seen from a point of the map: directions all around, and distances, up to this many sides of the map
+#: samples of a visibility map: directions, distances, and largest distance in sides of the map
 _DIRECTIONS, _DISTANCES, _SIDES = 128, 32, 1.5
 
 
@@ -31,29 +32,28 @@ class EnvironmentTransformer(Tower):
 
     Args:
         map_size: Pixels a side of the map.
-        map_patch: Pixels a side of a patch. None leaves out the map as a whole, by which few areas are known by heart,
-            and keeps what `corridor` and `echoes` show of it around each link.
-        geometry_tokens: Tokens that the vector becomes.
-        frequencies: With 0 the linear layer reads the 8 values as they are, as in the paper. With F it also reads the
-            vector from base station to user [100 m], the length of the direct path and its direction as sine and cosine
-            of F octaves, which small networks need to tell metres apart.
-        corridor: Pieces of the map along the link, a token each; the paper has none. The strip is resampled from the
-            map so that base station and user lie at the same pixels of it whatever the link, and so does what stands
-            between them.
-        echoes: Pieces of the plane in which the map shows what one bounce would, a token each; the paper has none. The
-            plane has the axes of the channel, angle of departure and length of the path, so that walls stand where
-            their echoes do, and another scale of the map moves them as it moves delays. It is given twice, with all
-            walls and with those alone that both ends see.
-        reach: Longest path [m] of that plane.
+        map_patch: Pixels a side of a patch. With None the whole map is no input, only the parts of it that `corridor`
+            and `echoes` extract for each link, which avoids overfitting to the maps of few areas.
+        geometry_tokens: Number of tokens of the geometry vector.
+        frequencies: With 0 the linear layer reads the 8 values alone, as in the paper. With F it also reads Fourier
+            features, sine and cosine of F octaves, of the vector from base station to user [100 m], the length of the
+            direct path and its direction, which improve the resolution of small networks.
+        corridor: Number of tokens of a map strip along the link; 0 as in the paper. The strip is resampled such that
+            base station and user have the same pixel coordinates in it for every link.
+        echoes: Number of tokens of the plane of single reflections, see `single_bounces`; 0 as in the paper. The plane
+            has the axes of the channel, angle of departure and path length, so that walls appear where their
+            reflections do and the map scale acts as a scale of the delays. It is computed twice, with all walls and
+            with those visible from both ends of the link alone.
+        reach: Largest path length [m] of that plane.
         width: Width of the tokens.
         layers: Blocks of this tower alone.
-        shared_layers: Blocks that the other tower may share.
+        shared_layers: Number of blocks that the other tower may share.
         heads: Attention heads of a block.
-        embed_dim: Width of the embedding, the features.
-        pool: What the embedding is made of, see `Tower`.
+        embed_dim: Dimension of the embedding, the features.
+        pool: Pooling of the tokens, see `Tower`.
 
     Raises:
-        ValueError: Patch or pieces do not divide what they are cut from, or nothing shows the map.
+        ValueError: `map_patch`, `corridor` or `echoes` is no divisor, or all three are absent.
     """
 
     input_keys: ClassVar[tuple[str, ...]] = ("map", "geometry")
@@ -81,9 +81,9 @@ class EnvironmentTransformer(Tower):
         if map_patch and map_size % map_patch:
             raise ValueError(f"a patch of {map_patch} pixels does not divide a map of {map_size}")
         if not (map_patch or corridor or echoes):
-            raise ValueError("nothing shows the map: give map_patch, corridor or echoes")
+            raise ValueError("the tower has no input from the map: give map_patch, corridor or echoes")
         if (corridor and _ALONG % corridor) or (echoes and _LENGTHS % echoes):
-            raise ValueError(f"{corridor} and {echoes} pieces do not divide {_ALONG} pixels and {_LENGTHS} lengths")
+            raise ValueError(f"corridor must divide {_ALONG} and echoes {_LENGTHS}, got {corridor} and {echoes}")
         num_patches = (map_size // map_patch) ** 2 if map_patch else 0
         tokens = num_patches + geometry_tokens + corridor + echoes
         super().__init__(tokens, width, layers, shared_layers, heads, embed_dim, pool)
@@ -91,7 +91,7 @@ class EnvironmentTransformer(Tower):
         self.frequencies, self.geometry_tokens = frequencies, geometry_tokens
         self.corridor, self.echoes, self.reach = corridor, echoes, reach
         self.patches = nn.Conv2d(1, width, map_patch, stride=map_patch, bias=False) if map_patch else None
-        # 8 values, and sine and cosine of 5 numbers
+        # 8 values, and sine and cosine of 5 numbers at each frequency
         self.vector = nn.Linear(8 + 10 * frequencies, geometry_tokens * width)
         if corridor:
             self.pieces = nn.Linear(_ACROSS * _ALONG // corridor, width, bias=False)
@@ -118,18 +118,18 @@ class EnvironmentTransformer(Tower):
         return torch.cat(tokens, dim=1)
 
     def _waves(self, geometry: Tensor) -> Tensor:
-        """Return the vector (B, 8) with the link that it draws, in octaves, beside it."""
+        """Return the geometry vector (B, 8) with Fourier features of the link appended."""
         # the scale is 100 m over the side of the map
         between = (geometry[:, USER_PIXEL] - geometry[:, BS_PIXEL]) / geometry[:, Entry.SCALE, None].clamp_min(1e-3)
         length = torch.linalg.vector_norm(torch.cat([between, _rise(geometry) / SIDE_UNIT], 1), dim=1, keepdim=True)
-        direction = between / length.clamp_min(1e-3)  # the channel shows a path at its length and direction
+        direction = between / length.clamp_min(1e-3)  # the quantities that determine a path in the channel
         numbers = torch.cat([between, length, direction], dim=1)
         angles = (numbers.unsqueeze(-1) * self.octaves).flatten(1)
         return torch.cat([geometry, angles.sin(), angles.cos()], dim=1)
 
 
 def corridor(map: Tensor, geometry: Tensor, along: int) -> Tensor:
-    """Return the map as seen along each link: a strip from behind the base station to behind the user.
+    """Resample the map along each link: a strip from behind the base station to behind the user.
 
     Args:
         map: Maps (B, 1, size, size).
@@ -137,13 +137,13 @@ def corridor(map: Tensor, geometry: Tensor, along: int) -> Tensor:
         along: Pixels of the strip along the link.
 
     Returns:
-        Strips (B, 1, 16, along) of 3/4 of the link's length by 3/2 of it, the base station a sixth of the strip from
-        its left side and the user as far from its right; zero outside the map.
+        Strips (B, 1, 16, along) of 3/4 by 3/2 of the length of the link. The base station is a sixth of the strip from
+        the left side, the user a sixth from the right side. Zero outside the map.
     """
     station, user = geometry[:, BS_PIXEL], geometry[:, USER_PIXEL]
     forward = user - station
     sideways = torch.stack([-forward[:, 1], forward[:, 0]], dim=-1)
-    # centres of the pixels, in lengths of the link
+    # pixel centres in units of the length of the link
     ahead = (torch.arange(along, device=map.device) + 0.5) / along * 1.5 - 0.25
     aside = ((torch.arange(_ACROSS, device=map.device) + 0.5) / _ACROSS - 0.5) * 0.75
     points = rearrange(ahead, "w -> 1 1 w 1") * rearrange(forward, "b c -> b 1 1 c")
@@ -153,28 +153,29 @@ def corridor(map: Tensor, geometry: Tensor, along: int) -> Tensor:
 
 
 def single_bounces(map: Tensor, geometry: Tensor, sines: int, lengths: int, reach: float) -> Tensor:
-    """Return what stands where a single bounce would come from, at each angle of departure and length of the path.
+    """Resample the map at the reflection points of single-bounce paths, by angle of departure and path length.
 
-    Seen from the base station at an angle there is one point in the plane whose detour has a given length: on the
-    ellipse around both ends. With d the link, u the direction and l the length, all in the plane, it is at the distance
-    (l^2 - |d|^2) / 2 (l - u d). A wall becomes a curve that is shortest where it reflects.
+    In the horizontal plane, an angle of departure and a path length determine one reflection point, on an ellipse with
+    both ends as foci. With the vector d of the link, the unit vector u of the departure and the length l its distance
+    from the base station is (l^2 - |d|^2) / 2 (l - u d). A wall becomes a curve whose shortest path is the specular
+    reflection.
 
     Args:
         map: Maps (B, 1, size, size).
         geometry: Geometry vectors (B, 8), see `AreaMaps.geometry`.
-        sines: Samples of the sine of the azimuth, from -1 (south) to 1 (north): what an array along the north axis
-            tells. The vector does not hold how an array is turned.
-        lengths: Samples of the length, from 0 to `reach`.
-        reach: Longest path [m], climbing from one end's height to the other's as off an upright wall.
+        sines: Samples of the sine of the azimuth, from -1 (south) to 1 (north), which an array along the north axis
+            resolves. The geometry vector does not contain the orientation of the array.
+        lengths: Samples of the path length, from 0 to `reach`.
+        reach: Largest path length [m], with the height difference of both ends as of a vertical wall.
 
     Returns:
-        Planes (B, 4, sines, lengths): east of the base station and west of it, which such an array cannot tell apart,
-        and the same where the place is seen from both ends of the link; zero where a path is shorter than the link, and
-        outside the map.
+        Planes (B, 4, sines, lengths): east and west of the base station, which such an array cannot distinguish, and
+        both again multiplied by the visibility from both ends of the link. Zero where the path length is below that of
+        the link, and outside the map.
     """
     sine = (torch.arange(sines, device=map.device) + 0.5) / sines * 2 - 1
     cosine = (1 - sine.square()).sqrt()
-    # columns run east and rows south
+    # map columns increase to the east, rows to the south
     direction = torch.stack([torch.stack([cosine, -sine], dim=-1), torch.stack([-cosine, -sine], dim=-1)]).flatten(0, 1)
     station, user = _half_sides(geometry[:, BS_PIXEL]), _half_sides(geometry[:, USER_PIXEL])
     link = user - station
@@ -182,7 +183,7 @@ def single_bounces(map: Tensor, geometry: Tensor, sines: int, lengths: int, reac
     level = (metres.square() - _rise(geometry).square()).clamp_min(0).sqrt()
     length = level / SIDE_UNIT * 2 * geometry[:, Entry.SCALE, None]
     detour = (length.square() - link.square().sum(1, keepdim=True)).clamp_min(0)
-    ahead = (link.unsqueeze(1) * direction).sum(-1)  # not a matrix product: half precision would bend the geometry
+    ahead = (link.unsqueeze(1) * direction).sum(-1)  # a matrix product would be rounded by autocast
     away = 2 * (length.unsqueeze(1) - ahead.unsqueeze(2))
     distance = detour.unsqueeze(1) / away.clamp_min(1e-6)
     bounce = torch.addcmul(-link[:, None, None], distance.unsqueeze(-1), direction[:, None])  # from the user
@@ -195,41 +196,41 @@ def single_bounces(map: Tensor, geometry: Tensor, sines: int, lengths: int, reac
 
 
 def sight(map: Tensor, centre: Tensor, distance: Tensor, azimuth: Tensor) -> Tensor:
-    """Return how much of points is seen from another: 1 with nothing between, 0 behind a wall.
+    """Return the visibility of points from a centre: 1 in line of sight, 0 behind a wall.
 
     Args:
         map: Maps (B, 1, size, size).
-        centre: From where, (B, 2), in half sides from the middle of the map, east and south.
-        distance: How far from there the points are, (B, H, W), in half sides; the outside of a wall counts as seen.
-        azimuth: And in which direction, from east to south [rad], in [-pi, pi], (B, H, W).
+        centre: Viewpoints (B, 2), east and south of the centre of the map in half sides.
+        distance: Distances of the points from the viewpoint (B, H, W), in half sides; the front of a wall is visible.
+        azimuth: Directions of the points, from east to south, in [-pi, pi] [rad], (B, H, W).
 
     Returns:
-        Shape (B, 1, H, W).
+        Visibility (B, 1, H, W) in [0, 1].
     """
     turn = ((torch.arange(_DIRECTIONS, device=map.device) + 0.5) / _DIRECTIONS * 2 - 1) * math.pi
     away = (torch.arange(_DISTANCES, device=map.device) + 0.5) / _DISTANCES * 2 * _SIDES
     rays = away[:, None] * torch.stack([turn.cos(), turn.sin()], dim=-1)[:, None]
     walls = F.grid_sample(map, (centre[:, None, None] + rays).to(map), align_corners=False)
     free = (1 + walls - walls.cumsum(-1)).clamp_min(0)
-    # two pixels short of the point, or the wall that it lies on would hide it
+    # two pixels before the point, since the wall on which it lies would hide it
     grid = torch.stack([(distance - 4 / map.shape[-1]) / _SIDES - 1, azimuth / math.pi], dim=-1)
     return F.grid_sample(free, grid.to(map), align_corners=False, padding_mode="border")
 
 
 def _half_sides(position: Tensor) -> Tensor:
-    """Return positions (B, 2) of a geometry vector as `grid_sample` counts: half sides from the middle of the map."""
+    """Return positions (B, 2) of a geometry vector in the coordinates of `grid_sample`, [-1, 1] over the map."""
     return 2 * position - 1
 
 
 def _rise(geometry: Tensor) -> Tensor:
-    """Return how much higher the user is than the base station [m], (B, 1), of geometry vectors (B, 8)."""
+    """Return the height of the user above the base station [m], (B, 1), from geometry vectors (B, 8)."""
     return (geometry[:, Entry.USER_HEIGHT] - geometry[:, Entry.BS_HEIGHT]).unsqueeze(1) * HEIGHT_UNIT
 
 
 class PositionFeatures(Encoder):
-    """One linear layer on the user's position relative to its base station: the first layer of an MLP on positions.
+    """One linear layer with ReLU on the user position relative to its base station.
 
-    The benchmark of environment-channel section IV-C: with the head's 128 to 64 to 32 it has 10,720 parameters.
+    The reference of environment-channel section IV-C: with a head of widths 128, 64 and 32 it has 10,720 parameters.
 
     Args:
         width: Number of features.
@@ -248,14 +249,14 @@ class PositionFeatures(Encoder):
         self.register_buffer("std", torch.ones(2))
 
     def prepare(self, batch: Any) -> None:
-        """Take mean and deviation of the coordinates from a sample of the train side, over the known positions."""
+        """Set mean and standard deviation of the known positions from a sample of the train side."""
         offset = _offset(batch["position"], batch["bs_position"])
         offset = offset[offset.isfinite().all(1)]
         self.mean.copy_(offset.mean(0))
         self.std.copy_(offset.std(0).nan_to_num(1.0).clamp_min(1e-3))
 
     def forward(self, position: Tensor, bs_position: Tensor) -> Tensor:
-        """Return features (B, D) of positions (B, 3) and base stations (B, 3) [m]."""
+        """Return features (B, D) of positions of users and base stations, (B, 3) [m] each."""
         features: Tensor = self.layers((_offset(position, bs_position) - self.mean) / self.std)
         return features
 

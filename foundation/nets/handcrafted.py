@@ -1,4 +1,4 @@
-"""Features made by hand: the control that costs nothing."""
+"""Handcrafted features, a reference without learned parameters."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from foundation.encoder import Encoder
 
 
 class HandFeatures(Encoder):
-    """Angle and delay profiles of the channel with its power, or less; nothing is learned.
+    """Angle and delay profiles and power of the channel, without learned parameters.
 
     Args:
         num_antennas: Number of transmit antennas T of the data.
         num_subcarriers: Number of subcarriers K of the data.
-        kind: `profiles` sums the magnitudes of the unit-power channel in the angle-delay domain over each axis, T + K
-            numbers, beside the power in dB; `power` is the power alone; `raw` the channel's own real and imaginary
-            parts (of the mean over receive antennas).
+        kind: `profiles`, sums of the magnitude of the unit-power channel in the angle-delay domain over each axis, T +
+            K numbers, and the power [dB]; `power`, the power alone; `raw`, real and imaginary parts of the channel
+            averaged over receive antennas.
     """
 
     mean: Tensor
@@ -44,7 +44,7 @@ class HandFeatures(Encoder):
         self.register_buffer("std", torch.ones(self.num_features))
 
     def prepare(self, batch: Mapping[str, Any]) -> None:
-        """Take the mean and deviation of every feature over the links with power of a sample of the train side."""
+        """Set mean and standard deviation of every feature over the links with power of a sample of the train side."""
         csi = batch["csi"]
         values = self._features(csi[received(csi)])
         self.mean.copy_(values.mean(0))
@@ -61,7 +61,7 @@ class HandFeatures(Encoder):
     def _features(self, csi: Tensor) -> Tensor:
         if csi.shape[2:] != self.size and self.kind != "power":
             raise InputError(
-                f"the data make CSI of (T, K) = {tuple(csi.shape[2:])}, but HandFeatures was made for {self.size}: set "
+                f"the data have CSI of (T, K) = {tuple(csi.shape[2:])}, but HandFeatures was made for {self.size}: set "
                 "model.encoder.num_antennas and num_subcarriers, or data.bs and data.ofdm"
             )
         level = power_db(csi).unsqueeze(1)

@@ -25,24 +25,24 @@ Domain = Literal["csi", "cir", "angle_delay", "angle_delay_level"]
 
 
 class ResNet(Encoder):
-    """A timm ResNet over the channel as an image (CSI-CLIP section IV-B).
+    """ResNet of timm over the channel as an image (CSI-CLIP section IV-B).
 
     The image has real and imaginary part as channels, antenna pairs as rows, and subcarriers (`csi`) or delay taps
     (`cir`) as columns.
 
     Args:
-        backbone: timm's name of a ResNet.
+        backbone: Name of a ResNet in timm.
         domain: `csi`, `cir` (the inverse DFT over subcarriers), `angle_delay` (then also a DFT over transmit antennas),
-            or `angle_delay_level`, its log-magnitude, plain and Hann-windowed, in place of real and imaginary part (not
-            in the paper); that takes `normalize: link`.
-        normalize: `global` is the paper's min-max scaling followed by standardisation, both from the train side; as one
-            affine map follows another, it is (x - mean) / std. `link` brings every link to unit power and gives its
-            power in dB, standardised over the train side, as a third channel: path loss spans 60 dB and more, of which
-            a global scale leaves the far users nearly nothing.
-        width: Scales the number of channels of every stage.
-        norm: `batch`, or `group` of 16 channels: the same on one process and on many, and no leak between the samples
-            of a contrastive batch.
-        stem_stride: 4, or 2 leaving out the stem's pooling, for images of 32 rows or less.
+            or `angle_delay_level`, its log-magnitude, with and without a Hann window, in place of real and imaginary
+            part (not in the paper), which requires `normalize: link`.
+        normalize: `global` is the min-max scaling and standardisation of the paper, both over the train side; two
+            affine maps, together (x - mean) / std. `link` normalises every link to unit power and adds its power in dB,
+            standardised over the train side, as a third channel, because path loss spans 60 dB or more and a global
+            scale makes the inputs of distant users vanish.
+        width: Factor of the number of channels of every stage.
+        norm: `batch`, or `group` for group norm with 16 channels a group, which does not depend on the number of
+            processes and passes no information between the samples of a contrastive batch.
+        stem_stride: 4, or 2 without the max pooling of the stem, for images of 32 rows or less.
 
     Raises:
         InputError: `angle_delay_level` without `normalize: link`.
@@ -64,7 +64,7 @@ class ResNet(Encoder):
         self.save_hyperparameters()
         check_positive("ResNet", width=width)
         if domain == "angle_delay_level" and normalize != "link":
-            raise InputError("ResNet: domain angle_delay_level needs normalize: link, its planes are of unit power")
+            raise InputError("ResNet: domain angle_delay_level needs normalize: link, since its input has unit power")
         import timm  # not at import: it is slow to load, and the command line must not pay for it
         from timm.layers.norm import GroupNorm
 
@@ -85,7 +85,7 @@ class ResNet(Encoder):
         self.register_buffer("std", torch.ones(()))
 
     def prepare(self, batch: Mapping[str, Any]) -> None:
-        """Take the statistics of the input from a sample of the train side, over the links with power."""
+        """Set the input statistics over the links with power of a sample of the train side."""
         csi = batch["csi"]
         csi = csi[received(csi)]
         values = image(self._transform(csi)) if self.normalize == "global" else power_db(csi)

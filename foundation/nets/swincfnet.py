@@ -1,4 +1,4 @@
-"""SwinCFNet, the Swin transformer that ConTwin compares with, as a predictor."""
+"""SwinCFNet, a Swin transformer, as a channel predictor: baseline B1 of ConTwin."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from foundation.nets.contwin import past_image
 
 
 class SwinCFNet(Encoder):
-    """Swin transformer blocks over the angle-delay image of the past of a channel, in two stages.
+    """Two stages of Swin transformer blocks over the angle-delay image of a channel sequence.
 
-    After Cheng et al., "Swin Transformer-Based CSI Feedback for Massive MIMO" (2023), ConTwin's baseline B1. That
-    network compresses one snapshot and has no public code; this is its encoder, of timm's blocks, over N snapshots, to
-    be trained with a head `prediction` of the kind `direct` in the place of its decoder. Between the stages four
-    neighbouring tokens become one of twice the width. The features are a linear layer of all tokens, its codeword.
+    After Cheng et al., "Swin Transformer-Based CSI Feedback for Massive MIMO" (2023), baseline B1 of ConTwin. That
+    network compresses one snapshot and has no public code; this is its encoder, with blocks of timm, over N snapshots,
+    to be trained with the head `Prediction` of the kind `direct` in place of its decoder. Between the stages four
+    adjacent tokens are merged into one of twice the width. The features are a linear map of all tokens, the codeword.
 
     Args:
         snapshots: Snapshots N of the past.
         num_antennas: Antenna pairs R*T.
         num_subcarriers: Subcarriers K.
-        patch: Pixels a side of a patch; four of them must divide both sides of the image.
+        patch: Pixels a side of a patch; twice of it must divide both sides of the image.
         width: Width of the tokens of the first stage.
-        depths: Blocks of each stage; windows are shifted in every other.
+        depths: Blocks of each stage; windows are shifted in every second block.
         heads: Attention heads of a block of each stage.
         window: Tokens a side of a window.
         embed_dim: Number of features.
 
     Raises:
-        InputError: A number is out of range, or two patches do not divide a side of the image.
+        InputError: A number is out of range, or twice the patch does not divide a side of the image.
     """
 
     input_axes: ClassVar[Mapping[str, str]] = {"csi": "B N R T K"}
@@ -54,7 +54,7 @@ class SwinCFNet(Encoder):
         check_positive("SwinCFNet", **sizes, patch=patch, width=width, depths=min(depths), heads=min(heads))
         check_positive("SwinCFNet", window=window, embed_dim=embed_dim)
         if num_antennas % (2 * patch) or num_subcarriers % (2 * patch):
-            raise InputError(f"two patches of {patch} do not divide an image of {num_antennas, num_subcarriers}")
+            raise InputError(f"2 * patch = {2 * patch} does not divide an image of {num_antennas, num_subcarriers}")
         super().__init__()
         self.save_hyperparameters()
         from timm.models.swin_transformer import SwinTransformerStage  # not at import: timm is slow to load

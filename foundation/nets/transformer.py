@@ -1,4 +1,4 @@
-"""Transformers over patches: what the towers of the environment-channel model share, and the one over CSI."""
+"""Vision transformers: base class of the environment-channel towers, and the channel tower."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ Pool = Literal["class", "all"]
 
 
 class Tower(Encoder):
-    """A class token and patches through residual attention blocks, then an embedding.
+    """Vision transformer: class token and patch tokens, residual attention blocks, and a linear embedding.
 
-    The last blocks are a module of their own, `shared`, which the towers of two modalities can have in common: the MSNN
-    of environment-channel section III-A3.
+    The last blocks are a separate module, `shared`, which two towers can have in common: the MSNN of
+    environment-channel section III-A3.
 
     Args:
         num_tokens: Number of patches, without the class token.
         width: Width of the tokens.
-        layers: Blocks of this tower alone.
-        shared_layers: Blocks that two towers may share.
+        layers: Number of blocks of this tower alone.
+        shared_layers: Number of blocks that two towers may share.
         heads: Attention heads of a block.
-        embed_dim: Width of the embedding.
-        pool: `class` makes the embedding of the class token, as the paper does; `all` of all tokens side by side, which
-            learns in fewer steps at the price of a larger last layer.
+        embed_dim: Dimension of the embedding.
+        pool: `class` embeds the class token, as in the paper; `all` embeds the concatenation of all tokens, which
+            converges in fewer steps and has a larger last layer.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Tower(Encoder):
 
     def refine(self, patches: Tensor) -> Tensor:
         """Return tokens (B, num_tokens + 1, width), the class token first, of patches (B, num_tokens, width)."""
-        first = self.class_token.expand(patches.shape[0], 1, -1)  # not `len`, which an exported graph would fix
+        first = self.class_token.expand(patches.shape[0], 1, -1)  # not `len`, a constant in exported graphs
         tokens = torch.cat([first.to(patches.dtype), patches], dim=1) + self.position
         refined: Tensor = self.norm(self.shared(self.blocks(tokens)))
         return refined
@@ -72,29 +72,29 @@ class Tower(Encoder):
         return self.refine(self.patchify(*(self._taken(key, batch[key]) for key in self.input_keys)))
 
     def beyond_tokens(self) -> Iterable[nn.Parameter]:
-        """Return the last layer."""
+        """Return the parameters of the projection, which tokens do not depend on."""
         return self.projection.parameters()
 
 
 class ChannelTransformer(Tower):
     """CFENN, the channel tower: a vision transformer over patches of one CSI matrix (environment-channel III-A1).
 
-    Every link is brought to unit power first, as the paper normalises each CSI individually.
+    Every link is normalised to unit power, as in the paper.
 
     Args:
         num_antennas: Antenna pairs R*T, the rows of the image.
         num_subcarriers: Subcarriers K, its columns.
         patch: Rows and columns of a patch; they must divide the image.
         width: Width of the tokens.
-        layers: Blocks of this tower alone.
-        shared_layers: Blocks that the other tower may share.
+        layers: Number of blocks of this tower alone.
+        shared_layers: Number of blocks that the other tower may share.
         heads: Attention heads of a block.
-        embed_dim: Width of the embedding, the features.
-        domain: `csi`, antennas by subcarriers as in the paper; or `angle_delay`, its two-dimensional DFT, which loses
-            nothing and shows a path as a spot, turned so that the strongest entry is real. With it comes the logarithm
-            of its magnitude, where delays and angles can be read off without regard to phases, as it is and behind a
-            Hann window, where weak paths do not drown in the side lobes of strong ones.
-        pool: What the embedding is made of, see `Tower`.
+        embed_dim: Dimension of the embedding, the features.
+        domain: `csi`, antennas by subcarriers as in the paper; or `angle_delay`, its two-dimensional DFT, in which
+            paths are local, with a common phase that makes the strongest entry real. Two further input channels are the
+            log-magnitude, which does not depend on phases, without and with a Hann window, whose low side lobes keep
+            weak paths visible.
+        pool: Pooling of the tokens, see `Tower`.
 
     Raises:
         ValueError: The patch does not divide the image.
@@ -131,12 +131,12 @@ class ChannelTransformer(Tower):
         """Return patches (B, num_tokens, width) of CSI (B, R, T, K).
 
         Raises:
-            InputError: The data have other antenna pairs or subcarriers than the tower.
+            InputError: The data differ from the tower in antenna pairs or subcarriers.
         """
         if (csi.shape[1] * csi.shape[2], csi.shape[3]) != self.csi_size:
             raise InputError(
-                f"the data make CSI of (R, T, K) = {tuple(csi.shape[1:])}, but the channel tower was made for (R*T, K) "
-                f"= {self.csi_size}: set its num_antennas and num_subcarriers (and pre-train anew), or data.bs, "
+                f"the data have CSI of (R, T, K) = {tuple(csi.shape[1:])}, but the channel tower was made for (R*T, K) "
+                f"= {self.csi_size}: set its num_antennas and num_subcarriers (and pre-train again), or data.bs, "
                 "data.ue and data.ofdm"
             )
         channel = unit_power(csi)

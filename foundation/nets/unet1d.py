@@ -1,4 +1,4 @@
-"""The 1-D U-Net that calibrates the DFT weights of a digital twin."""
+"""1-D U-Net for the calibration of the DFT weights of a digital twin."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from datamodules.errors import InputError
 
 
 class UNet1d(nn.Module):
-    """Refines DFT weights, told where the user stands (twin calibration section IV-C, Table I).
+    """Refines DFT weights by the user position (twin calibration section IV-C, Table I).
 
-    The position becomes a second row beside the weights; three levels halve the resolution and three restore it, with
-    skip connections. With 32 beams it has 180,913 parameters (the paper: 181 K).
+    An embedding of the position is the second input channel beside the weights. Three levels of downsampling and three
+    of upsampling have skip connections. With 32 beams the network has 180,913 parameters (181 K in the paper).
 
     Args:
-        beams: DFT weights Q of a user; a multiple of 8.
-        width: Channels of the first level; they double with every level.
+        beams: Number Q of DFT weights of a user; a multiple of 8.
+        width: Channels of the first level, doubled at every further level.
 
     Raises:
         InputError: `beams` is no multiple of 8.
@@ -28,7 +28,7 @@ class UNet1d(nn.Module):
             raise InputError(f"the U-Net halves the beams three times: give a multiple of 8, not {beams}")
         self.beams = beams
         widths = [width * 2**level for level in range(4)]
-        # Table I says "MLP" and no more: of two layers of Q it has the paper's 181 K
+        # Table I only says "MLP"; two layers of width Q give the 181 K parameters of the paper
         self.embed = nn.Sequential(nn.Linear(3, beams), nn.ReLU(), nn.Linear(beams, beams))
         # one block in layer 1, as in Table I; the text has two in each layer, which would be 182 K
         self.down = nn.ModuleList([_blocks(2, widths[0], 1), *(_blocks(w, 2 * w) for w in widths[:2])])
@@ -38,8 +38,8 @@ class UNet1d(nn.Module):
             nn.ConvTranspose1d(2 * w, w, 3, stride=2, padding=1, output_padding=1) for w in widths[2::-1]
         )
         self.merge = nn.ModuleList(_blocks(2 * w, w) for w in widths[2::-1])
-        # "a convolutional operation followed by a softmax" (IV-C), not Table I's block: its ReLU would make all weak
-        # beams alike, and leave them without gradient
+        # "a convolutional operation followed by a softmax" (IV-C), not the block of Table I, whose ReLU would set all
+        # weak beams to the same value without gradient
         self.out = nn.Conv1d(width, 1, 3, padding=1)
 
     def forward(self, position: Tensor, weights: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class UNet1d(nn.Module):
             weights: DFT weights of the low-fidelity twin, shape (B, Q).
 
         Returns:
-            Weights that sum to 1, shape (B, Q).
+            Weights of sum 1, shape (B, Q).
         """
         values = torch.stack([weights, self.embed(position)], dim=1)
         skips = []

@@ -168,7 +168,7 @@ def test_bad_arguments(build: Callable[[], Head], message: str) -> None:
 
 def test_statistic_names_what_is_wrong() -> None:
     statistics = {"los_counts": torch.ones(2)}
-    with pytest.raises(ValueError, match=r"lack 'position_std'; they hold \['los_counts'\]"):
+    with pytest.raises(ValueError, match=r"no 'position_std', only \['los_counts'\]"):
         Positioning(D).prepare(statistics)
     with pytest.raises(ValueError, match=r"'los_counts' must have shape \(3,\), got \(2,\)"):
         statistic(statistics, "los_counts", 3)

@@ -94,7 +94,11 @@ def test_figures() -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"patch": (3, 4)}, "does not divide"), ({"heads": 5}, "5 heads do not divide"), ({"layers": -1}, "layers")],
+    [
+        ({"patch": (3, 4)}, "does not divide"),
+        ({"heads": 5}, "must be a multiple of"),
+        ({"layers": -1}, "layers"),
+    ],
 )
 def test_bad_arguments(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):

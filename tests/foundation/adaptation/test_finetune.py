@@ -160,7 +160,7 @@ def test_positions_are_asked_of_the_train_side(checkpoint, tmp_path):
 def test_other_sizes_of_the_data_are_refused_before_training(stage, checkpoint, tmp_path):
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     beam = FineTune(lambda n: Beam(n, num_beams=64), checkpoint=checkpoint)
-    with pytest.raises(InputError, match=r"num_beams=64 but the data have 4 beams: give model\.head\.num_beams and"):
+    with pytest.raises(InputError, match=r"num_beams=64 but the data have 4 beams: set model\.head\.num_beams and"):
         getattr(trainer, stage)(beam, datamodule=build(tmp_path / "sites", num_beams=4))
     feedback = FineTune(lambda n: Feedback(n, 4, 16, (4, 4), width=8, layers=1, heads=2), checkpoint=checkpoint)
     with pytest.raises(InputError, match=r"\(4, 16\), but the data hold \(4, 8\): set its num_antennas"):
@@ -302,7 +302,7 @@ def test_predicted_channels_are_in_the_scale_of_the_data(kind, checkpoint, tmp_p
 def test_prediction_needs_a_sequence_and_one_station(checkpoint, data, tmp_path):
     with pytest.raises(InputError, match=r"head Prediction needs next_csi, which the data lack: set data\.sequence"):
         fit(FineTune(lambda n: Prediction(n), checkpoint=checkpoint), data, tmp_path)
-    with pytest.raises(InputError, match=r"head Prediction reads one base station: set model\.base_stations to 1"):
+    with pytest.raises(InputError, match=r"head Prediction is for one base station: set model\.base_stations to 1"):
         FineTune(lambda n: Prediction(n), checkpoint=checkpoint, base_stations=2)
 
 

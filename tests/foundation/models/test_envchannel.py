@@ -240,7 +240,7 @@ def test_the_papers_sizes(capsys):
         (lambda: small(decoder=False, environment=False), "needs model.environment_encoder, model.decoder, or both"),
         (
             lambda: EnvChannel(ChannelTransformer(embed_dim=8), EnvironmentTransformer(embed_dim=16)),
-            "both towers need one embed_dim, got 8 and 16",
+            "both towers must have the same embed_dim, got 8 and 16",
         ),
         (
             lambda: EnvChannel(ChannelTransformer(width=64), EnvironmentTransformer(width=32)),

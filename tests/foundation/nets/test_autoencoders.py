@@ -101,7 +101,7 @@ def test_sizes_that_are_none_are_refused():
 
 
 def test_data_of_another_shape_are_named(csi):
-    with pytest.raises(InputError, match=r"\(1, 4, 16\), but the autoencoder takes 32 antenna pairs and 8 taps"):
+    with pytest.raises(InputError, match=r"\(1, 4, 16\), but the autoencoder has 32 antenna pairs and 8 taps"):
         CSINetPlus(rows=8)(csi)
     with pytest.raises(InputError, match="17 taps"):
         CSINetPlus(rows=17, antennas=4)(csi)

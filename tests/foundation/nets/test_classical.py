@@ -116,5 +116,5 @@ def test_the_strongest_bins_of_clean_paths_are_predicted_exactly():
 def test_refuses_what_is_none():
     with pytest.raises(InputError, match=r"predictor must be one of hold, .*, got prophet"):
         ClassicalPredictor("prophet")
-    with pytest.raises(ValueError, match="takes 64 features for the prediction itself, the encoder gives 16"):
+    with pytest.raises(ValueError, match="reads 64 features as the prediction, but the encoder has 16"):
         Prediction(16, "given")(torch.randn(2, 16), torch.randn(2, 6, 1, 4, 8, dtype=torch.complex64))

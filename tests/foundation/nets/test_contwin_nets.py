@@ -95,7 +95,7 @@ def test_numbers_that_nothing_can_be_built_of_are_named(net, name, value):
 
 
 def test_sizes_that_do_not_fit_are_named():
-    with pytest.raises(InputError, match="3 heads do not divide a width of 256"):
+    with pytest.raises(InputError, match="width 256 must be a multiple of the number of attention heads 3"):
         CNNTransformer(heads=3)
-    with pytest.raises(InputError, match="two patches of 2 do not divide an image of"):
+    with pytest.raises(InputError, match="2 \* patch = 4 does not divide an image of"):
         SwinCFNet(num_antennas=6)

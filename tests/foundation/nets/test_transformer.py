@@ -77,9 +77,9 @@ def test_the_map_as_a_whole_may_be_left_out():
     assert tower.token_shape == (1 + 1 + 2 + 3, 32)
     assert tower.patchify(image, geometry).shape == (2, 6, 32)
     assert not torch.equal(tower(image, geometry), tower(0 * image, geometry)), "the map still counts"
-    with pytest.raises(ValueError, match="nothing shows the map"):
+    with pytest.raises(ValueError, match="no input from the map"):
         EnvironmentTransformer(map_patch=None, **sizes)
-    with pytest.raises(ValueError, match="3 and 6 pieces do not divide 64 pixels and 48 lengths"):
+    with pytest.raises(ValueError, match="corridor must divide 64 and echoes 48, got 3 and 6"):
         EnvironmentTransformer(corridor=3, echoes=6, **sizes)
 
 
