@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import math
 import os
 import platform
@@ -23,7 +22,7 @@ from torch import Tensor
 from foundation.gather import interleaved
 from foundation.runtime.loggers import Wandb
 from foundation.runtime.resume import BestCheckpoint
-from foundation.runtime.runs import Run, read_summary
+from foundation.runtime.runs import Run, read_summary, write_summary
 from foundation.runtime.tracking import described, tags_of
 
 #: what fitting tells of itself, which a later test leaves in the summary
@@ -160,10 +159,7 @@ class RunSummary(Callback):
             "versions": {name: _version(name) for name in ("csi-foundation", "torch", "lightning")},
             **_commit(),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".json.tmp")
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
-        os.replace(temporary, path)
+        write_summary(path, summary)
         self._wrote = True
         for logger in trainer.loggers:
             if isinstance(logger, Wandb):

@@ -188,6 +188,20 @@ def read_summary(file: Path) -> dict[str, Any]:
     return summary
 
 
+def write_summary(file: Path, summary: dict[str, Any]) -> None:
+    """Write a `summary.json`, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    os.replace(temporary, file)
+
+
+def add_metrics(file: Path, metrics: dict[str, float]) -> None:
+    """Add to the metrics of a `summary.json`."""
+    summary = read_summary(file)
+    write_summary(file, {**summary, "metrics": {**summary.get("metrics", {}), **metrics}})
+
+
 def first_process() -> bool:
     """Whether this is the process of a job that owns the run folder; decided before any process group exists."""
     # Lightning's launcher starts one process a node by hand, told apart by NODE_RANK alone.

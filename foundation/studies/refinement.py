@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from datamodules.errors import InputError
-from foundation.adaptation.refine import replaces, select
-from foundation.evaluation.twin_pictures import markdown
-from foundation.runtime.runs import read_summary
+from foundation.adaptation.refine import replaces
+from foundation.evaluation.feedback_curves import PUBLISHED, figure4, figure5, published
+from foundation.runtime.runs import add_metrics, read_summary
+from foundation.studies.rows import collect
 from foundation.studies.run_list import finished, run_all
+from foundation.studies.tables import table
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from foundation.studies.study import Study
+    from foundation.studies.worlds import Worlds
 
-#: the authors' results, drawn beside ours
-PUBLISHED = Path("experiments/published/twin_feedback.csv")
-#: links scored at once
-_CHUNK = 256
 #: the worlds of a refinement, in `experiments/data/twins_feedback.yaml`
-_BOTH = ["--data.train_on", "{variant: [twin, target]}"]
+TWIN, TARGET = "twin", "target"
 
 
 @dataclass(frozen=True)
@@ -37,43 +34,76 @@ class Way:
 
     Attributes:
         rule: Which links of the target world are chosen, see `select`.
+        counts: How many; by default those of the study.
         rehearse: Whether training goes over the links of the twin as well.
-        mix: Share of the target's links in training, see `rehearsal`; by default that of the union.
+        mix: Share of the target's links in training, see `rehearsal`; by default that of the union. With 0 the model is
+            trained on over the twin alone: what more training does without any link of the target.
         threshold_db: For the rule `threshold`.
         args: Further arguments of `lightning fit`.
     """
 
     rule: Any
+    counts: tuple[int, ...] = ()
     rehearse: bool = False
     mix: float | None = None
     threshold_db: float | None = None
     args: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Way:
+        """Make a way of what a study says of it."""
+        lists = {key: tuple(settings[key]) for key in ("counts", "args") if key in settings}
+        return cls(**{**settings, **lists})
+
 
 @dataclass(frozen=True)
-class Result:
-    """A refined model, or the offline one.
+class Refinement:
+    """What a study says of refinement.
 
     Attributes:
-        way: Name of the way; `twin` for the offline model.
-        count: Chosen links of the target world.
-        test_db: NMSE on test links of the target world [dB].
-        held_db: NMSE on its held-out links, which decide [dB].
-        replaces: Whether it takes the place of the offline model.
+        ways: How the model is refined, by name.
+        counts: Numbers of chosen links of the target world, for the ways that name none.
+        continual: How the world goes on to change, see `continual.Continual`; empty for not.
     """
 
-    way: str
-    count: int
-    test_db: float
-    held_db: float
-    replaces: bool
+    ways: dict[str, Way]
+    counts: tuple[int, ...] = ()
+    continual: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, study: Study) -> Refinement:
+        """Read it from a study.
+
+        Raises:
+            InputError: The study says otherwise.
+        """
+        given = dict(study.refine)
+        try:
+            ways = {name: Way.of(way) for name, way in given.pop("ways").items()}
+            made = cls(ways, tuple(int(count) for count in given.pop("counts", ())), given.pop("continual", {}))
+            if given:
+                raise TypeError(f"refine has the unknown key {next(iter(given))!r}")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"study {study.name}: refine needs ways by name ({error})") from error
+        if lacking := [name for name, way in ways.items() if not (way.counts or made.counts)]:
+            raise InputError(f"study {study.name}: refine needs counts, or the way {lacking[0]} its own")
+        if TWIN not in study.pretrain or not study.pretrain_per_seed:
+            raise InputError(f"study {study.name}: a refinement pre-trains a variant {TWIN}, and that for every seed")
+        return made
+
+    def runs(self, seed: int) -> dict[str, tuple[str, int]]:
+        """Return way and count by id of the run, in order."""
+        named = ((name, count) for name, way in self.ways.items() for count in way.counts or self.counts)
+        return {f"{name}-n{count}-s{seed}": (name, count) for name, count in named}
 
 
 def refine(study: Study, runs: Path) -> int:
-    """Choose links, refine the twin's model in every way, and keep it where that made nothing better.
+    """Pre-train, choose links, refine the twin's model in every way, and keep it where that made nothing better.
 
-    The study pre-trains one variant, `twin`, for every seed. The links chosen stand in `<run id>.links.json` beside the
-    runs, what replaced what in `refinement.json`, and figure 4 in `plots/figure4.png`.
+    All of a seed comes before the next one. With sizes, the twin's model of the largest is refined. The links chosen
+    stand in `<run id>.links.json` beside the runs; `held_nmse_db` and `replaces` of a refined run say how it does on
+    held-out target links and whether it takes the place of the model before. Figure 4 is drawn of the results, figure 5
+    of `correlation-s<seed>.json`, whose means stand in the metrics of the offline model.
 
     Returns:
         The exit status: that of the first run that failed, or 0.
@@ -81,175 +111,107 @@ def refine(study: Study, runs: Path) -> int:
     Raises:
         InputError: The study says otherwise.
     """
-    counts, ways = _settings(study)
-    folder, results = runs / study.name, []
+    from foundation.studies.continual import Continual
+
+    settings = Refinement.of(study)
+    continual = Continual.of(study, settings) if settings.continual else None
+    folder = runs / study.name
     for seed in study.seeds:
-        offline = folder / f"pretrain-twin-s{seed}"
-        names = {(name, count): f"{name}-n{count}-s{seed}" for name in ways for count in counts}
-        record = folder / f"pretrain-twin-s{seed}" / "refinement.json"
-        if not (record.is_file() and all(finished(folder / run_id) for run_id in names.values())):
-            world = _World(study, runs, offline, seed)
-            for (name, count), run_id in names.items():
-                world.choose(ways[name], count, folder / f"{run_id}.links.json", seed)
-            commands = [
-                (run_id, _command(study, runs, ways[name], offline, folder / f"{run_id}.links.json", seed, run_id))
-                for (name, _), run_id in names.items()
-            ]
-            if status := run_all(study.name, commands, runs):
-                return status
-            held = {run_id: world.errors(folder / run_id, "validation") for run_id in names.values()}
-            before = world.errors(offline, "validation")
-            decided = {
-                run_id: {"held_nmse_db": _db(error), "replaces": replaces(before, error)}
-                for run_id, error in held.items()
-            }
-            _write(record, {offline.name: {"held_nmse_db": _db(before), "replaces": False}, **decided})
-        told = json.loads(record.read_text())
-        entries = {("twin", 0): offline.name, **names}
-        results += [Result(*key, _tested(folder / run_id), *told[run_id].values()) for key, run_id in entries.items()]
-    print(f"\n{result_table(results)}")
-    picture = folder / "plots" / "figure4.png"
-    picture.parent.mkdir(exist_ok=True)
-    figure4(results, published() if PUBLISHED.is_file() else {}).savefig(picture, dpi=150, bbox_inches="tight")
-    print(f"picture: {picture}; which model is kept: {folder}/pretrain-twin-s*/refinement.json")
+        offline = folder / f"pretrain-{offline_of(study)}-s{seed}"
+        pretraining = dataclasses.replace(study, seeds=[seed]).commands(runs)
+        if status := run_all(study.name, pretraining, runs) or _refine(study, settings, runs, offline, seed):
+            return status
+        if continual is not None and (status := continual.run(runs, offline, seed)):
+            return status
+        print(f"\n{table(collect(runs, study))}")
+        for name, figure in {
+            "figure4": figure4(collect(runs, study), published() if PUBLISHED.is_file() else {}),
+            "figure5": figure5([json.loads(file.read_text()) for file in folder.glob("correlation-s*.json")]),
+        }.items():
+            picture = folder / "plots" / f"{name}.png"
+            picture.parent.mkdir(exist_ok=True)
+            figure.savefig(picture, dpi=150, bbox_inches="tight")
+            print(f"picture: {picture}")
     return 0
 
 
-def _settings(study: Study) -> tuple[list[int], dict[str, Way]]:
-    """Return the counts and the ways of a study."""
-    given = dict(study.refine)
-    try:
-        counts, ways = [int(count) for count in given.pop("counts")], given.pop("ways")
-        known = {name: Way(**{**way, "args": tuple(way.get("args", ()))}) for name, way in ways.items()}
-        if given:
-            raise TypeError(f"refine has the unknown key {next(iter(given))!r}")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"study {study.name}: refine needs counts, and ways by name ({error})") from error
-    if list(study.pretrain) != ["twin"] or not study.pretrain_per_seed:
-        raise InputError(f"study {study.name}: a refinement pre-trains one variant, twin, and that for every seed")
-    return counts, known
+def offline_of(study: Study) -> str:
+    """Return the name of the variant that is refined."""
+    return f"{TWIN}-n{max(study.sizes)}" if study.sizes else TWIN
 
 
-def _command(study: Study, runs: Path, way: Way, offline: Path, links: Path, seed: int, run_id: str) -> list[str]:
-    """Return the arguments of `lightning fit` for one refinement."""
-    # the arguments of the pre-training but for its own worlds, which come after and overrule them
-    twin = [arg.replace("{seed}", str(seed)) for arg in study.pretrain["twin"]]
-    start = ["fit", *twin, "--experiment", study.name, "--runs", str(runs), *study.args, *study.adapt]
-    data = ["--data.train_links", str(links), "--data.num_labels", "null", "--data.validate_on", "{variant: target}"]
-    worlds = _BOTH if way.rehearse else ["--data.train_on", "{variant: target}"]
-    if way.mix is not None:
-        data = ["--data", "RehearsalDataModule", "--data.mix", str(way.mix), *data]
-    start += [*data, *worlds, "--model.start_from", str(offline / "checkpoints" / "best.ckpt"), *way.args]
-    drawn = ["--seed_everything", str(seed), "--data.seed", str(seed)]
-    return [*start, *drawn, "--run_id", run_id]
+def _refine(study: Study, settings: Refinement, runs: Path, offline: Path, seed: int) -> int:
+    """Refine the model of a seed in every way, and decide."""
+    folder, named = runs / study.name, settings.runs(seed)
+    if all(finished(folder / run_id) and _scored(folder / run_id) for run_id in named):
+        return 0
+    worlds = worlds_of(study, offline, (TWIN, TARGET))
+    commands = []
+    for run_id, (name, count) in named.items():
+        way, file = settings.ways[name], folder / f"{run_id}.links.json"
+        if not file.is_file():  # those of a run that was stopped stay
+            chosen = worlds.choose(offline, TARGET, way.rule, count, way.threshold_db, seed)
+            worlds.save(file, np.concatenate([worlds.links(TWIN), chosen]) if way.rehearse else chosen)
+        start = offline / "checkpoints" / "best.ckpt"
+        seen = (TWIN, TARGET) if way.rehearse else (TARGET,)
+        commands.append((run_id, command(study, runs, way, start, file, seen, seed, run_id)))
+    if status := run_all(study.name, commands, runs):
+        return status
+    _write_correlations(worlds, offline, folder / f"correlation-s{seed}.json", seed)
+    before = worlds.errors(offline, "validation", TARGET)
+    add_metrics(offline / "summary.json", {"refine/held_nmse_db": in_db(before)})
+    for run_id in named:
+        held = worlds.errors(folder / run_id, "validation", TARGET)
+        decided = {"refine/held_nmse_db": in_db(held), "refine/replaces": float(replaces(before, held))}
+        add_metrics(folder / run_id / "summary.json", decided)
+    return 0
 
 
-class _World:
-    """The links of both worlds, and the errors of models on them."""
+def worlds_of(study: Study, offline: Path, names: tuple[str, ...]) -> Worlds:
+    """Open the worlds of a study, the twin with the links that the offline model learned from."""
+    from foundation.studies.worlds import Worlds
 
-    def __init__(self, study: Study, runs: Path, offline: Path, seed: int) -> None:
-        from foundation.cli import run
-
-        args = ["validate", "--config", str(offline / "config.yaml"), "--ckpt_path", "best", *_BOTH]
-        args += ["--data.validate_on", "{variant: target}", "--trainer.enable_progress_bar", "false"]
-        commands = run([*args, "--trainer.enable_model_summary", "false"])
-        self.model, self.data = commands.model, commands.datamodule
-        side = self.data.sides["train"]
-        from foundation.adaptation.rehearsal import in_world
-
-        is_target = in_world(side, "target")
-        self.twin, self.target = side.links[~is_target], side.links[is_target]
-        self._offline = offline
-        self._error: Tensor | None = None
-        self.positions = np.flatnonzero(is_target)
-
-    def errors(self, run: Path, side: str, positions: Any = None) -> Tensor:
-        """Return the NMSE of links of a side under the best checkpoint of a run, linear, shape (n,)."""
-        from foundation.checkpoint import read_checkpoint
-
-        self.model.load_state_dict(read_checkpoint(run / "checkpoints" / "best.ckpt")["state_dict"])
-        self.model.eval()
-        return torch.cat(list(self._errors(side, positions)))
-
-    @torch.no_grad()
-    def _errors(self, side: str, positions: Any) -> Iterator[Tensor]:
-        dataset = self.data.sides[side]
-        rows = np.arange(len(dataset)) if positions is None else positions
-        for start in range(0, len(rows), _CHUNK):
-            batch = self.data.finish(dataset.__getitems__(rows[start : start + _CHUNK].tolist()))
-            yield self.model.predict_step(batch, 0)["nmse"]
-
-    def choose(self, way: Way, count: int, file: Path, seed: int) -> None:
-        """Write which links to refine with; a file that is there already stays."""
-        from datamodules.sites.link_file import save_links
-
-        if file.is_file():
-            return
-        if self._error is None:
-            self._error = self.errors(self._offline, "train", self.positions)
-        chosen = self.target[select(self._error, way.rule, count, way.threshold_db, seed).numpy()]
-        file.parent.mkdir(parents=True, exist_ok=True)
-        links = np.concatenate([self.twin, chosen]) if way.rehearse else chosen
-        save_links(file, self.data.sides["train"].sites, links)
+    return Worlds(offline, names, max(study.sizes) if study.sizes else None)
 
 
-def result_table(results: list[Result]) -> str:
-    """Return a table, a line for each way and count: NMSE and how many of the seeds replaced the offline model."""
-    lines = [["refined by", "target links", "NMSE, test [dB]", "NMSE, held out [dB]", "replaces the twin's model"]]
-    for way, count in dict.fromkeys((result.way, result.count) for result in results):
-        group = [result for result in results if (result.way, result.count) == (way, count)]
-        test, held = ([getattr(result, key) for result in group] for key in ("test_db", "held_db"))
-        kept = f"{sum(result.replaces for result in group)} of {len(group)}" if count else ""
-        lines.append([way if count else "nothing (twin only)", str(count), _cell(test), _cell(held), kept])
-    return markdown(lines)
-
-
-def published(file: Path = PUBLISHED) -> dict[str, list[float]]:
-    """Read the authors' curves: `samples`, and NMSE [dB] by name."""
-    lines = [line.split(";") for line in file.read_text().splitlines() if not line.startswith("#")]
-    return {name: [float(value) for value in values] for name, *values in zip(*lines, strict=True)}
-
-
-def figure4(results: list[Result], theirs: dict[str, list[float]]) -> Figure:
-    """Draw NMSE against the number of target links, ours over the authors' (twin feedback figure 4).
+def command(
+    study: Study, runs: Path, way: Way, start: Path, links: Path, seen: tuple[str, ...], seed: int, run_id: str
+) -> list[str]:
+    """Return the arguments of `lightning fit` for one refinement.
 
     Args:
-        results: What was reached.
-        theirs: What `published` returns; may be empty.
+        study: The study.
+        runs: Folder of all runs.
+        way: How.
+        start: Checkpoint to start from.
+        links: File of the links to train on.
+        seen: Worlds to train on; the last one is new, and is what the run is validated and tested on.
+        seed: Seed.
+        run_id: Name of the run.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.5, 4.6), layout="constrained", dpi=120)
-    axes = figure.subplots()
-    for number, name in enumerate(name for name in theirs if name != "samples"):
-        axes.plot(theirs["samples"], theirs[name], ":", color=f"C{number}", linewidth=1.2, label=f"{name} [authors]")
-    offline = [result.test_db for result in results if not result.count]
-    axes.axhline(float(np.mean(offline)), color="black", linewidth=1.0, label="twin only, ours")
-    for number, way in enumerate(dict.fromkeys(result.way for result in results if result.count)):
-        group = [result for result in results if result.way == way]
-        counts = sorted({result.count for result in group})
-        means = [float(np.mean([r.test_db for r in group if r.count == count])) for count in counts]
-        axes.plot(counts, means, "o-", color=f"C{number + 3}", label=f"{way.replace('_', ' ')}, ours")
-    axes.set(xscale="log", xlabel="samples of the target world", ylabel="NMSE on the target world [dB]")
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", fontsize="x-small", ncols=3)
-    return figure
+    # the arguments of the pre-training but for its own worlds, which come after and overrule them
+    twin = [arg.replace("{seed}", str(seed)) for arg in study.pretrain[TWIN]]
+    given = ["fit", *twin, "--experiment", study.name, "--runs", str(runs), *study.args, *study.adapt]
+    new = f"{{variant: {seen[-1]}}}"
+    data = ["--data.train_links", str(links), "--data.num_labels", "null"]
+    data += ["--data.train_on", f"{{variant: [{', '.join(seen)}]}}", "--data.validate_on", new, "--data.test_on", new]
+    if way.mix is not None:
+        data = ["--data", "RehearsalDataModule", "--data.mix", str(way.mix), "--data.target", seen[-1], *data]
+    given += [*data, "--model.start_from", str(start), *way.args]
+    return [*given, "--seed_everything", str(seed), "--data.seed", str(seed), "--run_id", run_id]
 
 
-def _tested(run: Path) -> float:
-    return float(read_summary(run / "summary.json")["metrics"]["test/nmse_db"])
+def _write_correlations(worlds: Worlds, offline: Path, file: Path, seed: int) -> None:
+    found = {name: values.sort().values for name, values in worlds.correlations(TARGET, seed).items()}
+    file.write_text(json.dumps({name: [round(float(v), 5) for v in values] for name, values in found.items()}) + "\n")
+    means = {f"refine/correlation_{name}": float(values.mean()) for name, values in found.items()}
+    add_metrics(offline / "summary.json", means)
 
 
-def _db(error: Tensor) -> float:
-    return float(10 * error.mean().log10())
+def _scored(run: Path) -> bool:
+    return "refine/replaces" in read_summary(run / "summary.json").get("metrics", {})
 
 
-def _cell(values: list[float]) -> str:
-    spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.2f}{spread}"
-
-
-def _write(file: Path, content: dict[str, Any]) -> None:
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(file)
+def in_db(error: Tensor) -> float:
+    """Return the mean of errors (n,), in decibels; of links without power, which have none, it takes no notice."""
+    return float(10 * error.nanmean().log10())

@@ -19,11 +19,11 @@ def run_study(study: Study, runs: Path) -> int:
     Returns:
         The exit status: that of the first run that failed, or 0.
     """
-    status = run_all(study.name, study.commands(runs), runs)
-    if not status and study.refine:
+    if study.refine:
         from foundation.studies.refinement import refine
 
         return refine(study, runs)
+    status = run_all(study.name, study.commands(runs), runs)
     if not status:
         print(table(collect(runs, study)))
     return status

@@ -40,7 +40,7 @@ class Study:
             and `{data}` for the name of the data.
         zero_shot: Arguments of `lightning test`, run for every variant, data and seed, with `{run}` for the folder of
             the variant's pre-training; empty for none.
-        refine: How the pre-trained variant is refined in another world, see `refinement.Refinement`; empty for not.
+        refine: How the variant `twin` is refined in another world, see `refinement.Refinement`; empty for not.
         paper: Whose table the study is of, such as `csiclip`, see `results.PAPERS`; empty where it compares several.
         tuned_on: By what links its sizes, steps and rates were chosen, such as `areas 207-223`.
     """

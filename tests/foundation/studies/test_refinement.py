@@ -1,4 +1,4 @@
-"""The three phases of a refinement: what is run, which model is kept, and what is shown."""
+"""The three phases of a refinement and what comes after: what is run, which model is kept, and what is shown."""
 
 import json
 from pathlib import Path
@@ -10,8 +10,11 @@ import torch
 from datamodules.dataset import ChannelDataset
 from datamodules.errors import InputError
 from foundation.adaptation.rehearsal import RehearsalSampler, in_world
-from foundation.studies import refinement
-from foundation.studies.refinement import Result, figure4, refine, result_table
+from foundation.evaluation import feedback_curves
+from foundation.evaluation.feedback_curves import figure4, figure5
+from foundation.studies import continual, refinement
+from foundation.studies.refinement import refine
+from foundation.studies.rows import collect
 from foundation.studies.study import Study
 from tests.datamodules.rays import random_site
 
@@ -22,24 +25,42 @@ def study(**changes):
         "adapt": ["--model.lr", "1e-3"],
         "refine": {
             "counts": [2],
-            "ways": {"naive": {"rule": "top"}, "mixed": {"rule": "random", "rehearse": True, "mix": 0.5}},
+            "ways": {
+                "naive": {"rule": "top"},
+                "mixed": {"rule": "random", "rehearse": True, "mix": 0.5},
+                "longer": {"rule": "random", "rehearse": True, "mix": 0.0, "counts": [1]},
+            },
         },
     }  # fmt: skip
     return Study(**{**settings, **changes})
 
 
-class World:
-    """Errors of models by name: the naive one got worse, the mixed one better."""
+class Worlds:
+    """Errors of models by name and world: the naive one got worse, the mixed one better."""
 
-    def __init__(self, *_):
-        self.chosen = []
+    def __init__(self, study, offline, names):
+        self.names = names
 
-    def choose(self, way, count, file, seed):
-        self.chosen.append((way.rule, count, file.name))
+    def links(self, world):
+        return np.array([10, 11]) + 100 * self.names.index(world)
 
-    def errors(self, run, side):
-        assert side == "validation"
-        return torch.full((4,), {"naive-n2-s0": 0.2, "mixed-n2-s0": 0.01}.get(run.name, 0.1))
+    def choose(self, run, world, rule, count, threshold_db, seed):
+        return self.links(world)[:count]
+
+    def save(self, file, links):
+        file.write_text(json.dumps(links.tolist()))
+
+    def read(self, file):
+        return np.array(json.loads(file.read_text()))
+
+    def errors(self, run, side, world):
+        known = {"naive-n2-s0": 0.2, "mixed-n2-s0": 0.01, "naive-to-target-s0": 0.01, "mixed-to-target-s0": 0.01}
+        if (run.name, world) == ("naive-to-station-s0", "target"):
+            return torch.full((4,), 1.0)
+        return torch.full((4,), known.get(run.name, 0.1))
+
+    def correlations(self, world, seed):
+        return {"high_NMSE": torch.tensor([0.5, 0.3]), "random": torch.tensor([0.9, 0.7])}
 
 
 @pytest.fixture
@@ -48,16 +69,17 @@ def ran(monkeypatch, tmp_path):
     commands = []
 
     def run_all(experiment, given, runs):
-        for run_id in ("pretrain-twin-s0", *dict(given)):
+        for run_id, _ in given:
             folder = runs / experiment / run_id
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "summary.json").write_text(json.dumps({"metrics": {"test/nmse_db": -5.0}}))
+            known = {"experiment": experiment, "run_id": run_id, "mode": "pretrain", "seed": int(run_id[-1])}
+            (folder / "summary.json").write_text(json.dumps({**known, "metrics": {"test/nmse_db": -5.0}}))
         commands.extend(given)
         return 0
 
-    monkeypatch.setattr(refinement, "run_all", run_all)
-    monkeypatch.setattr(refinement, "_World", World)
-    (tmp_path / "x" / "pretrain-twin-s0").mkdir(parents=True)
+    for module in (refinement, continual):
+        monkeypatch.setattr(module, "run_all", run_all)
+        monkeypatch.setattr(module, "worlds_of", Worlds)
     return commands
 
 
@@ -65,60 +87,113 @@ def flag(args, name):
     return args[len(args) - args[::-1].index(name)]
 
 
+def metrics(folder):
+    return json.loads((folder / "summary.json").read_text())["metrics"]
+
+
 def test_a_refined_model_is_kept_only_where_it_is_better_on_links_held_out(ran, tmp_path, capsys):
     assert refine(study(), tmp_path) == 0
-    told = json.loads((tmp_path / "x/pretrain-twin-s0/refinement.json").read_text())
-    assert {name: entry["replaces"] for name, entry in told.items()} == {
-        "pretrain-twin-s0": False, "naive-n2-s0": False, "mixed-n2-s0": True
-    }  # fmt: skip
-    assert told["mixed-n2-s0"]["held_nmse_db"] == pytest.approx(-20)
-    assert (tmp_path / "x/plots/figure4.png").is_file()
-    assert "nothing (twin only)" in capsys.readouterr().out
-    naive, mixed = dict(ran).values()
+    folder = tmp_path / "x"
+    assert [run_id for run_id, _ in ran] == ["pretrain-twin-s0", "naive-n2-s0", "mixed-n2-s0", "longer-n1-s0"]
+    replaced = {name: metrics(folder / name)["refine/replaces"] for name, _ in ran[1:]}
+    assert replaced == {"naive-n2-s0": 0.0, "mixed-n2-s0": 1.0, "longer-n1-s0": 0.0}
+    assert metrics(folder / "mixed-n2-s0")["refine/held_nmse_db"] == pytest.approx(-20)
+    offline = metrics(folder / "pretrain-twin-s0")
+    assert offline["refine/held_nmse_db"] == pytest.approx(-10)
+    assert (offline["refine/correlation_high_NMSE"], offline["refine/correlation_random"]) == pytest.approx((0.4, 0.8))
+    assert json.loads((folder / "correlation-s0.json").read_text())["high_NMSE"] == [0.3, 0.5]
+    assert all((folder / "plots" / f"figure{number}.png").is_file() for number in (4, 5))
+    assert "held_nmse_db [dB]" in capsys.readouterr().out
+
+
+def test_each_way_trains_on_its_links_of_its_worlds(ran, tmp_path):
+    refine(study(), tmp_path)
+    naive, mixed, longer = (args for _, args in ran[1:])
     start = str(tmp_path / "x/pretrain-twin-s0/checkpoints/best.ckpt")
-    for args, worlds in ((naive, "{variant: target}"), (mixed, "{variant: [twin, target]}")):
+    for args, worlds in ((naive, "[target]"), (mixed, "[twin, target]"), (longer, "[twin, target]")):
         assert flag(args, "--model.start_from") == start
-        assert flag(args, "--data.train_on") == worlds
-        assert flag(args, "--data.validate_on") == "{variant: target}"
+        assert flag(args, "--data.train_on") == f"{{variant: {worlds}}}"
+        assert flag(args, "--data.validate_on") == flag(args, "--data.test_on") == "{variant: target}"
     assert "--data" not in naive
     assert flag(mixed, "--data") == "RehearsalDataModule"
-    assert flag(mixed, "--data.mix") == "0.5"
-    assert flag(naive, "--data.train_links").endswith("naive-n2-s0.links.json")
+    assert (flag(mixed, "--data.mix"), flag(longer, "--data.mix")) == ("0.5", "0.0")
+    links = [json.loads(Path(flag(args, "--data.train_links")).read_text()) for args in (naive, mixed, longer)]
+    assert links == [[110, 111], [10, 11, 110, 111], [10, 11, 110]]
+
+
+def test_a_finished_refinement_is_not_run_again(ran, tmp_path):
+    refine(study(), tmp_path)
+    done = len(ran)
+    refine(study(), tmp_path)
+    assert [run_id for run_id, _ in ran[done:]] == ["pretrain-twin-s0"]  # `run_all` passes over what is finished
+
+
+def test_all_of_a_seed_comes_before_the_next_and_the_largest_size_is_refined(ran, tmp_path):
+    refine(study(seeds=[0, 1], sizes=[10, 20], pretrain={"twin": [], "target": []}), tmp_path)
+    of_seed = ["pretrain-twin-n10", "pretrain-twin-n20", "pretrain-target-n10", "pretrain-target-n20"]
+    of_seed += ["naive-n2", "mixed-n2", "longer-n1"]
+    assert [run_id for run_id, _ in ran] == [f"{name}-s{seed}" for seed in (0, 1) for name in of_seed]
+    start = flag(ran[4][1], "--model.start_from")
+    assert start == str(tmp_path / "x/pretrain-twin-n20-s0/checkpoints/best.ckpt")
+
+
+def test_a_world_that_changes_on_tells_what_is_forgotten(ran, tmp_path):
+    given = study()
+    given.refine["continual"] = {"worlds": ["target", "station"], "count": 1, "ways": ["naive", "mixed"]}
+    assert refine(given, tmp_path) == 0
+    folder, runs = tmp_path / "x", dict(ran)
+    last = {name: metrics(folder / f"{name}-to-station-s0") for name in ("naive", "mixed")}
+    assert last["naive"]["refine/target_nmse_db"] == pytest.approx(0, abs=1e-6)
+    assert last["naive"]["refine/target_forgotten_db"] == pytest.approx(20)
+    assert last["mixed"]["refine/target_forgotten_db"] == pytest.approx(10)
+    assert last["mixed"]["refine/station_forgotten_db"] == pytest.approx(10)
+    assert metrics(folder / "pretrain-twin-s0")["refine/station_nmse_db"] == pytest.approx(-10)
+    naive, mixed = runs["naive-to-station-s0"], runs["mixed-to-station-s0"]
+    assert flag(naive, "--model.start_from") == str(folder / "naive-to-target-s0/checkpoints/best.ckpt")
+    assert flag(naive, "--data.test_on") == "{variant: station}"
+    assert flag(mixed, "--data.train_on") == "{variant: [twin, target, station]}"
+    assert flag(mixed, "--data.target") == "station"
+    links = [json.loads(Path(flag(args, "--data.train_links")).read_text()) for args in (naive, mixed)]
+    assert links == [[210], [10, 11, 110, 210]]
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {"refine": {"counts": [2]}},
+        {"refine": {"ways": {"a": {"rule": "top"}}}},
         {"refine": {"counts": [2], "ways": {"a": {"rule": "top", "colour": 1}}}},
         {"refine": {"counts": [2], "ways": {}, "mix": 1}},
+        {"refine": {"counts": [2], "ways": {"a": {"rule": "top"}}, "continual": {"worlds": ["b"], "count": 1}}},
+        {"refine": {"counts": [2], "ways": {"a": {"rule": "top"}},
+                    "continual": {"worlds": ["b"], "count": 1, "ways": ["c"]}}},
         {"pretrain": {"target": []}},
         {"pretrain_per_seed": False},
     ],
-)
+)  # fmt: skip
 def test_a_study_that_refines_nothing_is_refused(changes, tmp_path):
     with pytest.raises(InputError, match="study x: "):
         refine(study(**changes), tmp_path)
 
 
-def test_the_table_has_a_line_for_each_way_and_count():
-    results = [
-        Result("twin", 0, -10.0, -11.0, False), Result("twin", 0, -12.0, -11.0, False),
-        Result("top", 40, -14.0, -13.0, True), Result("top", 40, -12.0, -10.0, False),
-    ]  # fmt: skip
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in result_table(results).splitlines()]
-    assert lines[2:] == [
-        ["nothing (twin only)", "0", "-11.00 ± 1.41", "-11.00 ± 0.00", ""],
-        ["top", "40", "-13.00 ± 1.41", "-11.50 ± 2.12", "1 of 2"],
-    ]
-    [axes] = figure4(results, {"samples": [10, 40], "target": [1.8, -1.4]}).axes
-    drawn = {line.get_label(): np.ravel(line.get_ydata()).tolist() for line in axes.lines}
-    assert drawn["target [authors]"] == [1.8, -1.4]
-    assert drawn["top, ours"] == [-13.0]
+def test_figures_draw_ours_over_the_authors(ran, tmp_path):
+    given = study(seeds=[0, 1], sizes=[20])
+    refine(given, tmp_path)
+    [axes] = figure4(collect(tmp_path, given), {"samples": [10, 40], "target": [1.8, -1.4]}).axes
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert drawn["target [authors]"] == [[10, 1.8], [40, -1.4]]
+    bars = {bar.get_label(): bar.lines[0].get_xydata().tolist() for bar in axes.containers}
+    assert bars == {
+        "longer, ours": [[1, -5]], "mixed, ours": [[2, -5]], "naive, ours": [[2, -5]], "twin, ours": [[20, -5]]
+    }  # fmt: skip
+    [axes] = figure5([{"random": [0.8, 0.9]}, {"random": [0.6, 0.7]}]).axes
+    values, shares = axes.lines[0].get_data()
+    assert (values[0], values[-1]) == pytest.approx((0.6, 0.9))
+    assert (shares[0], shares[-1]) == (0, 1)
 
 
 def test_the_published_curves_are_those_of_the_authors():
-    theirs = refinement.published(Path(__file__).parents[3] / refinement.PUBLISHED)
+    theirs = feedback_curves.published(Path(__file__).parents[3] / feedback_curves.PUBLISHED)
     assert theirs["samples"][:3] == [10, 20, 40]
     assert theirs["rehearsal, high NMSE"][2] == -19.8
     assert {len(values) for values in theirs.values()} == {11}

@@ -1,0 +1,103 @@
+"""The worlds of a refinement: their links, the errors of models on them, and which links are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules.sites.link_file import read_links, save_links
+from foundation.adaptation.refine import Selection, largest_correlation, select
+from foundation.adaptation.rehearsal import in_world
+from foundation.checkpoint import read_checkpoint
+from foundation.models.csifeedback import powered
+
+#: links looked at at once
+_CHUNK = 256
+#: links whose correlation with the twin figure 5 shows, of either kind (twin feedback section VII-B)
+_SHOWN = 100
+
+
+class Worlds:
+    """Links of several worlds, and the errors on them of models that continue one.
+
+    Args:
+        offline: Folder of the run of the offline model, trained on the twin.
+        names: The worlds, by domain label `variant`; the twin first.
+        twin_links: Number of links of the twin that the offline model learned from; by default all.
+    """
+
+    def __init__(self, offline: Path, names: Sequence[str], twin_links: int | None = None) -> None:
+        from foundation.cli import run
+
+        sides = "{variant: [" + ", ".join(names) + "]}"
+        args = ["validate", "--config", str(offline / "config.yaml"), "--ckpt_path", "best"]
+        args += ["--data.train_on", sides, "--data.validate_on", sides, "--data.test_on", sides]
+        args += [] if twin_links is None else ["--data.num_labels", f"{{{names[0]}: {twin_links}}}"]
+        commands = run([*args, "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"])
+        self.model, self.data = commands.model, commands.datamodule
+        self._names, self._offline = names, offline
+
+    def links(self, world: str, side: str = "train") -> NDArray[np.int64]:
+        """Return the links of a world on a side, (n,)."""
+        dataset = self.data.sides[side]
+        links: NDArray[np.int64] = dataset.links[in_world(dataset, world)]
+        return links
+
+    def errors(self, run: Path, side: str, world: str) -> Tensor:
+        """Return the NMSE of the links of a world on a side under the best checkpoint of a run, linear, (n,)."""
+        self.model.load_state_dict(read_checkpoint(run / "checkpoints" / "best.ckpt")["state_dict"])
+        self.model.eval()
+        with torch.no_grad():
+            return torch.cat([self.model.predict_step(batch, 0)["nmse"] for batch in self._batches(side, world)])
+
+    def choose(
+        self, run: Path, world: str, rule: Selection, count: int, threshold_db: float | None = None, seed: int = 0
+    ) -> NDArray[np.int64]:
+        """Return which train links of a world are fed back whole, by their errors under a run, see `select`."""
+        return self.links(world)[select(self.errors(run, "train", world), rule, count, threshold_db, seed).numpy()]
+
+    def save(self, file: Path, links: NDArray[np.int64]) -> None:
+        """Write links to train on."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_links(file, self.data.sides["train"].sites, links)
+
+    def read(self, file: Path) -> NDArray[np.int64]:
+        """Read what `save` wrote."""
+        return read_links(file, self.data.sides["train"].sites)
+
+    def correlations(self, world: str, seed: int = 0) -> dict[str, Tensor]:
+        """Return how like the twin the links of a world are (twin feedback eq 14), in [0, 1].
+
+        Returns:
+            The largest correlation with a train link of the twin, of the links of largest NMSE under the offline model
+            (`high_NMSE`) and of as many at random (`random`), at most 100 of either.
+        """
+        error, channels = self.errors(self._offline, "train", world), self._channels(world)
+        count = min(_SHOWN, int(error.isfinite().sum()))
+        rules: dict[str, Selection] = {"high_NMSE": "top", "random": "random"}
+        chosen = {name: channels[select(error, rule, count, seed=seed)] for name, rule in rules.items()}
+        return {name: largest_correlation(links, self._twin) for name, links in chosen.items()}
+
+    @cached_property
+    def _twin(self) -> Tensor:
+        channels = self._channels(self._names[0])
+        return channels[powered(channels)]
+
+    @torch.no_grad()
+    def _channels(self, world: str) -> Tensor:
+        """Return the delay-angular channels of the train links of a world, (n, rows, antennas)."""
+        batches = self._batches("train", world)
+        return torch.cat([self.model.autoencoder.observe(batch.get("clean_csi", batch["csi"]))[0] for batch in batches])
+
+    def _batches(self, side: str, world: str) -> Iterator[dict[str, Any]]:
+        dataset = self.data.sides[side]
+        rows = np.flatnonzero(in_world(dataset, world))
+        for start in range(0, len(rows), _CHUNK):
+            yield self.data.finish(dataset.__getitems__(rows[start : start + _CHUNK].tolist()))
