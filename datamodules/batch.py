@@ -1,4 +1,4 @@
-"""`BatchMaker`: from rows of rays to the batch that a model receives, on the device of the rows."""
+"""`BatchMaker`: computes batches of CSI and labels from rows of paths, on their device."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from datamodules.sides.domains import domain_labels, site_domains, speed_spans
 from datamodules.sites.paths import Paths
 from datamodules.sites.site import Site
 
-#: what a batch may hold beyond channel and position
+#: optional batch keys
 Extra = Literal["map", "geometry", "domain"]
-#: what makes the keys that not every batch has
+#: setting that adds each optional batch key
 SETTINGS = {
     "beam": "set data.num_beams",
     "beam_power": "set data.num_beams",
@@ -44,7 +44,7 @@ _GIVEN = ("los", "position", "bs_position", "site", "user")
 
 
 class Settings(Protocol):
-    """What a `BatchMaker` reads of a datamodule; see `ChannelDataModule`."""
+    """Attributes of a datamodule that a `BatchMaker` reads; see `ChannelDataModule`."""
 
     bs: Array
     ue: Array
@@ -61,23 +61,23 @@ class Settings(Protocol):
 
     @property
     def group_size(self) -> int | None:
-        """Number of links of a row."""
+        """Number G of links of a row, or None."""
 
 
 class BatchMaker:
-    """Makes the channel, its labels and its observations.
+    """Computes channels, labels and observations of batches.
 
-    How a user moves depends on the seed, the name of its area and its row there; what else is drawn for a link, such as
-    noise, on the seed, the name of its site, its row there and the epoch. So batches, the order of sources and the
-    number of processes change neither, and a resumed run draws the same.
+    The motion of a user is drawn from the seed, the name of its area and its row there; everything else, such as noise,
+    from the seed, the name of the site, the row there and the epoch. Random numbers therefore depend neither on batches
+    nor on the order of sources nor on the number of processes, and are the same in a resumed run.
 
     Args:
-        sites: The sites, in the order that `site` in a batch counts.
-        data: What is asked for. Recordings give their first snapshot where `sequence` is None. Labels of rows of
-            several links are those of the first one, but for `los`, which tells whether any is in sight.
+        sites: The sites, indexed by `site` in a batch.
+        data: Settings. Without `sequence`, a recording gives its first snapshot. The labels of a row of several links
+            are those of the first link, except `los`, which is the maximum over the links.
 
     Raises:
-        InputError: Recorded CSI is to be turned, which takes rays.
+        InputError: `symmetry` is set for recorded CSI or with `group`.
     """
 
     def __init__(self, sites: Sequence[Site], data: Settings) -> None:
@@ -86,7 +86,7 @@ class BatchMaker:
         self.extras, self.geometry_los, self.symmetry = data.extras, data.geometry_los, data.symmetry
         self.group_size, self.seed = data.group_size, data.seed
         if self.symmetry is not None and self.group_size is not None:
-            raise InputError("data.symmetry turns links one by one: it cannot be used with data.group")
+            raise InputError("data.symmetry transforms single links: it cannot be used with data.group")
         self.names = torch.tensor([zlib.crc32(site.name.encode()) for site in sites])
         self.areas = torch.tensor([zlib.crc32(site.area.encode()) for site in sites])
         frames = torch.stack([site.bs_orientation for site in sites])
@@ -97,11 +97,11 @@ class BatchMaker:
         self.maps = AreaMaps.draw(sites, cache=data.cache) if {"map", "geometry"} & set(self.extras) else None
         self.located = any(site.links.position.isfinite().all(1).any() for site in sites)
         if self.symmetry is not None and not sites[0].links.has_rays:
-            raise InputError("data.symmetry turns rays, and recorded CSI has none: leave it out")
+            raise InputError("data.symmetry transforms paths, which recorded CSI does not have: leave it out")
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Keys of a batch that hold something: `position` is left out where the data know none."""
+        """Keys of a batch; without `position` when no position is known."""
         given = tuple(key for key in _GIVEN if key != "position" or self.located)
         keys: tuple[str, ...] = ("csi", *given, *self.extras, *["clean_csi"] * bool(self.observation))
         if self.codebook is not None:
@@ -112,12 +112,12 @@ class BatchMaker:
 
     @torch.no_grad()
     def __call__(self, rows: Batch, epoch: int = 0, training: bool = False) -> Batch:
-        """Return the batch of `rows`, as `ChannelDataset` serves them.
+        """Return the batch of rows of a `ChannelDataset`.
 
         Args:
             rows: The rows.
-            epoch: Epoch that what is drawn for a link belongs to.
-            training: Whether to draw a symmetry of the world.
+            epoch: Epoch, from which random numbers are drawn.
+            training: Whether `symmetry` is applied.
         """
         rows = self._seen(rows)
         site = rows["site"]
@@ -144,19 +144,19 @@ class BatchMaker:
         return _emptied(batch) if "none" in rows else batch
 
     def labels(self, rows: Batch) -> Batch:
-        """Return the labels of `rows`, from the clean channel; cheap, for no CSI is made of rays."""
+        """Return the labels of `rows` from the noise-free channel, without synthesis of CSI from paths."""
         rows = self._seen(rows)
         return self._joined(self._labels(rows, _paths(rows), self._motion(rows)))
 
     def _seen(self, rows: Batch) -> Batch:
-        """Return `rows` without the LOS label of recordings that hold no power in what is served of them."""
+        """Return `rows` with the LOS label of recorded CSI without power set to -1."""
         if "recorded" not in rows:
             return rows
         power = self._channel(rows, None, None).abs().flatten(1).amax(1)
         return {**rows, "los": torch.where(power > 0, rows["los"], torch.full_like(rows["los"], -1))}
 
     def _joined(self, batch: Batch) -> Batch:
-        """Give channels the axis of a group, (B, G, ...), and keep the labels of the first of its links."""
+        """Add the group axis to channels, (B, G, ...), and keep the labels of the first link of each group."""
         count = self.group_size
         if count is None:
             return batch
@@ -181,7 +181,7 @@ class BatchMaker:
                 power = beam_power(recorded[:, 0] if recorded.ndim == 5 else recorded, codebook)
             else:
                 power = beam_power_of_paths(paths, self.bs, self.ue, self.ofdm, codebook, self._mount(site))
-            received = power.amax(1, keepdim=True) > 0  # an argmax of nothing would be beam 0
+            received = power.amax(1, keepdim=True) > 0  # without power the argmax would be beam 0
             batch["beam"] = torch.where(received.squeeze(1), power.argmax(1), -1)
             batch["beam_power"] = torch.where(received, power, torch.nan)
         if "domain" in self.extras:
@@ -190,7 +190,7 @@ class BatchMaker:
         return batch
 
     def _surroundings(self, rows: Batch, world: World | None = None) -> Batch:
-        """Return the map and the geometry vector of `rows`, seen in another world if one is given."""
+        """Return map and geometry vector of `rows`, transformed if a symmetry is given."""
         batch: Batch = {}
         if self.maps is None:
             return batch
@@ -218,7 +218,7 @@ class BatchMaker:
         return make(velocity=motion.velocity, times=motion.times, wavelength=wavelength)
 
     def _later(self, rows: Batch, paths: Paths | None, motion: Motion | None, epoch: int) -> Tensor:
-        """Return a second window (B, N, R, T, K) of each user, which begins at most `window` after the first."""
+        """Return a second window (B, N, R, T, K) of each user, at most `window` after the first."""
         assert self.snapshots is not None
         assert self.snapshots.window is not None
         site, count = rows["site"], self.snapshots.snapshots
@@ -234,7 +234,7 @@ class BatchMaker:
         return self._channel(rows, paths, motion._replace(times=times))
 
     def _mount(self, site: Tensor) -> Tensor | None:
-        """Return the rotation of each link's base station, (B, 3, 3), or None where none is turned."""
+        """Return the rotation of each base station, (B, 3, 3), or None if all are identities."""
         return None if self.frames is None else self.frames.to(site.device)[site]
 
     def _motion(self, rows: Batch) -> Motion | None:
@@ -246,10 +246,10 @@ class BatchMaker:
 
 
 def _paths(rows: Batch) -> Paths | None:
-    """Return the rays of `rows`, or None of recordings."""
+    """Return the paths of `rows`, or None for recorded CSI."""
     return None if "recorded" in rows else to_paths(rows)
 
 
 def _emptied(batch: Batch) -> Batch:
-    """Return a batch with all its links taken out: made of one, for few steps of the making know what none is."""
+    """Return a batch without links, sliced from one of a single link since some operations reject empty batches."""
     return {key: [view[:0] for view in value] if key == "views" else value[:0] for key, value in batch.items()}

@@ -1,4 +1,4 @@
-"""Rows of rays out of memory-mapped sites, a batch at a time."""
+"""Dataset of links in memory-mapped sites, and its samplers."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ Batch = dict[str, Any]
 
 
 class ChannelDataset(Dataset[Batch]):
-    """Links of one or more sites, fetched in batches straight from the sites' tensors.
+    """Links of one or more sites, read in batches from the memory-mapped tensors of the sites.
 
-    A batch holds `paths` (a dict of the fields of `Paths`) or `recorded` (B, [N,] R, T, K), and `los` (B,), `position`
-    (B, 3) [m], `bs_position` (B, 3) [m], `site` (B,) and `user` (B,). Rows of several links are served one after
-    another, G links a row.
+    A batch contains `paths` (a dict of the fields of `Paths`) or `recorded` (B, [N,] R, T, K), and `los` (B,),
+    `position` (B, 3) [m], `bs_position` (B, 3) [m], `site` (B,) and `user` (B,). The G links of a row are consecutive.
 
     Args:
-        sites: The sites, all with rays or all recorded.
-        links: Numbers of the links to serve, counted through the sites in order, shape (n,), or (n, G) for rows of G
-            links of one user; by default all.
+        sites: The sites, all with paths or all recorded.
+        links: Link numbers, counted over the sites in order, shape (n,), or (n, G) for rows of G links of one user; by
+            default all links.
 
     Raises:
-        InputError: Sites with rays and recorded ones, or recorded ones of different shapes, are mixed.
+        InputError: Sites with paths and recorded sites are mixed, or recorded sites differ in shape.
     """
 
     def __init__(self, sites: Sequence[Site], links: NDArray[np.int64] | None = None) -> None:
@@ -47,7 +46,7 @@ class ChannelDataset(Dataset[Batch]):
         self.bs_positions = torch.stack([site.bs_position for site in self.sites])
 
     def __len__(self) -> int:
-        """Return the number of links."""
+        """Return the number of rows."""
         return len(self.links)
 
     @property
@@ -57,7 +56,7 @@ class ChannelDataset(Dataset[Batch]):
         return sorted({self.sites[number].city for number in numbers})
 
     def positions(self, number: int) -> Tensor:
-        """Return where the users are whose links to one of the sites are served [m], shape (n, 3)."""
+        """Return the positions of the users with links to the site of the given number [m], shape (n, 3)."""
         links = self.links.reshape(-1)
         served = links[(links >= self.starts[number]) & (links < self.starts[number + 1])]
         return self.sites[number].links.position[served - self.starts[number]]
@@ -67,7 +66,7 @@ class ChannelDataset(Dataset[Batch]):
         return self.__getitems__([index] if isinstance(index, int) else index)
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """Fetch rows: one gather a site, no work per sample. For no indices, the first row, marked as `none`."""
+        """Read rows by one gather for each site. Without indices return the first row, marked as `none`."""
         if not np.size(indices):
             return {**self.__getitems__([0]), "none": True}
         links = self.links[np.asarray(indices)].reshape(-1)
@@ -100,24 +99,24 @@ def _kind(shape: tuple[int, ...] | None) -> str:
 
 
 class ShardedSampler(DistributedSampler[list[int]]):
-    """Deals links to ranks so that W ranks with batches of B see what one process with batches of W B sees.
+    """Distributes links over W processes with batches of B such that they equal one process with batches of W B.
 
-    Batches are yielded as lists. In training every link is served once a pass, in batches of near-equal size, B or a
-    little less: a contrastive loss never meets a last batch of a few links. Ranks get equal batches, which a gathered
-    loss needs, and so leave out fewer than W links a pass, other ones in every epoch.
+    Batches are yielded as lists. In training, an epoch contains every link once, in batches of nearly equal size, B or
+    slightly less, so that no contrastive loss is computed on a small last batch. All processes have equal batches,
+    which gathered losses require; fewer than W links are therefore omitted, others in every epoch.
 
-    Else ranks take every W-th link, with none repeated and none left out. Shares differ by a link, so one rank's can
-    need a batch more than another's, or be empty: the other is given a batch of no links. For a batch, and every hook,
-    may hold a collective, and a rank that skipped one would leave the others waiting.
+    In evaluation, a process takes every W-th link, without repetition or omission. The shares differ by at most one
+    link, so that a process may need one batch more than another, which then gets an empty batch: batches may contain
+    collective operations, in which all processes must take part.
 
     Args:
         dataset: The dataset.
-        batch_size: Most links a batch of one rank, B.
-        shuffle: Whether to serve batches for training, every epoch in its own order, drawn from `seed` and the epoch.
-        seed: Draws the orders.
-        rank: This process, by default as torch.distributed has it.
-        num_replicas: Number of processes W, likewise.
-        count: Links that a training epoch serves, see `order`; by default all, each once.
+        batch_size: Largest number B of links in a batch of one process.
+        shuffle: Whether batches are for training, in an order drawn from `seed` and the epoch.
+        seed: Random seed.
+        rank: Rank of the process, by default that of torch.distributed.
+        num_replicas: Number W of processes, by default that of torch.distributed.
+        count: Number of links of a training epoch, see `order`; by default all, each once.
     """
 
     def __init__(
@@ -137,19 +136,19 @@ class ShardedSampler(DistributedSampler[list[int]]):
             rank = torch.distributed.get_rank() if distributed else 0
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)
         self.count = len(dataset) if count is None else count
-        # a set with fewer links than ranks serves some of them twice rather than nothing
+        # with fewer links than processes some links are repeated
         self.total = max(self.count, num_replicas)
         steps = -(-self.total // (batch_size * num_replicas))
         self.batch_size = batch_size
-        # where one process would begin its batches, moved to a multiple of W: links a rank before each batch
+        # first links of the batches of a single process, rounded to a multiple of W, in links of one process
         self.edges = np.arange(steps + 1) * self.total // steps // num_replicas
 
     def __len__(self) -> int:
-        """Return how many batches every rank serves."""
+        """Return the number of batches of every process."""
         return len(self.edges) - 1 if self.shuffle else -(-self.count // (self.num_replicas * self.batch_size))
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Yield this rank's share of every batch."""
+        """Yield the batches of this process."""
         if not self.shuffle:
             links = range(self.rank, self.count, self.num_replicas)
             for start in range(0, len(self) * self.batch_size, self.batch_size):
@@ -160,11 +159,11 @@ class ShardedSampler(DistributedSampler[list[int]]):
             yield np.split(order[start:stop], self.num_replicas)[self.rank].tolist()
 
     def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Return the links of one epoch of training, (n,), in the order in which they are served."""
+        """Return the links of one training epoch in order, (n,)."""
         return rng.permutation(self.count)
 
 
 def to_paths(batch: Batch) -> Paths:
-    """Return the rays of a batch."""
+    """Return the paths of a batch."""
     fields: dict[str, Tensor] = batch["paths"]
     return Paths.from_dict(fields)

@@ -1,4 +1,4 @@
-"""What a datamodule takes from its sites where its user says nothing: a recording knows its arrays, grid and times."""
+"""Defaults of a datamodule that depend on its sites: arrays, subcarriers, snapshot interval and split rule."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def grid_of(sites: Sequence[Site], bs: Array | None, ue: Array | None, ofdm: OFD
 
     Args:
         sites: The sites, all with rays or all recorded with equal (R, T, K).
-        bs: Base-station array as the user has it; by default the recordings', or 1 x 32 for rays.
-        ue: User array, likewise; a single antenna for rays.
-        ofdm: Subcarriers, likewise; 64 on 10 MHz for rays.
+        bs: Base-station array; by default that of the recordings, or 1 x 32 for paths.
+        ue: User array; by default that of the recordings, or a single antenna for paths.
+        ofdm: Subcarriers; by default those of the recordings, or 64 on 10 MHz for paths.
 
     Raises:
-        InputError: A recording has others than the user says, or recordings differ.
+        InputError: A recording differs from the given settings, or recordings differ from each other.
     """
     recorded = [(site.name, site.links) for site in sites if isinstance(site.links, Recording)]
     for name, links in recorded[:1]:
@@ -40,10 +40,10 @@ def grid_of(sites: Sequence[Site], bs: Array | None, ue: Array | None, ofdm: OFD
 
 
 def sequence_of(sites: Sequence[Site], sequence: Snapshots | None) -> Snapshots | None:
-    """Return the sequence settings with the interval of the recordings, where there are such.
+    """Return the sequence settings, with the interval of the recordings if there are any.
 
     Raises:
-        InputError: Recordings differ in their interval, have another one than the user says, or too few snapshots.
+        InputError: Recordings differ in their interval, among each other or from the settings, or are too short.
     """
     if sequence is None:
         return None
@@ -55,7 +55,7 @@ def sequence_of(sites: Sequence[Site], sequence: Snapshots | None) -> Snapshots 
             if sequence.interval is not None and not same_interval(sequence.interval, links.interval):
                 raise InputError(
                     f"data.sequence.interval is {sequence.interval:.4g} s, but the snapshots of recording {site.name} "
-                    f"are {links.interval:.4g} s apart: leave it out, or serve recordings of one interval"
+                    f"are {links.interval:.4g} s apart: leave it out, or use recordings of one interval"
                 )
             sequence = replace(sequence, interval=sequence.interval or links.interval)
             if sequence.window is not None and not sequence.steps:
@@ -74,10 +74,10 @@ def sequence_of(sites: Sequence[Site], sequence: Snapshots | None) -> Snapshots 
 
 
 def rule_of(sites: Sequence[Site], split: Rule | None) -> Rule:
-    """Return the split rule: the user's, else `spatial` where all users have a position, else `time`.
+    """Return the given split rule, by default `spatial` if all positions are known, otherwise `time`.
 
     Raises:
-        InputError: There are neither positions nor timestamps to split by.
+        InputError: Neither all positions nor all timestamps are known.
     """
     if split is not None:
         return current_name(split)
@@ -86,13 +86,13 @@ def rule_of(sites: Sequence[Site], split: Rule | None) -> Rule:
     if all(site.links.timestamps is not None for site in sites):
         return "time"
     raise InputError(
-        "the data know neither every user's position nor timestamps: set data.split to `random`, or to `area` with "
+        "the data have neither positions of all users nor timestamps: set data.split to `random`, or to `area` with "
         "several files"
     )
 
 
 def _compare(first: str, one: Recording, second: str, other: Recording) -> None:
-    """Refuse two recordings that are not served together."""
+    """Raise an `InputError` when two recordings cannot be used together."""
     for word, a, b in (
         ("(R, T, K)", tuple(one.pairs.shape[-4:-1]), tuple(other.pairs.shape[-4:-1])),
         ("rows and columns at the base station", one.bs_shape, other.bs_shape),
@@ -101,7 +101,7 @@ def _compare(first: str, one: Recording, second: str, other: Recording) -> None:
     ):
         if a != b and a is not None and b is not None:
             raise InputError(
-                f"recordings {first} and {second} differ in {word}, {a} and {b}: serve one of them at a time"
+                f"recordings {first} and {second} differ in {word}, {a} and {b}: use one of them at a time"
             )
 
 
@@ -119,7 +119,7 @@ def _array(key: str, given: Array | None, axis: str, elements: int, shape: tuple
 def _grid(given: OFDM | None, subcarriers: int, bandwidth: float | None, name: str) -> OFDM:
     if given is None:
         if bandwidth is None:
-            raise InputError(f"recording {name} does not say its bandwidth: set data.ofdm")
+            raise InputError(f"recording {name} has no bandwidth: set data.ofdm")
         return OFDM(subcarriers, bandwidth)
     known = given.bandwidth if bandwidth is None else bandwidth
     if given.num_subcarriers != subcarriers or abs(given.bandwidth / known - 1) > 1e-6:

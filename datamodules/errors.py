@@ -1,4 +1,4 @@
-"""The one exception for input a user can mend, and the checks of numbers that raise it."""
+"""The exception for invalid user input, and functions that check values and raise it."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-#: how a number below zero begins on a command line, where argparse takes -1e-3 for an option
+#: negative numbers on a command line, of which argparse would take -1e-3 as an option
 NEGATIVE_NUMBER = re.compile(r"-(\.?\d|inf|nan)")
 
 
 class InputError(ValueError):
-    """Says what in the user's input cannot be used, and what to do about it, in one line.
+    """Invalid user input. The message is one line with the key, file or value at fault and the remedy.
 
-    The command line prints the message alone and leaves with status 2; in Python it is a `ValueError`.
+    The command line prints the message without traceback and exits with status 2.
     """
 
 
 class DatasetNotFoundError(InputError, FileNotFoundError):
-    """Names the data that is missing, the place that was searched and the argument to change."""
+    """Missing data. The message names the data, the folder that was searched and the argument to change."""
 
 
 def check_positive(owner: str, **values: float | None) -> None:
-    """Raise an `InputError` that names the first value that is not above zero; None is no value."""
+    """Raise an `InputError` for the first value that is not positive; None is ignored."""
     for name, value in values.items():
         if value is not None and not value > 0:
             raise InputError(f"{owner}: {name} must be positive, got {value}")
 
 
 def check_not_negative(owner: str, **values: float | None) -> None:
-    """Raise an `InputError` that names the first value below zero, or NaN; None is no value."""
+    """Raise an `InputError` for the first value that is negative or NaN; None is ignored."""
     for name, value in values.items():
         if value is not None and not value >= 0:
             raise InputError(f"{owner}: {name} must not be negative, got {value}")
 
 
 def check_whole(owner: str, **values: Any) -> None:
-    """Raise an `InputError` that names the first value that is not a whole number of 1 or more."""
+    """Raise an `InputError` for the first value that is no integer of at least 1."""
     for name, value in values.items():
         if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
             raise InputError(f"{owner}: {name} must be a whole number of 1 or more, got {value!r}")
 
 
 def check_finite(owner: str, **values: Any) -> None:
-    """Raise an `InputError` that names the first value that is not a finite number; None is no value."""
+    """Raise an `InputError` for the first value that is no finite number; None is ignored."""
     for name, value in values.items():
         if value is not None and not _is_finite(value):
             raise InputError(f"{owner}: {name} must be a finite number, got {value!r}")
@@ -57,12 +57,12 @@ def finite_numbers(name: str, values: Any, *parts: str) -> tuple[float, ...]:
     """Return finite numbers, given as any sequence, as a tuple.
 
     Args:
-        name: What they are called.
+        name: Name of the argument, for the message.
         values: The numbers.
-        *parts: What each of them is.
+        *parts: Name of each number, for the message.
 
     Raises:
-        InputError: They are no sequence, of another length, no numbers, or not finite.
+        InputError: The values are no sequence of that many finite numbers.
     """
     found = list(values) if hasattr(values, "__iter__") else []
     found = [value.item() if hasattr(value, "item") else value for value in found]  # of tensors and arrays
@@ -77,14 +77,14 @@ def _is_finite(value: Any) -> bool:
 
 @contextmanager
 def needs(extra: str, purpose: str) -> Iterator[None]:
-    """Import inside it what only one of the extras of this package installs.
+    """Context of imports of optional dependencies, which an extra of the package installs.
 
     Args:
         extra: Name of the extra.
-        purpose: What needs it, the beginning of the message.
+        purpose: Feature that needs it, the beginning of the message.
 
     Raises:
-        InputError: It is not installed; the message says how to install it.
+        InputError: The extra is not installed; the message has the command that installs it.
     """
     try:
         yield
@@ -93,7 +93,7 @@ def needs(extra: str, purpose: str) -> Iterator[None]:
 
 
 def refuse_pointer(file: Path) -> None:
-    """Say so where a file is not there but for the pointer that Git LFS leaves in its place.
+    """Check that a file is not a pointer of Git LFS.
 
     Raises:
         InputError: It is a pointer.

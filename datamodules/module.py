@@ -1,4 +1,4 @@
-"""`ChannelDataModule`: from sources to batches, with the channel made on the training device."""
+"""`ChannelDataModule`: batches of CSI and labels from any source, computed on the training device."""
 
 from __future__ import annotations
 
@@ -31,65 +31,66 @@ from datamodules.sources.build import build
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: from so many recipes on that are to be made, processes share them out
+#: number of missing sites from which they are made by several processes
 _MANY = 4
-#: how much CSI [complex values] and how many links a sample for statistics may hold
+#: largest size of a sample for statistics, in complex values and in links
 _SAMPLE_VALUES, _SAMPLE_LINKS = 2**24, 4096
 
 
 class ChannelDataModule(LightningDataModule):
-    """Serves links of any source as batches of CSI with labels.
+    """Batches of CSI with labels from the links of one or more sources.
 
-    Sites are made, or found in the cache, in `prepare_data`. Rows of rays go to the device, where
-    `on_after_batch_transfer` makes `csi` (B, R, T, K), the labels and the views. Links without any path are dropped and
+    Sites are made, or found in the cache, in `prepare_data`. Rows of paths are moved to the device, where
+    `on_after_batch_transfer` computes `csi` (B, R, T, K), labels and views. Links without any path are dropped and
     counted (`describe`).
 
     Args:
-        source: Where the channels come from; a list joins several.
-        bs: Base-station array; turned by each site's own orientation. By default that of a recording, 1 x 32 for rays.
-        ue: User array; by default that of a recording, a single antenna for rays.
-        ofdm: Subcarrier grid; by default that of a recording, 64 subcarriers on 10 MHz for rays.
+        source: Source of the channels, or a list of sources.
+        bs: Base-station array, rotated by the orientation of each site. By default that of a recording, or 1 x 32 for
+            paths.
+        ue: User array; by default that of a recording, or a single antenna for paths.
+        ofdm: Subcarrier grid; by default that of a recording, or 64 subcarriers on 10 MHz for paths.
         split: Split rule, see `split_links`; by default `spatial`, or `time` where there are timestamps but no
             positions.
         fractions: Shares of train, validation and test.
         block: Side of the blocks of the `spatial` split [m].
-        guard: With the `spatial` split, drops users of the train side that are nearer than this to a user of another
-            side [m]; 0 drops none.
+        guard: Distance [m] of the guard band of the `spatial` split: users of the train side that are nearer to a user
+            of another side are dropped. 0 drops none.
         holdout: Areas (`area`) or cities (`city`) of the test side.
-        train_on: Which worlds the train side sees of its users, by domain label, such as `{variant: twin}` or `{los: 1,
-            mobility: static}`, see `sides.domains.Worlds`; by default all.
-        validate_on: Likewise, the validation side.
-        test_on: Likewise, the test side.
-        batch_size: Most links a batch of one process; training batches are of near-equal size and leave no link out.
-        balance: Axes of the domain label, such as [scenario, mobility], whose every combination has the same share of a
-            training batch, see `BalancedSampler`; by default links are served as they are.
-        num_beams: Adds `beam` (B,) and `beam_power` (B, Q) of a DFT codebook with that many beams; -1 and NaN where a
-            link has no power.
-        views: Adds `views`, two independent observations of the same channels; an empty list gives two clean ones.
-        observation: What happens to `csi` before the model sees it; labels come from the clean channel.
-        num_labels: Trains on that many links only, drawn by seed, or on so many of each world that it names by a domain
-            label, such as `{twin: 5120, target: 40}`; other worlds, validation and test stay whole.
-        train_links: File that names the links to train on, see `save_links`.
-        max_per_area: Serves at most that many links of one area, drawn by seed (CSI-CLIP section IV-A: 50,000); with
-            `group` that many rows.
-        sequence: Makes `csi` a sequence (B, N, R, T, K) of a moving user, and adds `next_csi` (B, H, R, T, K) without
-            noise. With its `window`, `views` are of two windows of the user, the second one later. A recording of one
-            device is cut into such sequences; without, each of its snapshots is a link.
+        train_on: Domain labels of the links of the train side, such as `{variant: twin}` or `{los: 1, mobility:
+            static}`, see `sides.domains.Worlds`; by default all links of its users.
+        validate_on: Domain labels of the links of the validation side.
+        test_on: Domain labels of the links of the test side.
+        batch_size: Largest number of links in a batch of one process; training batches are of nearly equal size.
+        balance: Domain axes, such as [scenario, mobility], of which every combination has the same share of a training
+            batch, see `BalancedSampler`; by default links are drawn with equal probability.
+        num_beams: Adds `beam` (B,) and `beam_power` (B, Q) of a DFT codebook of Q beams; -1 and NaN for a link without
+            power.
+        views: Adds `views`, two independent observations of the same channels; an empty list gives two noise-free ones.
+        observation: Impairments of `csi`; labels are computed from the unimpaired channel.
+        num_labels: Number of training links, drawn at random, or a number for each value of a domain label, such as
+            `{twin: 5120, target: 40}`. Links of other values, and the validation and test sides, are not reduced.
+        train_links: File with the links of the train side, see `save_links`.
+        max_per_area: Largest number of links of an area, drawn at random (CSI-CLIP section IV-A: 50,000); of rows with
+            `group`.
+        sequence: Makes `csi` a sequence (B, N, R, T, K) of a moving user, and adds the noise-free `next_csi`
+            (B, H, R, T, K). With its `window`, `views` are of two windows of the user. A recording of one device is
+            divided into such sequences; without `sequence` each of its snapshots is a link.
         extras: Adds `map` (B, 1, 64, 64), `geometry` (B, 8) or `domain` (B, A).
-        geometry_los: Whether `geometry` tells the line of sight.
-        symmetry: Turns, mirrors and stretches the world of every training link, anew in every epoch.
-        group: Serves the links of a user together that differ in the `station`, `csi` (B, S, R, T, K), or in the
-            `variant` of a twin, (B, V, R, T, K). Labels are those of the first link, but for `los`, which is 1 where
-            any of them is in sight, and -1 where none has a path. A link with no path is zeros.
-        base_stations: Number S of a group of stations, the first of each area; by default all.
-        variants: Names of a group of variants, in order; by default all, in the order of the source.
-        num_workers: Loader processes; rows cost so little that none are needed on a CPU. Default: 2 with CUDA.
-        predict_on: Which side `lightning predict` runs over.
-        split_seed: Draws the split.
-        seed: Draws subsets, orders, views and motions.
+        geometry_los: Whether `geometry` contains the LOS status.
+        symmetry: Random rotation, reflection and scaling of positions, paths and map of every training link.
+        group: Combines the links of a user to several base stations (`station`), `csi` (B, S, R, T, K), or in several
+            variants of a twin (`variant`), `csi` (B, V, R, T, K). Labels are those of the first link, except `los`, the
+            maximum over the links. A link without paths is zero.
+        base_stations: Number S of base stations of a group, the first ones of each area; by default all.
+        variants: Names of the variants of a group, in order; by default all, in the order of the source.
+        num_workers: Loader processes; by default 2 with CUDA, otherwise 0, since rows are small.
+        predict_on: Side of `lightning predict`.
+        split_seed: Random seed of the split.
+        seed: Random seed of subsets, orders, views and motion.
 
     Raises:
-        InputError: A number is zero or negative that cannot be.
+        InputError: A number is out of range, or an argument belongs to another `group`.
     """
 
     def __init__(
@@ -155,7 +156,7 @@ class ChannelDataModule(LightningDataModule):
 
     @property
     def group_size(self) -> int | None:
-        """Number of links of a row, G; None where each is a row of its own."""
+        """Number G of links of a row; None without `group`."""
         links = self.sides["all"].links
         return links.shape[1] if links.ndim == 2 else None
 
@@ -165,17 +166,17 @@ class ChannelDataModule(LightningDataModule):
         return self._make.keys
 
     def prepare_data(self) -> None:
-        """Make the sites that are missing, on one process a machine, and hold all against their checksums.
+        """Make missing sites, by one process of each machine, and verify the checksums of all.
 
-        Many are made in parallel, see `sources.build`.
+        Several sites are made in parallel, see `sources.build`.
         """
         if sum(not recipe.is_made(source.cache) for source in self.sources for recipe in source.recipes()) >= _MANY:
             build(self.sources)
         for source in self.sources:
-            source.sites()  # makes what is still missing, or says why it cannot be made
+            source.sites()  # makes the remaining ones, or raises their error
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the sites and split their links; the same in every stage."""
+        """Open the sites and split their links, in the same way in every stage."""
         if self.sides:
             return
         sites = [site for source in self.sources for site in source.sites(verify=False)]
@@ -190,7 +191,7 @@ class ChannelDataModule(LightningDataModule):
         self._make = BatchMaker(sites, self)
 
     def describe(self) -> dict[str, Any]:
-        """Return the split rule, what else decides what is on the sides, links dropped and why, sizes and cities."""
+        """Return split settings, numbers of dropped links by reason, sizes of the sides and their cities."""
         if not self.sides:
             return self._facts
         sizes = {f"n_{side}": len(self.sides[side]) for side in SIDES}
@@ -199,19 +200,19 @@ class ChannelDataModule(LightningDataModule):
     # --- loaders
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Serve the train side in a new order every epoch."""
+        """Return the loader of the train side, in a new order every epoch."""
         return self._loader("train", shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Serve the validation side."""
+        """Return the loader of the validation side."""
         return self._loader("validation")
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Serve the test side."""
+        """Return the loader of the test side."""
         return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """Serve the side named by `predict_on`."""
+        """Return the loader of the side `predict_on`."""
         return self._loader(self.predict_on)
 
     def _loader(self, side: str, shuffle: bool = False) -> DataLoader[Batch]:
@@ -230,40 +231,40 @@ class ChannelDataModule(LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
-            generator=torch.Generator(),  # or starting the loader would move the global one
+            generator=torch.Generator(),  # starting the loader would advance the global one
         )
 
     def state_dict(self) -> dict[str, int]:
-        """Return the number of epochs served, by which a resumed run orders its first one.
+        """Return the number of finished epochs, which determines the order of the first epoch of a resumed run.
 
-        A schedule that asks for the number of steps makes the loader before Lightning restores its own count.
+        Schedules that depend on the number of steps build the loader before Lightning restores its epoch count.
         """
         progress: Any = self.trainer.fit_loop.epoch_progress.current if self.trainer is not None else None
         return {"epoch": max(self._resumed_epoch, progress.processed if progress is not None else 0)}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Take over how many epochs the run served before it was stopped."""
+        """Restore the number of finished epochs."""
         self._resumed_epoch = state_dict["epoch"]
 
     # --- on the device
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Make the channel, its labels and its views."""
+        """Compute channel, labels and views of a batch."""
         training = self.trainer is not None and self.trainer.training
         epoch = self.trainer.current_epoch if self.trainer is not None and training else 0
         return self.finish(batch, epoch, training)
 
     def finish(self, rows: Batch, epoch: int = 0, training: bool = False) -> Batch:
-        """Turn rows, as the loaders serve them, into a batch for a model; see `BatchMaker`."""
+        """Return the batch of rows of a loader, see `BatchMaker`."""
         return self._make(rows, epoch, training)
 
     def plot(self, batch: Batch, index: int = 0, prediction: Tensor | None = None) -> Figure:
         """Draw one channel of a finished batch: its magnitude over antennas and subcarriers, and its delay profile.
 
         Args:
-            batch: What `finish` returns, or a loader under a Trainer.
-            index: Which link.
-            prediction: CSI (R, T, K) to draw beside it.
+            batch: Output of `finish`.
+            index: Index of the link in the batch.
+            prediction: Predicted CSI (R, T, K), drawn beside it.
         """
         from datamodules.plots.figures import plot_csi
 
@@ -273,18 +274,18 @@ class ChannelDataModule(LightningDataModule):
     # --- from the train side only
 
     def sample(self) -> Batch:
-        """Return a finished batch of training links, drawn by seed, for a model's input statistics."""
+        """Return a batch of random training links, for the input statistics of a model."""
         values = self.bs.num_elements * self.ue.num_elements * self.ofdm.num_subcarriers
         return self.finish(self._draw(min(_SAMPLE_LINKS, max(16, _SAMPLE_VALUES // values))))
 
     def statistics(self) -> dict[str, Tensor]:
-        """Return what heads need to know of the labels.
+        """Return statistics of the labels of up to 4096 training links, for heads.
 
         Returns:
             `position_mean` and `position_std` (3,) [m] of the user relative to its base station, `los_counts` (2,) of
-            NLOS and LOS, and, with `num_beams`, `beam_counts` (Q,), all over up to 4096 training links; how many of
-            them have a label, `labelled_position`, `labelled_los` and `labelled_beam`; and `csi_shape` (3,), the number
-            of receive antennas R, transmit antennas T and subcarriers K.
+            NLOS and LOS links, and, with `num_beams`, `beam_counts` (Q,); the numbers of links with a label,
+            `labelled_position`, `labelled_los` and `labelled_beam`; and `csi_shape` (3,), the numbers of receive
+            antennas R, transmit antennas T and subcarriers K.
         """
         batch = self._make.labels(self._draw(_SAMPLE_LINKS))
         offset = (batch["position"] - batch["bs_position"]).double()
@@ -313,5 +314,5 @@ class ChannelDataModule(LightningDataModule):
 
 
 def _as_is(batch: Any) -> Any:
-    """Pass on what the dataset has already put together."""
+    """Return the batch, which the dataset has already collated."""
     return batch

@@ -47,7 +47,7 @@ class Array:
         check_whole("Array", rows=self.rows, cols=self.cols)
         if self.pattern not in _GAINS:
             raise InputError(f"unknown antenna pattern {self.pattern!r}: choose one of {', '.join(_GAINS)}")
-        # tuples, also of lists: arrays are keys of caches
+        # converted to tuples, since arrays are keys of caches
         angles = finite_numbers("Array: orientation", self.orientation, "alpha", "beta", "gamma")
         object.__setattr__(self, "spacing", finite_numbers("Array: spacing", self.spacing, "of rows", "of columns"))
         object.__setattr__(self, "orientation", angles)
@@ -59,7 +59,7 @@ class Array:
 
     @property
     def isotropic(self) -> bool:
-        """Whether the response needs no element gain."""
+        """Whether all elements are isotropic."""
         return self.pattern == "isotropic"
 
 
@@ -91,7 +91,7 @@ def element_gain(direction: Tensor, pattern: Pattern) -> Tensor:
 
     Args:
         direction: Unit vectors in the array's local frame, shape (..., 3).
-        pattern: Which element.
+        pattern: Element pattern.
 
     Returns:
         Linear amplitude relative to an isotropic element, shape (...).
@@ -105,7 +105,7 @@ def _isotropic(direction: Tensor) -> Tensor:
 
 def _dipole(direction: Tensor) -> Tensor:
     cosine = direction[..., 2].clamp(-1, 1)
-    # the limit at the poles is zero; the clamp keeps the division, and its gradient, finite there
+    # the limit at the poles is zero; the clamp keeps the quotient and its gradient finite
     sine = (1 - cosine.square()).clamp_min(1e-6).sqrt()
     return math.sqrt(1.643) * torch.cos(math.pi / 2 * cosine) / sine
 

@@ -1,4 +1,4 @@
-"""Beams: DFT codebooks, the power they receive, feedback by codewords, and what precoders reach."""
+"""DFT codebooks, beam power, codebook feedback, precoders and rates."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def dft_codebook(array: Array, num_beams: int | None = None) -> Tensor:
     oversampled by the same factor.
 
     Args:
-        array: The array; its orientation and pattern do not enter.
-        num_beams: Number of beams Q; by default one an element.
+        array: The array; orientation and pattern have no effect.
+        num_beams: Number Q of beams; by default the number of elements.
 
     Returns:
         Codebook, shape (Q, T), unit norm rows, complex64; a beam s is applied as H s.
@@ -62,11 +62,11 @@ def beam_power(csi: Tensor, codebook: Tensor) -> Tensor:
 def beam_power_of_paths(
     paths: Paths, bs: Array, ue: Array, ofdm: OFDM, codebook: Tensor, mount: Tensor | None = None
 ) -> Tensor:
-    """Return what `beam_power` gives for the CSI of `paths`, without making the CSI.
+    """Return `beam_power` of the CSI of `paths`, without synthesis of the CSI.
 
     With c_p,b = g_p a_bs(aod_p) . s_b, the power of beam b is the quadratic form sum_pq c_p,b c_q,b^* U_pq F_pq, where
-    U and F are the Gram matrices of the paths over receive antennas and over subcarriers: P^2 terms a beam instead of
-    R T K.
+    U and F are the Gram matrices of the paths over receive antennas and over subcarriers: P^2 terms for each beam
+    instead of R T K.
 
     Returns:
         Power [W for 1 W sent in every subcarrier], shape (B, Q).
@@ -82,8 +82,7 @@ def dft_weights(csi: Tensor, codebook: Tensor) -> Tensor:
     """Return the correlation of each link with every codeword, z = |D^H h| (twin calibration section III).
 
     Args:
-        csi: Shape (B, R, T, K); over receive antennas and subcarriers, of which the paper has one each, powers are
-            averaged.
+        csi: Shape (B, R, T, K). Powers are averaged over receive antennas and subcarriers; the paper has one each.
         codebook: Shape (Q, T), as `dft_codebook` returns it.
 
     Returns:
@@ -93,16 +92,16 @@ def dft_weights(csi: Tensor, codebook: Tensor) -> Tensor:
 
 
 def shares(weights: Tensor) -> Tensor:
-    """Scale weights (B, Q) to a sum of 1; a link of zeros stays zero."""
+    """Normalise weights (B, Q) to sum 1; zero weights remain zero."""
     return weights / weights.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
 
 
 def top_codewords(weights: Tensor, count: int) -> Tensor:
-    """Return the codewords of the largest weights, strongest first (twin calibration eq 9).
+    """Return the codewords of the largest weights in descending order (twin calibration eq 9).
 
     Args:
         weights: Shape (B, Q).
-        count: How many, P.
+        count: Number P of codewords.
 
     Returns:
         Indices, shape (B, P), int64.
@@ -111,7 +110,7 @@ def top_codewords(weights: Tensor, count: int) -> Tensor:
 
 
 def reported(weights: Tensor, count: int) -> Tensor:
-    """Return what codebook feedback tells of weights (B, Q): the `count` largest, zeros else (section IV-B)."""
+    """Return weights (B, Q) with all but the `count` largest set to zero: codebook feedback (section IV-B)."""
     values, indices = weights.topk(count, dim=-1)
     return torch.zeros_like(weights).scatter(-1, indices, values)
 
@@ -123,16 +122,16 @@ def sounded(
     noise: Tensor | None = None,
     drawn: Tensor | None = None,
 ) -> Tensor:
-    """Return the coefficients that a user estimates of pilots sent through codewords (twin calibration eq 10).
+    """Return the coefficients that a user estimates from precoded pilots (twin calibration eq 10).
 
-    One pilot of unit power a codeword; divided out, it leaves the least-squares estimate of h s for each codeword s.
+    One pilot of unit power for each codeword s gives the least-squares estimate of h s.
 
     Args:
         csi: True channel for 1 W sent in every subcarrier, shape (B, R, T, K).
         codebook: Shape (Q, T).
         codewords: Indices, shape (B, P).
         noise: Noise power of an estimate [W], shape (B,); by default there is none.
-        drawn: The noise at a power of 1, complex, shape (B, R, P, K), see `LinkDraws`.
+        drawn: Complex noise of unit power, shape (B, R, P, K), see `LinkDraws`.
 
     Returns:
         Complex, shape (B, R, P, K).
@@ -144,11 +143,11 @@ def sounded(
 
 
 def rebuilt(coefficients: Tensor, codebook: Tensor, codewords: Tensor) -> Tensor:
-    """Return the channel of least norm that has the reported coefficients, w = Q x (twin calibration section IV-D).
+    """Return the channel of least norm with the reported coefficients, w = Q x (twin calibration section IV-D).
 
     Args:
         coefficients: Shape (B, R, P, K).
-        codebook: Shape (Q, T); codewords that are not orthogonal, of an oversampled one, are told apart.
+        codebook: Shape (Q, T); the codewords need not be orthogonal.
         codewords: Indices, shape (B, P).
 
     Returns:
@@ -160,10 +159,10 @@ def rebuilt(coefficients: Tensor, codebook: Tensor, codewords: Tensor) -> Tensor
 
 
 def hits(codewords: Tensor, weights: Tensor) -> Tensor:
-    """Return 1 where the strongest codeword of a link is among those chosen, else 0 (B,): beam management.
+    """Return 1 if the strongest codeword of a link is among the selected ones, otherwise 0, (B,).
 
     Args:
-        codewords: Chosen indices, shape (B, P).
+        codewords: Selected indices, shape (B, P).
         weights: True weights, shape (B, Q).
     """
     return (codewords == weights.argmax(-1, keepdim=True)).any(-1).float()
@@ -174,14 +173,13 @@ def noise_power(csi: Tensor, snr_db: float) -> Tensor:
 
     Args:
         csi: Channel for 1 W sent in every subcarrier, shape (B, R, T, K).
-        snr_db: SNR [dB] of a signal sent from one antenna, at one receive antenna, on average over all of them and the
-            subcarriers; a beam that fits adds its array gain.
+        snr_db: SNR [dB] between single antennas, averaged over antennas and subcarriers, without array gain.
     """
     return csi.abs().square().mean((1, 2, 3)) * 10 ** (-snr_db / 10)
 
 
 def precoder(csi: Tensor) -> Tensor:
-    """Return the beams of most power on every subcarrier, (B, T, K) of unit norm, from CSI (B, R, T, K).
+    """Return the beams of largest received power on every subcarrier, (B, T, K) of unit norm, from CSI (B, R, T, K).
 
     A beam f is applied as H f. For one receive antenna it is h^* / |h|, else the strongest right singular vector.
     """
@@ -200,7 +198,7 @@ def rate(csi: Tensor, beams: Tensor, noise: Tensor) -> Tensor:
 
     Args:
         csi: True channel for 1 W sent in every subcarrier, shape (B, R, T, K).
-        beams: What `precoder` makes of the channel as it is known, shape (B, T, K).
+        beams: Output of `precoder` for the estimated channel, shape (B, T, K).
         noise: Noise power [W], shape (B,).
 
     Returns:

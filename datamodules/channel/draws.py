@@ -1,7 +1,7 @@
-"""Random numbers of links, each from a stream of its own.
+"""Counter-based random numbers with one stream for each link.
 
-A `torch.Generator` gives numbers in the order of a batch. Here what is drawn for a link depends on its key alone: not
-on the batch that it is in, the order of the data, or the process.
+The numbers of a `torch.Generator` depend on the order of a batch. Here the numbers of a link depend on its key alone,
+not on the batch, the order of the data or the process.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ _STEP, _MIX_1, _MIX_2 = (n - 2**64 for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E
 
 
 class LinkDraws:
-    """A stream of random numbers for each link of a batch. What follows depends on what was drawn before.
+    """A stream of random numbers for each link of a batch; every call continues the streams.
 
     Args:
-        seed: Draws.
-        *parts: What a link is told apart by, whole numbers of shape (B,): say its site and its row there.
+        seed: Random seed.
+        *parts: Key of each link, integers of shape (B,), such as site and row.
     """
 
     def __init__(self, seed: int, *parts: Tensor) -> None:
@@ -37,7 +37,7 @@ class LinkDraws:
     def normal(self, *shape: int) -> Tensor:
         """Return complex normal numbers of variance 1, shape (B, *shape), complex64."""
         keys, count = self._next(), math.prod(shape)
-        # seeding a generator costs a CPU little beside the drawing; a GPU would start a kernel for each link
+        # on a CPU seeding a generator is cheap; on a GPU it would take a kernel for each link
         values = _drawn_in_turn(keys, count) if keys.device.type == "cpu" else _box_muller(keys, count)
         return values.reshape(-1, *shape)
 
@@ -65,7 +65,7 @@ def _stream(keys: Tensor, count: int) -> Tensor:
 
 
 def _uniform(keys: Tensor, count: int) -> Tensor:
-    # 24 bits: all that a float32 below one holds
+    # 24 bits, the precision of float32
     return (_stream(keys, count) >> 40 & 0xFFFFFF).float() * 2.0**-24
 
 

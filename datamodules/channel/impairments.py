@@ -1,7 +1,7 @@
-"""Views: what a receiver could have observed of the same channel.
+"""Impairments: random observations of a channel, which serve as views of contrastive learning.
 
-Each is a callable on complex CSI of shape (B, ..., R, T, K) and the random numbers of its links, named for what it
-simulates. None changes the user's position, its line of sight or its best beam beyond what the noise hides.
+Each is a callable on complex CSI (B, ..., R, T, K) and the random numbers of the links. Position and LOS status of the
+user are invariant under all of them, the best beam under all but `AntennaPermutation`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class View(ABC):
 
 
 class Noise(View):
-    """Thermal noise: white and complex normal, at one SNR for each link.
+    """Additive white complex Gaussian noise, at one SNR for each link.
 
     Args:
-        snr_db: Range (lowest, highest) the SNR [dB] is drawn from, relative to the link's mean power.
+        snr_db: Range (lowest, highest) of the SNR [dB] relative to the mean power of the link.
     """
 
     def __init__(self, snr_db: Range = (0.0, 30.0)) -> None:
@@ -44,20 +44,20 @@ class Noise(View):
 
 
 class CommonPhase(View):
-    """An unknown oscillator phase, common to all antennas and subcarriers of a link."""
+    """A random phase, common to all antennas and subcarriers of a link."""
 
     def __call__(self, csi: Tensor, draws: LinkDraws) -> Tensor:
-        """Rotate every link by one uniform phase."""
+        """Multiply every link by a uniformly distributed phase."""
         phase = _uniform(csi, (0.0, 2 * math.pi), draws)
         return csi * torch.polar(torch.ones_like(phase), phase)
 
 
 class PartialSubcarriers(View):
-    """Pilots on a random part of the subcarriers; the others read zero.
+    """Observation of a random subset of the subcarriers; the others are zero.
 
     Args:
-        keep: Range (lowest, highest) of the share that is kept, in (0, 1]; kept amplitudes grow by its inverse root so
-            that the power stays.
+        keep: Range (lowest, highest) of the fraction of observed subcarriers, in (0, 1]. Amplitudes are divided by its
+            square root, which preserves the mean power.
     """
 
     def __init__(self, keep: Range = (0.5, 1.0)) -> None:
@@ -75,17 +75,17 @@ class PartialSubcarriers(View):
 
 
 class TimingOffset(View):
-    """An unknown sampling instant: a delay common to all paths of a link.
+    """A random timing offset: a delay common to all paths of a link.
 
     Args:
-        cycles: Range of the offset in periods of the whole band, that is delay taps.
+        cycles: Range (lowest, highest) of the offset in delay taps.
     """
 
     def __init__(self, cycles: Range = (0.0, 2.0)) -> None:
         self.cycles = _ordered("cycles", cycles)
 
     def __call__(self, csi: Tensor, draws: LinkDraws) -> Tensor:
-        """Turn every subcarrier by its share of the offset."""
+        """Apply the phase ramp of the offset over subcarriers."""
         offset = _uniform(csi, self.cycles, draws)
         tones = torch.arange(csi.shape[-1], device=csi.device) / csi.shape[-1]
         phase = -2 * math.pi * offset * tones
@@ -93,10 +93,10 @@ class TimingOffset(View):
 
 
 class TimeShift(View):
-    """An observation of a sequence that begins some snapshots later; the last one is repeated to its end.
+    """A random shift of a sequence to later snapshots, padded by repetition of the last one.
 
     Args:
-        snapshots: Most snapshots that it begins later.
+        snapshots: Largest shift in snapshots.
     """
 
     def __init__(self, snapshots: int = 2) -> None:
@@ -104,7 +104,7 @@ class TimeShift(View):
         self.snapshots = snapshots
 
     def __call__(self, csi: Tensor, draws: LinkDraws) -> Tensor:
-        """Move the snapshots of (B, N, R, T, K)."""
+        """Shift the snapshots of (B, N, R, T, K)."""
         _check_sequence("TimeShift", csi)
         shift = (draws.uniform(1) * (self.snapshots + 1)).long()
         later = (torch.arange(csi.shape[1], device=csi.device) + shift).clamp_max(csi.shape[1] - 1)
@@ -112,20 +112,20 @@ class TimeShift(View):
 
 
 class AntennaPermutation(View):
-    """The antennas of the base station in an unknown order. Angles, and the best beam, are lost."""
+    """A random permutation of the base-station antennas. It removes the information on angles and beams."""
 
     def __call__(self, csi: Tensor, draws: LinkDraws) -> Tensor:
-        """Exchange the antennas of (B, ..., R, T, K), each link in one order."""
+        """Permute the antennas of (B, ..., R, T, K), by one permutation for each link."""
         order = draws.uniform(csi.shape[-2]).argsort(1)
         index = order.reshape(len(csi), *[1] * (csi.ndim - 3), csi.shape[-2], 1)
         return csi.gather(-2, index.expand(csi.shape))
 
 
 class PhaseJitter(View):
-    """Phase noise of the oscillator: a normal offset of each snapshot, common to all antennas and subcarriers.
+    """Phase noise: a normally distributed phase of each snapshot, common to all antennas and subcarriers.
 
     Args:
-        std: Standard deviation of the offsets [rad].
+        std: Standard deviation of the phase [rad].
     """
 
     def __init__(self, std: float = 0.1) -> None:
@@ -133,18 +133,18 @@ class PhaseJitter(View):
         self.std = std
 
     def __call__(self, csi: Tensor, draws: LinkDraws) -> Tensor:
-        """Turn each snapshot of (B, [N,] R, T, K)."""
+        """Multiply each snapshot of (B, [N,] R, T, K) by its phase."""
         snapshots = csi.shape[1:-3]
-        # half of the power of a complex normal number is that of its real part
+        # the real part of a complex normal variable has half of its variance
         phase = self.std * math.sqrt(2) * draws.normal(*snapshots, 1, 1, 1).real
         return csi * torch.polar(torch.ones_like(phase), phase)
 
 
 class AmplitudeScaling(View):
-    """An unknown gain of the receiver.
+    """A random receiver gain.
 
     Args:
-        factor: Range (lowest, highest) that the amplitude of a link is multiplied by.
+        factor: Range (lowest, highest) of the amplitude factor of a link.
     """
 
     def __init__(self, factor: Range = (0.9, 1.1)) -> None:
@@ -153,12 +153,12 @@ class AmplitudeScaling(View):
             raise InputError(f"factor must be positive, got {factor}")
 
     def __call__(self, csi: Tensor, draws: LinkDraws) -> Tensor:
-        """Scale each link."""
+        """Multiply each link by its factor."""
         return csi * _uniform(csi, self.factor, draws)
 
 
 def observe(csi: Tensor, views: list[View], draws: LinkDraws) -> Tensor:
-    """Apply views in order."""
+    """Apply impairments in order to CSI (B, ..., R, T, K)."""
     for view in views:
         csi = view(csi, draws)
     return csi
@@ -179,6 +179,6 @@ def _ordered(name: str, values: Range) -> Range:
 
 
 def _uniform(csi: Tensor, span: Range, draws: LinkDraws) -> Tensor:
-    """Draw one number a link, shape (B, 1, ..., 1)."""
+    """Draw one number for each link, shape (B, 1, ..., 1)."""
     low, high = span
     return low + (high - low) * draws.uniform(*[1] * (csi.ndim - 1))

@@ -1,7 +1,7 @@
-"""Linear prediction of a channel from its past: the pure math of autoregression in the angle-delay domain.
+"""Linear prediction of a channel by autoregression in the angle-delay domain.
 
-Here `M` counts the bins of a link, its entries over antennas and delays, and `O` the order of a filter: predictions are
-sums over its taps of a weight times a past snapshot, the latest first. What has no power predicts zeros.
+`M` is the number of bins of a link, its entries over antennas and delays, and `O` the order of a filter. A prediction
+is the sum of weights times past snapshots, the latest first. The prediction of zeros is zero.
 """
 
 from __future__ import annotations
@@ -13,42 +13,43 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
-#: bins of less power than so many times the noise tell a link's autoregression less than they disturb it
+#: bins of less power than this multiple of the noise power are excluded from the autoregression of a link
 WEAK = 2.0
-#: part of the noise power added to the power of each tap, of a link's fit and of a bin's: taps hold the noise already
+#: ridge regularisation of the autoregression of a link and of a bin, as a multiple of the noise power
 RIDGE, BIN_RIDGE = 0.1, 0.3
 
 
 def angle_delay(csi: Tensor) -> Tensor:
-    """Return the unitary DFTs of CSI (..., R, T, K) over both arrays and its inverse one over subcarriers."""
+    """Return the unitary DFT of CSI (..., R, T, K) over both arrays, and inverse DFT over subcarriers."""
     taps: Tensor = torch.fft.ifft(csi, dim=-1, norm="ortho")
     angles: Tensor = torch.fft.fftn(taps, dim=(-3, -2), norm="ortho")
     return angles
 
 
 def from_angle_delay(bins: Tensor) -> Tensor:
-    """Undo `angle_delay`."""
+    """Return the CSI (..., R, T, K) of its `angle_delay` transform."""
     taps: Tensor = torch.fft.ifftn(bins, dim=(-3, -2), norm="ortho")
     csi: Tensor = torch.fft.fft(taps, dim=-1, norm="ortho")
     return csi
 
 
 def to_bins(past: Tensor) -> Tensor:
-    """Return the histories (B, M, N) of the angle-delay bins of CSI (B, N, R, T, K)."""
+    """Return the time series (B, M, N) of the angle-delay bins of CSI (B, N, R, T, K)."""
     return rearrange(angle_delay(past), "b n r t k -> b (r t k) n")
 
 
 def to_csi(bins: Tensor, like: Tensor) -> Tensor:
-    """Return CSI (B, H, R, T, K) of predicted bins (B, M, H), in the shape of the CSI (B, N, R, T, K) of the past."""
+    """Return CSI (B, H, R, T, K) of predicted bins (B, M, H), with R, T and K of `like` (B, N, R, T, K)."""
     r, t, k = like.shape[-3:]
     return from_angle_delay(rearrange(bins, "b (r t k) h -> b h r t k", r=r, t=t, k=k))
 
 
 def noise_power(bins: Tensor) -> Tensor:
-    """Estimate the power of the noise in every entry, (B,), of angle-delay bins (B, M, N).
+    """Estimate the noise power of an entry, (B,), from angle-delay bins (B, M, N).
 
-    Paths fill few of the bins, and the weakest quarter holds noise alone; the quartile of a mean of N exponential
-    variables over their own mean is that of Wilson and Hilferty (PNAS 1931). Where paths fill them all, it is too high.
+    The estimate assumes that paths occupy less than three quarters of the bins, and is too high otherwise. It divides
+    the lower quartile of the bin powers by that of a mean of N exponential variables of mean 1, in the approximation of
+    Wilson and Hilferty (PNAS 1931).
     """
     count = bins.shape[2]
     quartile = (1 - 1 / (9 * count) - 0.67449 / (3 * math.sqrt(count))) ** 3
@@ -61,15 +62,15 @@ def power(bins: Tensor) -> Tensor:
 
 
 def autoregression(bins: Tensor, order: int, ridge: Tensor) -> Tensor:
-    """Fit one autoregression to all bins of a link, forwards and backwards over all windows of its past.
+    """Fit one autoregression to all bins of a link by the modified covariance method.
 
-    It minimises the sum over bins m, and over n, of |x_m(n) - sum_o w_o x_m(n - 1 - o)|^2 and of the same of the past
-    turned round in time and conjugated, which has the same covariance (the modified covariance method).
+    It minimises the sum over bins m and instants n of |x_m(n) - sum_o w_o x_m(n - 1 - o)|^2, plus the same sum for the
+    time-reversed, conjugated series, which has the same covariance.
 
     Args:
-        bins: Histories, shape (B, M, N); bins that are left out are zero.
-        order: Number O of taps; N + 1 of them cannot be fitted to N snapshots.
-        ridge: Added to the power of each of the taps in each window, summed over bins, shape (B,).
+        bins: Time series, shape (B, M, N); zero for excluded bins.
+        order: Number O of taps, below N.
+        ridge: Regularisation added to the power of a tap, summed over bins, for each window, shape (B,).
 
     Returns:
         Weights w, shape (B, O), complex.
@@ -78,7 +79,7 @@ def autoregression(bins: Tensor, order: int, ridge: Tensor) -> Tensor:
 
 
 def autoregression_per_bin(bins: Tensor, order: int, ridge: Tensor) -> Tensor:
-    """Fit an autoregression to each bin by itself, as `autoregression` does to all; weights (B, M, O), ridge (B, M)."""
+    """Fit an `autoregression` to each bin separately; weights (B, M, O), ridge (B, M)."""
     count = _windows(bins.shape[2], order)
     x = bins.unbind(-1)
     block: dict[tuple[int, int], Tensor] = {}
@@ -135,20 +136,20 @@ def _ridge(level: Tensor, windows: int, ridge: Tensor) -> Tensor:
 
 
 def ahead(weights: Tensor, horizons: int) -> Tensor:
-    """Return the weights of the predictions 1 to H steps ahead, (..., H, O), of those of one step ahead (..., O).
+    """Return the weights of predictions 1 to H steps ahead, (..., H, O), from those one step ahead (..., O).
 
-    A prediction takes the place of the snapshot that it predicts.
+    Predictions are iterated: each is used as the snapshot that it predicts.
     """
     rows = [weights]
     for _ in range(horizons - 1):
         last = rows[-1]
-        # the first tap weighs a snapshot that is itself a prediction now
+        # the first tap applies to a snapshot that is itself a prediction
         rows.append(last[..., :1] * weights + torch.nn.functional.pad(last[..., 1:], (0, 1)))
     return torch.stack(rows, dim=-2)
 
 
 def apply(weights: Tensor, bins: Tensor) -> Tensor:
-    """Return predictions (B, M, H) of bins (B, M, N) by weights (B, H, O) of links or (B, M, H, O) of bins."""
+    """Return predictions (B, M, H) of bins (B, M, N) with weights (B, H, O) of links or (B, M, H, O) of bins."""
     past = bins.flip(-1)[..., : weights.shape[-1]]
     if weights.ndim == 3:
         return torch.einsum("bho,bmo->bmh", weights, past)
@@ -156,16 +157,16 @@ def apply(weights: Tensor, bins: Tensor) -> Tensor:
 
 
 def strong_bins(bins: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the bins (B, M, N) with the weak ones zeroed, and the ridge (B,) of a link's autoregression on them.
+    """Return the bins (B, M, N) with weak ones set to zero, and the ridge (B,) of an autoregression of the link.
 
     Args:
         bins: Shape (B, M, N).
-        noise: Power of the noise in an entry, (B,).
+        noise: Noise power of an entry, (B,).
     """
     strong = power(bins) > WEAK * noise.unsqueeze(1)
     return bins * strong.unsqueeze(-1), RIDGE * noise * strong.sum(1)
 
 
 def link_order(count: int) -> int:
-    """Return the taps of a link's autoregression on N snapshots where none are asked for: 10, or N - 2 if less."""
+    """Return the default order of the autoregression of a link on N snapshots: 10, or N - 2 if less."""
     return max(1, min(10, count - 2))

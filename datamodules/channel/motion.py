@@ -1,7 +1,7 @@
-"""Sequences: how users move while their channel is sampled, and what is to be predicted.
+"""Sequences: motion of users during snapshots, and snapshots to predict.
 
-How a user moves depends on the seed, its area and its row there alone: not on the base station or the variant of a twin
-that sees it, its batch, the epoch, the rank, the device or what other data there are.
+The motion of a user depends on the seed, its area and its row there alone, and is the same for all base stations and
+twin variants, batches, epochs, processes and devices.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ SPEEDS: dict[Mobility, tuple[float, float]] = {
     "pedestrian": (3 / 3.6, 6 / 3.6),
     "vehicular": (30 / 3.6, 120 / 3.6),
 }
-#: time between snapshots of rays, unless said otherwise [s]
+#: default time between snapshots of paths [s]
 _INTERVAL = 5e-3
 
 
 class Motion(NamedTuple):
-    """How the users of a batch move.
+    """Motion of the users of a batch.
 
     Attributes:
         velocity: Shape (B, 3) [m/s], horizontal.
-        times: Snapshot instants with those to predict, shape (N + H,) [s]; float64.
+        times: Instants of observed and predicted snapshots, shape (N + H,) [s]; float64.
         mobility: Class, an index into `MOBILITIES`, shape (B,), int64.
     """
 
@@ -45,21 +45,21 @@ class Motion(NamedTuple):
 
 @dataclass(frozen=True)
 class Sequence:
-    """Snapshots of a link while its user moves in a straight line.
+    """Snapshots of a link whose user moves at constant velocity.
 
     Args:
-        snapshots: Number N of snapshots that a model sees. With the default interval, 5 fill ConTwin's 25 ms window.
-        interval: Time between snapshots [s]; by default that of a recording, and 5 ms for rays, as CSI-RS come every
-            5 ms (ConTwin section 2).
+        snapshots: Number N of observed snapshots. With the default interval, 5 span the 25 ms window of ConTwin.
+        interval: Time between snapshots [s]; by default that of a recording, or 5 ms for paths, the period of CSI-RS
+            (ConTwin section 2).
         mobility: Weights of the classes `static`, `pedestrian` and `vehicular`; a link's class is drawn by them, and
             its speed uniformly over the range of the class (`SPEEDS`). By default equal weights.
-        speed: Range (lowest, highest) the speed [m/s] of every link is drawn from, instead of `mobility`.
-        horizon: Number H of snapshots after those, the ones to predict; 0 for none.
-        window: Longest time from the window of N snapshots to a second one of the same user [s], see
+        speed: Range (lowest, highest) of the speed [m/s] of every link, instead of `mobility`.
+        horizon: Number H of following snapshots to predict; 0 for none.
+        window: Largest time from the first window of N snapshots to a second one of the same user [s], see
             `ChannelDataModule`; 25 ms in ConTwin (section 3). By default there is no second window.
 
     Raises:
-        InputError: An argument cannot be used.
+        InputError: An argument is out of range.
     """
 
     snapshots: int = 5
@@ -82,7 +82,7 @@ class Sequence:
                 raise InputError(f"sequence.mobility must be a weight for each class by name, got {self.mobility!r}")
             unknown = sorted(set(self.mobility) - set(MOBILITIES))
             if unknown:
-                raise InputError(f"sequence.mobility knows {', '.join(MOBILITIES)}, not {', '.join(unknown)}")
+                raise InputError(f"sequence.mobility has the classes {', '.join(MOBILITIES)}, not {', '.join(unknown)}")
             weights = finite_numbers("sequence.mobility", self.mobility.values(), *self.mobility)
             if min(weights, default=0) < 0 or not sum(weights) > 0:
                 raise InputError(f"sequence.mobility must be weights with a positive sum, got {self.mobility}")
@@ -93,33 +93,33 @@ class Sequence:
 
     @property
     def times(self) -> Tensor:
-        """Snapshot instants with those to predict [s], shape (N + H,), float64."""
+        """Instants of observed and predicted snapshots [s], shape (N + H,), float64."""
         return torch.arange(self.snapshots + self.horizon, dtype=torch.float64) * (self.interval or _INTERVAL)
 
     @property
     def steps(self) -> int:
-        """Most snapshots of a recording that its second window begins after the first; 0 without a window."""
+        """Largest offset of the second window of a recording in snapshots; 0 without a second window."""
         return int((self.window or 0.0) / (self.interval or _INTERVAL) + 1e-6)
 
     @property
     def length(self) -> int:
-        """Number of recorded snapshots that hold both windows and what is to be predicted."""
+        """Number of recorded snapshots of both windows and of the prediction."""
         return self.snapshots + max(self.horizon, self.steps)
 
 
 def draw_motion(sequence: Sequence, area: Tensor, user: Tensor, seed: int = 0, span: Tensor | None = None) -> Motion:
-    """Draw how the user of each link moves: its class, its speed, and a uniform horizontal direction.
+    """Draw mobility class, speed and uniform horizontal direction of the user of each link.
 
     Args:
-        sequence: What to draw from.
-        area: A number that tells each link's area apart, say the CRC-32 of its name, shape (B,), integer.
-        user: Row of each link's user in its area, shape (B,), integer.
-        seed: Draws.
-        span: Range (lowest, highest) of each link's speed [m/s] where its site fixes it, NaN elsewhere, shape (B, 2);
-            see `domains.speed_spans`.
+        sequence: Distribution of the motion.
+        area: Unique number of the area of each link, such as the CRC-32 of its name, shape (B,), integer.
+        user: Row of the user of each link in its area, shape (B,), integer.
+        seed: Random seed.
+        span: Range (lowest, highest) of the speed [m/s] given by the site of each link, NaN if not given, shape
+            (B, 2); see `domains.speed_spans`.
 
     Returns:
-        The motion, on the device of `user`; what `synthesize` takes as `velocity` and `times`.
+        The motion, on the device of `user`, with `velocity` and `times` of `synthesize`.
     """
     pick, share, turn = uniform(seed, area, user, count=3).unbind(1)
     if sequence.speed is None:
@@ -127,7 +127,7 @@ def draw_motion(sequence: Sequence, area: Tensor, user: Tensor, seed: int = 0, s
         if sequence.mobility is not None:
             weights = [float(sequence.mobility.get(name, 0)) for name in MOBILITIES]
         edges = torch.tensor(weights, device=pick.device).cumsum(0) / sum(weights)
-        # the last class with a weight takes what rounding leaves above the last edge
+        # rounding may leave the last edge below 1: clamp to the last class of nonzero weight
         last = max(i for i, weight in enumerate(weights) if weight > 0)
         known = torch.searchsorted(edges, pick.contiguous(), right=True).clamp_max(last)
         ranges = torch.tensor([SPEEDS[name] for name in MOBILITIES], device=pick.device)[known]
@@ -145,15 +145,15 @@ def draw_motion(sequence: Sequence, area: Tensor, user: Tensor, seed: int = 0, s
 def mobility_class(speed: Tensor) -> Tensor:
     """Return the class of speeds [m/s], an index into `MOBILITIES`, int64.
 
-    A user at rest is `static`, one as fast as the slowest vehicle `vehicular`, and all between are `pedestrian`.
+    Users at rest are `static`, those at least as fast as the slowest vehicle `vehicular`, others `pedestrian`.
     """
-    # half a percent below, so that a vehicle drawn at the slowest speed stays one in single precision
+    # tolerance of half a percent for rounding in single precision
     vehicular = speed >= 0.995 * SPEEDS["vehicular"][0]
     return (speed > 0).long() + vehicular.long()
 
 
 def split_next(csi: Tensor, horizon: int = 1) -> tuple[Tensor, Tensor]:
-    """Split the last snapshots off, as the target of prediction.
+    """Split a sequence into observed snapshots and snapshots to predict.
 
     Args:
         csi: Shape (B, N + H, R, T, K).
@@ -163,11 +163,11 @@ def split_next(csi: Tensor, horizon: int = 1) -> tuple[Tensor, Tensor]:
         `csi` (B, N, R, T, K) and `next_csi` (B, H, R, T, K), views of the input.
 
     Raises:
-        InputError: There is no time axis, or no snapshot before those to predict.
+        InputError: The CSI has no time axis, or too few snapshots.
     """
     if csi.ndim != 5 or csi.shape[1] <= horizon:
         raise InputError(
-            f"{horizon} to predict needs sequences of at least {horizon + 1} snapshots, got CSI of shape "
+            f"a horizon of {horizon} needs sequences of at least {horizon + 1} snapshots, got CSI of shape "
             f"{tuple(csi.shape)}: set data.sequence for rays, or record more snapshots"
         )
     return csi[:, :-horizon], csi[:, -horizon:]

@@ -1,4 +1,4 @@
-"""The grid of subcarriers, and the speed of light."""
+"""OFDM subcarrier grid, and the speed of light."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ SPEED_OF_LIGHT = 299_792_458.0
 
 @dataclass(frozen=True)
 class OFDM:
-    """A grid of subcarriers: k * bandwidth / num_subcarriers above the carrier, k = 0 .. num_subcarriers - 1.
+    """Subcarrier grid: frequencies k * bandwidth / num_subcarriers above the carrier, k = 0 .. num_subcarriers - 1.
 
     Args:
         num_subcarriers: Number of subcarriers.
         bandwidth: Bandwidth [Hz].
 
     Raises:
-        InputError: The subcarriers are not a whole number of 1 or more, or the bandwidth is not positive and finite.
+        InputError: The number of subcarriers is no positive integer, or the bandwidth is not positive and finite.
     """
 
     num_subcarriers: int = 64

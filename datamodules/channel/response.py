@@ -1,8 +1,8 @@
-"""The responses of arrays and subcarriers to rays: the two factors of the sum over paths.
+"""Responses of arrays and subcarriers to paths: the two factors of the sum over paths.
 
-Both are phasors that progress uniformly over antennas and subcarriers, so each is an outer product of a few short runs
-(16 x 16 for 256 subcarriers), and only the runs need a sine and a cosine. Their phases are formed in float64 and
-reduced to one turn before that, so a delay of many periods costs no precision.
+Both have phases that are linear in the element and subcarrier index, so each is an outer product of a few short vectors
+(16 x 16 for 256 subcarriers), and sines and cosines are computed of these alone. Phases are computed in float64 and
+reduced to one period, so that long delays lose no precision.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from datamodules.sites.paths import Paths
 def array_response(
     angles: Tensor, array: Array, mount: Tensor | None = None, reference: Reference = "corner"
 ) -> Tensor:
-    """Return the response of every element to directions, complex64.
+    """Return the array response to directions, complex64.
 
     Args:
         angles: (azimuth, zenith) [rad], global frame, shape (U, P, 2).
         array: The array.
-        mount: Rotation of each device's frame, shape (U, 3, 3).
+        mount: Rotation of the frame of each device, shape (U, 3, 3); by default none.
         reference: Phase reference.
 
     Returns:
@@ -46,7 +46,7 @@ def array_response(
 def link_factors(
     paths: Paths, bs: Array, ue: Array, ofdm: OFDM, mount: Tensor | None = None, reference: Reference = "corner"
 ) -> tuple[Tensor, Tensor]:
-    """Return the factors of the product over paths: (R*T, U, P), the gain in it, and (K, U, P), both complex64."""
+    """Return the space factor (R*T, U, P), including gains, and the frequency factor (K, U, P), both complex64."""
     multipliers, lengths, num_space = _link_runs(bs, ue, ofdm, reference)
     departure, arrival = _local(paths.aod, bs, mount), _local(paths.aoa, ue)
     steps = [*_steps(paths.aoa, ue, arrival), *_steps(paths.aod, bs, departure), paths.delay]
@@ -61,7 +61,7 @@ def link_factors(
 
 
 def _local(angles: Tensor, array: Array, mount: Tensor | None = None) -> Tensor | None:
-    """Return unit vectors (..., 3) in the array's frame, or None where angles alone will do: not turned, isotropic."""
+    """Return unit vectors (..., 3) in the frame of the array, or None if it is isotropic and not rotated."""
     if mount is None and not any(array.orientation):
         return None if array.isotropic else unit_vector(angles)
     direction = unit_vector(angles.double())
@@ -71,7 +71,7 @@ def _local(angles: Tensor, array: Array, mount: Tensor | None = None) -> Tensor 
 
 
 def _steps(angles: Tensor, array: Array, direction: Tensor | None) -> list[Tensor]:
-    """Return the direction cosines along the array's used axes, (z if rows, y if columns), each of shape (...)."""
+    """Return the direction cosines (...) along the axes of more than one element: z for rows, y for columns."""
     steps = []
     if array.rows > 1:
         steps.append(angles[..., 1].cos() if direction is None else direction[..., 2])
@@ -88,12 +88,12 @@ def unit_phasor(turns: Tensor) -> Tensor:
 
 
 def _phasors(steps: Tensor, multipliers: Tensor, lengths: tuple[int, ...]) -> list[Tensor]:
-    """Return runs of phasors (length, M): row i of all runs turns by multipliers[i] . steps, steps being (axes, M)."""
+    """Return phasors e^{j 2 pi multipliers . steps} of steps (axes, M), split into runs (length, M)."""
     return list(unit_phasor(multipliers.to(steps.device) @ steps).split_with_sizes(lengths))
 
 
 def _outer(runs: list[Tensor]) -> Tensor:
-    """Multiply runs (a, M), (b, M), ... into (a * b * ..., M), the last running fastest."""
+    """Return the outer product (a * b * ..., M) of runs (a, M), (b, M), ..., the last index fastest."""
     product = runs[0]
     for run in runs[1:]:
         product = (product[:, None] * run).flatten(0, 1)
@@ -101,19 +101,19 @@ def _outer(runs: list[Tensor]) -> Tensor:
 
 
 def _split(length: int, step: float, offset: float) -> list[list[float]]:
-    """Split the progression offset + step * (0 .. length - 1) into a coarse and a fine run whose sums hold it."""
+    """Split offset + step * (0 .. length - 1) into a coarse and a fine run whose pairwise sums are that progression."""
     if length <= 8:
         return [[offset + step * i for i in range(length)]]
     fine = 1 << (math.ceil(math.log2(length)) // 2)
     coarse = math.ceil(length / fine)
-    if coarse * fine != length and step > 0:  # antennas must come out exact: the largest divisor up to the root
+    if coarse * fine != length and step > 0:  # antennas need an exact factorisation: the largest divisor up to the root
         fine = max(divisor for divisor in range(1, math.isqrt(length) + 1) if length % divisor == 0)
         coarse = length // fine
     return [[offset + step * fine * i for i in range(coarse)], [step * i for i in range(fine)]]
 
 
 def _array_axes(array: Array, reference: Reference) -> list[list[list[float]]]:
-    """Return, for each used axis of the array, its runs of multipliers: element positions [wavelengths]."""
+    """Return the runs of element positions [wavelengths] for each axis of more than one element."""
     axes = [(n, d) for n, d in zip((array.rows, array.cols), array.spacing, strict=True) if n > 1]
     return [_split(n, d, -d * (n - 1) / 2 if reference == "center" else 0.0) for n, d in axes]
 
@@ -132,7 +132,7 @@ def _stack(axes: list[list[list[float]]]) -> tuple[Tensor, tuple[int, ...]]:
 
 @lru_cache(maxsize=64)
 def _link_runs(bs: Array, ue: Array, ofdm: OFDM, reference: Reference) -> tuple[Tensor, tuple[int, ...], int]:
-    """Return multipliers, run lengths, and how many of the runs are antennas rather than subcarriers."""
+    """Return multipliers, run lengths, and the number of runs of antennas, before those of subcarriers."""
     space = _array_axes(ue, reference) + _array_axes(bs, reference)
     matrix, lengths = _stack([*space, _split(ofdm.num_subcarriers, -ofdm.spacing, 0.0)])
     return matrix, lengths, sum(len(runs) for runs in space)

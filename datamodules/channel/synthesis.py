@@ -1,10 +1,10 @@
-"""From rays to CSI: the channel of an array, a bandwidth and a speed, as pure tensor math.
+"""Synthesis of CSI from paths, for given arrays, subcarriers and velocities.
 
-The sum over paths is one batched matrix product of the two factors that `datamodules.channel.response` forms: one over
-antennas and one over subcarriers.
+The sum over paths is a batched matrix product of the two factors of `datamodules.channel.response`, one over antennas
+and one over subcarriers.
 
-Small batches are bound by the number of tensor operations. So on the CPU, where no gradient is wanted and the elements
-are isotropic, `datamodules.channel.synthesis_cpu` writes the same two factors in one compiled call.
+The time of small batches is dominated by the number of tensor operations. On the CPU, without gradients and for
+isotropic elements, `datamodules.channel.synthesis_cpu` therefore computes both factors in one compiled call.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from datamodules.channel.ofdm import OFDM
 from datamodules.channel.response import link_factors, unit_phasor
 from datamodules.sites.paths import Paths
 
-#: links synthesised at once, so that the factors stay in the processor's cache
+#: links synthesised at a time, so that the factors fit into the cache of the processor
 _CHUNK = 128
 
 
@@ -38,32 +38,32 @@ def synthesize(
 
     .. math:: h[r, t, k] = \sum_p g_p\, a_{ue}[r](aoa_p)\, a_{bs}[t](aod_p)\, e^{-j 2 \pi k (B / K) \tau_p}
 
-    with a of an element at position q [wavelengths] being e^{+j 2 pi q . u} times its pattern. Equals DeepMIMO 4's
-    `compute_channels` times sqrt(K). With `times`, path p also turns by e^{+j 2 pi f_p t}, f_p = velocity . u_aoa /
-    wavelength (3GPP TR 38.901 eq 7.5-22).
+    The response a of an element at position q [wavelengths] is e^{+j 2 pi q . u} times its pattern. The result equals
+    `compute_channels` of DeepMIMO 4 times sqrt(K). With `times`, path p has the Doppler factor e^{+j 2 pi f_p t},
+    f_p = velocity . u_aoa / wavelength (3GPP TR 38.901 eq 7.5-22).
 
     Args:
-        paths: Rays of U links.
+        paths: Paths of U links.
         bs: Array of the base station.
         ue: Array of the user.
         ofdm: Subcarrier grid.
-        mount: Rotation of each base station's frame, local to global, shape (U, 3, 3); `bs.orientation` turns the array
-            within that frame. By default the global frame.
+        mount: Rotation of the frame of each base station, local to global, shape (U, 3, 3), within which
+            `bs.orientation` rotates the array. By default the global frame.
         velocity: User velocity [m/s], shape (3,) or (U, 3); needs `times` and `wavelength`.
         times: Snapshot instants [s], shape (N,), or (U, N) of each link; adds the axis N.
         wavelength: Carrier wavelength [m], a number or of shape (U,).
         reference: Phase reference of both arrays: the corner element (DeepMIMO) or the centre (Sionna).
-        out: Result of an earlier call of the same shape, to be overwritten; not with autograd.
+        out: Output tensor of the same shape, such as an earlier result; not with autograd.
 
     Returns:
         CSI, shape (U, R, T, K), or (U, N, R, T, K) with `times`, complex64. A link with no path is zero.
 
     Raises:
-        ValueError: `velocity`, `times` and `wavelength` do not come together, or `out` has the wrong shape.
+        ValueError: Only some of `velocity`, `times` and `wavelength` are given, or `out` has the wrong shape.
     """
     given = [value is not None for value in (velocity, times, wavelength)]
     if any(given) and not all(given):
-        raise ValueError("velocity, times and wavelength are given together or not at all")
+        raise ValueError("velocity, times and wavelength must be given together or not at all")
     num_times = 1 if times is None else times.shape[-1]
     rows = num_times * ue.num_elements * bs.num_elements
     num_links, num_tones = len(paths), ofdm.num_subcarriers
@@ -116,13 +116,13 @@ def synthesize(
 
 
 def _is_fusable(paths: Paths, bs: Array, ue: Array) -> bool:
-    """Say whether `synthesis_cpu` covers the case; a graph that is being compiled is better left whole."""
+    """Return whether `synthesis_cpu` applies: isotropic arrays on the CPU, outside `torch.compile`."""
     plain = bs.isotropic and ue.isotropic and paths.gain.device.type == "cpu"
     return plain and not torch.compiler.is_compiling()
 
 
 def _filled(paths: Paths) -> Paths:
-    """Leave out the columns that are padding in every link, on the CPU: a GPU would have to wait for their number."""
+    """Remove columns that are padding in every link, on the CPU alone, since a GPU would need a synchronisation."""
     if paths.gain.device.type != "cpu":
         return paths
     width = max(1, int(paths.mask.any(0).sum()))
@@ -130,7 +130,7 @@ def _filled(paths: Paths) -> Paths:
 
 
 def _with_doppler(space: Tensor, paths: Paths, velocity: Tensor, times: Tensor, wavelength: float | Tensor) -> Tensor:
-    """Add the time axis to the space factor: (R*T, U, P) becomes (N*R*T, U, P)."""
+    """Multiply the space factor (R*T, U, P) by the Doppler factors of N snapshots, to (N*R*T, U, P)."""
     arrival = unit_vector(paths.aoa[:, : space.shape[-1]].double())
     doppler = torch.einsum("upx,ux->up", arrival, velocity.double()) / wavelength
     turns = unit_phasor(times.to(doppler).reshape(-1, times.shape[-1]).T.unsqueeze(-1) * doppler)

@@ -1,13 +1,12 @@
-"""The sum over paths on the CPU: both factors in one compiled pass over the rays, then one product for each link.
+"""The sum over paths on the CPU: both factors in one compiled pass over the paths, then one product for each link.
 
-`synthesize` of a small batch is bound by the number of its tensor operations, not by their work. Here one call does all
-of them, and does no more than it must: padding takes no sine, and a phasor that progresses uniformly over antennas or
-subcarriers grows by doubling, the second half of a run being the first half times one number. That number is squared
-in float64, so only the writing rounds.
+The time of `synthesize` of a small batch is dominated by the number of tensor operations, which one compiled call
+replaces. Padding takes no sine. Phasors of linear phase over antennas or subcarriers are computed by doubling: the
+second half of a run is the first half times one number, which is squared in float64, so that rounding errors do not
+accumulate.
 
-The products leave padding out as well, where PyTorch carries Intel's MKL: links of equally many paths make a group of
-its batched product, and each link's result is written where it belongs. `torch.bmm` would give every link the width of
-the longest.
+If PyTorch includes Intel MKL, the products omit padding as well: links of equal numbers of paths form a group of the
+batched product of MKL, whereas `torch.bmm` would pad all links to the longest.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ from datamodules.channel.ofdm import OFDM
 from datamodules.channel.synthesis_kernels import ROW_MAJOR, fill_factors, group_links
 from datamodules.sites.paths import Paths
 
-#: memory that each thread writes its factors to, again and again: fresh pages would cost more than all the rest
+#: memory of the factors, reused by each thread, since new memory pages would dominate the time
 _OWN = threading.local()
 
 
 class _Workspace:
-    """Memory for the factors of so many links, and what the batched product wants to know of them."""
+    """Memory of the factors of a number of links, and the arguments of the batched product."""
 
     def __init__(self, values: int, num_links: int, num_paths: int) -> None:
         self.sizes = (values, num_links, num_paths)
@@ -51,7 +50,7 @@ class _Workspace:
 
 
 def _workspace(*sizes: int) -> _Workspace:
-    """Return this thread's memory for so many values, links and paths; it grows to the largest of each."""
+    """Return the memory of this thread, grown to at least the given numbers of values, links and paths."""
     held: _Workspace | None = getattr(_OWN, "workspace", None)
     had = (0, 0, 0) if held is None else held.sizes
     if held is None or any(size > kept for size, kept in zip(sizes, had, strict=True)):
@@ -61,7 +60,7 @@ def _workspace(*sizes: int) -> _Workspace:
 
 @cache
 def batched_product() -> Any | None:
-    """Return the batched product of MKL, `cblas_cgemm_batch`, or None where PyTorch brings none."""
+    """Return the batched product of MKL, `cblas_cgemm_batch`, or None if PyTorch does not include it."""
     try:
         found = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")).cblas_cgemm_batch
     except (OSError, AttributeError):
@@ -90,7 +89,7 @@ def sum_paths(
 def _factors(
     paths: Paths, bs: Array, ue: Array, ofdm: OFDM, mount: Tensor | None, reference: Reference, ragged: bool
 ) -> tuple[_Workspace, int]:
-    """Write both factors, and return where they lie and how wide the longest link is."""
+    """Compute both factors; return their memory and the number of paths of the longest link."""
     counts, steps, bs_frame, ue_frame = _progressions(bs, ue, ofdm, reference)
     num_links, num_paths = paths.gain.shape
     values = num_links * num_paths * (bs.num_elements * ue.num_elements + ofdm.num_subcarriers)
@@ -105,11 +104,11 @@ def _factors(
 def link_factors(
     paths: Paths, bs: Array, ue: Array, ofdm: OFDM, mount: Tensor | None = None, reference: Reference = "corner"
 ) -> tuple[Tensor, Tensor]:
-    """Do as `response.link_factors`, for isotropic arrays on the CPU; the path axis ends with the longest link's last.
+    """Return the factors of `response.link_factors` for isotropic arrays on the CPU, P being that of the longest link.
 
     Returns:
-        The factors of the product over paths: (R*T, U, P), the gain in it, and (K, U, P), both complex64. They are
-        views of memory that runs along the antennas and along the subcarriers, good until the thread's next call.
+        The space factor (R*T, U, P), including gains, and the frequency factor (K, U, P), both complex64. They are
+        views of memory that the next call of the thread overwrites.
     """
     num_links = len(paths)
     rows, num_tones = bs.num_elements * ue.num_elements, ofdm.num_subcarriers
@@ -126,7 +125,7 @@ def link_factors(
 def _progressions(
     bs: Array, ue: Array, ofdm: OFDM, reference: Reference
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return the arguments of `fill_factors`: lengths of the five axes, what they progress by, the arrays' frames."""
+    """Return arguments of `fill_factors`: lengths of the five axes, phase increments, and frames of the arrays."""
     counts = [ue.rows, ue.cols, bs.rows, bs.cols, ofdm.num_subcarriers]
     spacing = [*ue.spacing, *bs.spacing]
     starts = [-d * (n - 1) / 2 if reference == "center" else 0.0 for n, d in zip(counts, spacing, strict=False)]

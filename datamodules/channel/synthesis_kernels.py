@@ -1,4 +1,4 @@
-"""The compiled loops of `datamodules.channel.synthesis_cpu`."""
+"""Compiled loops of `datamodules.channel.synthesis_cpu`."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-#: adding and taking away 1.5 * 2^52 rounds a float64 to an integer, in vectors too
+#: adding and subtracting 1.5 * 2^52 rounds a float64 to an integer, also in vectorised code
 _ROUND = 1.5 * 2.0**52
 #: Taylor series of e^{j pi x / 2}, to the last bit of float64 for |x| <= 1/2, as literals that compile to constants
 _COS = tuple((-1) ** i * (math.pi / 2) ** (2 * i) / math.factorial(2 * i) for i in range(9))
 _SIN = tuple((-1) ** i * (math.pi / 2) ** (2 * i + 1) / math.factorial(2 * i + 1) for i in range(8))
 _TURNS = 1 / (2 * math.pi)
-#: as the C interface of BLAS counts: rows run slowest; as stored, transposed
+#: constants of the C interface of BLAS: row-major order, no transposition, transposition
 ROW_MAJOR, _PLAIN, _TRANSPOSED = 101, 111, 112
 
 
 def _compiled(*signature: str) -> Callable[[Callable[..., Any]], Any]:
-    """Compile, at once where a signature is given, and keep the result on disk where a writable folder is found."""
-    # fused multiply-add is all that is relaxed: reordered sums would undo `_ROUND`
+    """Compile, at definition if a signature is given, and cache the result on disk if a folder is writable."""
+    # only fused multiply-add is allowed: reordered sums would invalidate `_ROUND`
     options: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
     jit: Any = numba.njit
 
     def compiled(function: Callable[..., Any]) -> Any:
         try:
             return jit(*signature, cache=True, **options)(function)
-        except (RuntimeError, OSError):  # no folder for it can be written: seconds in every process instead of once
+        except (RuntimeError, OSError):  # no writable folder: compiled in every process
             return jit(*signature, **options)(function)
 
     return compiled
@@ -37,7 +37,7 @@ def _compiled(*signature: str) -> Callable[[Callable[..., Any]], Any]:
 
 @_compiled()
 def _turn(phases: NDArray[np.float64], scale: float, count: int, phasors: NDArray[np.float64]) -> None:
-    """Write cos and sin of 2 pi scale phases; plain arithmetic, which the compiler turns into vectors."""
+    """Write cos and sin of 2 pi scale phases, in arithmetic that the compiler vectorises."""
     for i in range(count):
         turns = scale * phases[i]
         x = turns - ((turns + _ROUND) - _ROUND)
@@ -49,7 +49,7 @@ def _turn(phases: NDArray[np.float64], scale: float, count: int, phasors: NDArra
         for n in range(6, -1, -1):
             s = s * y + _SIN[n]
         s *= x
-        for _ in range(2):  # the series is of a quarter of the angle: square twice
+        for _ in range(2):  # the series is for a quarter of the angle: square twice
             c, s = c * c - s * s, 2 * c * s
         phasors[0, i] = c
         phasors[1, i] = s
@@ -89,14 +89,14 @@ def fill_factors(
 ) -> int:
     """Write the factors, (U, width, R*T) and then (U, width, K), to flat memory, and return the width.
 
-    The width is that of the longest link; if ragged, each link has its own, written to lengths (U,), at least 1, and no
-    padding. steps[0] holds what the phase progresses by along each of the five axes [wavelengths, and -Hz for the
-    subcarriers] and 1, steps[1] where it starts.
+    The width is the number of paths of the longest link; if ragged, each link has its own, at least 1 and without
+    padding, written to lengths (U,). steps[0] contains the phase increments along the five axes [wavelengths, and -Hz
+    for the subcarriers] and 1, steps[1] the initial phases.
     """
     num_links, num_paths = gain.shape
     link = np.empty(num_links * num_paths, np.int64)
     angles = np.empty((4, num_links * num_paths))
-    # what the phase progresses by: rows and columns of the user, of the base station, subcarriers; and where it starts
+    # phase increments: rows and columns of the user, of the base station, subcarriers; and initial phase
     along = np.empty((6, num_links * num_paths))
     count = 0
     width = min(1, num_paths)
@@ -166,7 +166,7 @@ def fill_factors(
                 _grow(grid, 1, counts[4], complex(phasor[4, 0, i], phasor[4, 1, i]))
             i += 1
         if not ragged:
-            # the padding of a link is one run, cleared in a third of the time that its rows would take
+            # the padding of a link is contiguous, and cleared at once
             end = (u + 1) * width
             space[at * rows : end * rows] = zero
             tones[at * counts[4] : end * counts[4]] = zero
@@ -184,16 +184,16 @@ def group_links(
     groups: NDArray[np.int32],
     pointers: NDArray[np.int64],
 ) -> int:
-    """Sort links by their number of paths, and write to `groups` and `pointers` what `cblas_cgemm_batch` asks of each.
+    """Group links by their number of paths, and write the arguments of `cblas_cgemm_batch` to `groups` and `pointers`.
 
     Args:
-        lengths: Columns of each link's factors (U,).
+        lengths: Number of columns of the factors of each link (U,).
         rows: Antenna pairs R*T.
         num_tones: Subcarriers K.
         factors: Address of the ragged factors that `fill_factors` wrote.
         out: Address of the channels (U, R*T, K).
-        groups: To be written: transpositions, sizes, leading dimensions and numbers of links, (9, groups).
-        pointers: To be written: addresses of each link's factors and channel, sorted, (3, U).
+        groups: Output: transpositions, sizes, leading dimensions and numbers of links, (9, groups).
+        pointers: Output: addresses of factors and channel of each link, sorted by group, (3, U).
 
     Returns:
         The number of groups.

@@ -1,4 +1,4 @@
-"""From complex CSI to what a network reads: the only place where complex becomes real."""
+"""Transforms of complex CSI to the real inputs of networks."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-#: whose phase is taken out of a channel: its entry [0, 0], as the authors of twin feedback do, its strongest entry, or
-#: no one's
+#: entry whose phase is removed from a channel: the first one, as in the code of twin feedback, the strongest, or none
 PhaseReference = Literal["first", "strongest", "none"]
 
 
 def to_delay(csi: Tensor) -> Tensor:
     """Return the channel impulse response: the unitary inverse DFT over subcarriers, (..., K) to (..., L = K)."""
-    taps: Tensor = torch.fft.ifft(csi, dim=-1, norm="ortho") if csi.numel() else csi  # MKL refuses no links
+    taps: Tensor = torch.fft.ifft(csi, dim=-1, norm="ortho") if csi.numel() else csi  # MKL rejects empty batches
     return taps
 
 
@@ -48,9 +47,7 @@ def power_db(csi: Tensor) -> Tensor:
 
 
 def received(csi: Tensor) -> Tensor:
-    """Tell which links have any power, shape (B,) bool: those without, say to a base station out of reach, are zeros.
-
-    They count in no statistic of the input.
+    """Return a mask of the links with nonzero power, shape (B,), bool; the others are excluded from input statistics.
 
     Args:
         csi: Complex, shape (B, ...).
@@ -59,30 +56,30 @@ def received(csi: Tensor) -> Tensor:
 
 
 def standard_level(csi: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Return the power of each link [dB] over mean and deviation [dB] of the train side, shape (B,).
+    """Return the power of each link [dB], standardised by mean and deviation of the train side [dB], shape (B,).
 
-    A link without power, whose level has no end, counts as four deviations below the mean.
+    The value of a link without power is -4, four deviations below the mean.
     """
     return torch.where(received(csi), (power_db(csi) - mean) / std, -4.0)
 
 
 def unit_power(csi: Tensor) -> Tensor:
-    """Scale every link to a mean power of one; a link of zeros stays zero."""
+    """Normalise every link to mean power 1; a zero link remains zero."""
     power = csi.abs().square().flatten(1).mean(1)
     scale = torch.where(power > 0, power, torch.ones_like(power)).rsqrt()
     return csi * scale.reshape(-1, *[1] * (csi.ndim - 1))
 
 
 def log_level(channel: Tensor) -> Tensor:
-    """Return log(1 + 10 |h|) of a unit-power channel: entries are seen down to 20 dB below their mean power."""
+    """Return log(1 + 10 |h|) of a unit-power channel, sensitive to entries down to 20 dB below the mean power."""
     return (10.0 * channel.abs()).log1p()
 
 
 def level_image(csi: Tensor) -> Tensor:
-    """Return the log-magnitude of the unit-power channel over angle and delay, plain and Hann-windowed, as an image.
+    """Return the log-magnitude of the unit-power channel over angle and delay, without and with a Hann window.
 
-    The plain plane keeps the resolution, the windowed one shows weak paths beside strong ones. Phases are left out: one
-    of the oscillator, and one that turns once a wavelength, which no network learns from few links.
+    Without window the resolution is best; with the window weak paths are visible beside strong ones. The phases, which
+    change by a full turn within a wavelength, are not contained.
 
     Args:
         csi: Complex, shape (B, R, T, K).
@@ -96,9 +93,9 @@ def level_image(csi: Tensor) -> Tensor:
 
 
 def tapered(csi: Tensor) -> Tensor:
-    """Weigh antennas and subcarriers of (..., T, K) by a Hann window: side lobes of angle and delay end 31 dB down."""
+    """Multiply antennas and subcarriers of (..., T, K) by a Hann window, whose side lobes are 31 dB down."""
     antennas, subcarriers = (
-        # without the zeros at both ends: a single antenna keeps its weight of one
+        # without the zeros at both ends, so that a single antenna has weight 1
         torch.hann_window(count + 2, periodic=False, device=csi.device, dtype=csi.real.dtype)[1:-1]
         for count in csi.shape[-2:]
     )
@@ -106,24 +103,24 @@ def tapered(csi: Tensor) -> Tensor:
 
 
 def aligned(channel: Tensor) -> Tensor:
-    """Turn each channel (B, ...) so that its strongest entry is real and positive; zeros stay zeros."""
+    """Multiply each channel (B, ...) by a phase that makes its strongest entry real and positive."""
     turn = _phase(channel.flatten(1), "strongest").conj()
     return channel * turn.reshape(-1, *[1] * (channel.ndim - 1))
 
 
 def delay_angular(csi: Tensor, rows: int = 32, reference: PhaseReference = "strongest") -> tuple[Tensor, Tensor]:
-    """Return what a feedback network reads: the first delays over angles, of unit norm (twin feedback eq 12, 13).
+    """Return the truncated, normalised channel in the delay-angular domain (twin feedback eq 12, 13).
 
     The DFTs are unitary. With H of the paper holding h_k^H in its rows, this is the conjugate of its G.
 
     Args:
         csi: Complex, shape (B, R, T, K).
-        rows: How many delay taps to keep, at most K.
-        reference: Whose phase to take out.
+        rows: Number of delay taps, the first ones, at most K.
+        reference: Entry whose phase is removed.
 
     Returns:
-        Channel (B, rows, R*T) of unit Frobenius norm, and the complex scale (B,) that was divided out: the norm and the
-        phase. A link whose kept taps are all zero stays zero, with a scale of 0.
+        Channel (B, rows, R*T) of unit Frobenius norm, and the complex factor (B,) of norm and phase by which it was
+        divided. Zero channels remain zero, with a factor of 0.
     """
     channel = cut(csi, rows)
     flat = channel.flatten(1)
@@ -134,28 +131,28 @@ def delay_angular(csi: Tensor, rows: int = 32, reference: PhaseReference = "stro
 
 
 def cut(csi: Tensor, rows: int) -> Tensor:
-    """Return the first delay taps over angles, (B, R, T, K) to (B, rows, R*T), neither scaled nor turned.
+    """Return the first delay taps in the delay-angular domain, (B, R, T, K) to (B, rows, R*T), not normalised.
 
     Raises:
         ValueError: There are fewer than `rows` subcarriers.
     """
     if not 1 <= rows <= csi.shape[-1]:
         raise ValueError(f"cannot keep {rows} delay taps of {csi.shape[-1]} subcarriers")
-    # the first tap holds the delay 0: delays are absolute, so what is cut off is the longest
+    # delays are absolute and the first tap is delay 0, so the longest delays are removed
     return rearrange(to_delay(to_angle(csi))[..., :rows], "b r t l -> b l (r t)")
 
 
 def to_csi(channel: Tensor, num_subcarriers: int, num_receive: int = 1, scale: Tensor | None = None) -> Tensor:
-    """Return the CSI of a delay-angular channel, its missing delays taken as zero.
+    """Return the CSI of a delay-angular channel, zero-padded to K delay taps.
 
     Args:
         channel: Shape (B, rows, R*T).
         num_subcarriers: Number K of subcarriers.
         num_receive: Number R of receive antennas.
-        scale: What `delay_angular` divided out (B,); by default 1.
+        scale: Factor returned by `delay_angular` (B,); by default 1.
 
     Returns:
-        Complex, shape (B, R, T, K). Without a cut it is the CSI that the channel was made of.
+        Complex, shape (B, R, T, K).
     """
     if scale is not None:
         channel = channel * scale[:, None, None]
@@ -166,13 +163,13 @@ def to_csi(channel: Tensor, num_subcarriers: int, num_receive: int = 1, scale: T
 
 
 def kept_energy(csi: Tensor, rows: int) -> Tensor:
-    """Return the share of each link's energy that the first delay taps hold, (B,); NaN for a link with none."""
+    """Return the fraction of the energy of each link in the first delay taps, (B,); NaN without energy."""
     kept = cut(csi, rows).abs().square().sum((1, 2))
     return kept / csi.abs().square().sum((1, 2, 3))
 
 
 def _phase(flat: Tensor, reference: PhaseReference) -> Tensor:
-    """Return the phasor (B,) of an entry of each row (B, N); 1 where that entry is zero."""
+    """Return the phasor (B,) of the reference entry of each row (B, N); 1 if that entry is zero."""
     if reference == "none":
         return torch.ones_like(flat[:, 0])
     entry = flat[:, 0] if reference == "first" else flat.gather(1, flat.abs().argmax(1, keepdim=True)).squeeze(1)

@@ -77,7 +77,7 @@ def test_what_is_to_be_predicted_follows_at_the_interval(horizon: int) -> None:
 
 @pytest.mark.parametrize("shape", [(4, 1, 2, 8), (4, 1, 1, 2, 8)])
 def test_nothing_to_predict(shape: tuple[int, ...]) -> None:
-    with pytest.raises(InputError, match="1 to predict needs sequences of at least 2 snapshots, got CSI of shape"):
+    with pytest.raises(InputError, match="a horizon of 1 needs sequences of at least 2 snapshots, got CSI of shape"):
         split_next(torch.zeros(shape, dtype=torch.complex64))
 
 

@@ -137,7 +137,7 @@ def test_training_alone_sees_new_worlds_and_each_epoch_another(tmp_path):
 
 def test_recorded_csi_cannot_be_turned(tmp_path):
     links = Recording.build(torch.randn(40, 1, 4, 8, dtype=torch.complex64), torch.rand(40, 3))
-    with pytest.raises(InputError, match="symmetry turns rays"):
+    with pytest.raises(InputError, match="symmetry transforms paths"):
         build(tmp_path, [dataclasses.replace(random_site(), links=links)], symmetry=WorldSymmetry())
 
 

@@ -92,7 +92,7 @@ def test_a_site_made_before_knows_its_interval_alone(tmp_path: Path) -> None:
     facts["interval"] = facts.pop("recording")["interval"]
     (folder / "site.json").write_text(json.dumps(facts))
     assert links(Site.load(folder)).interval == 5e-3
-    with pytest.raises(InputError, match=r"does not say its bandwidth: set data\.ofdm"):
+    with pytest.raises(InputError, match=r"has no bandwidth: set data\.ofdm"):
         grid_of([Site.load(folder)], None, None, None)
 
 
