@@ -11,12 +11,13 @@ CKPT ?=
 DATA ?=
 STUDY ?=
 EXPERIMENT ?=
+TRIALS ?= 20
 ARGS ?=
 WORKERS ?= auto
 CONFIG := $(if $(DATA),--config $(DATA))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint types format data bench pretrain finetune study refine results dashboard clean
+.PHONY: help install demo test test-slow lint types format data bench pretrain finetune study refine results tune dashboard clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -92,6 +93,11 @@ refine: $(READY) ## train on a digital twin, choose links of the real world, ref
 
 results: $(READY) ## collect studies into experiments/results.csv and RESULTS.md: STUDY="demo views"
 	$(BIN)/python -m foundation.studies.results $(STUDY)
+
+tune: $(READY) ## search the settings of EXPERIMENT=, a YAML in experiments/tune/, until there are TRIALS= runs
+	@test -f "experiments/tune/$(EXPERIMENT).yaml" || { echo "error: say which search, such as make tune EXPERIMENT=beam;" \
+		"there are: $(patsubst experiments/tune/%.yaml,%,$(wildcard experiments/tune/*.yaml))" >&2; exit 2; }
+	$(BIN)/python -m foundation.studies.tune experiments/tune/$(EXPERIMENT).yaml --trials $(TRIALS) $(ARGS)
 
 dashboard: $(READY) ## a W&B workspace of the runs [EXPERIMENT= ARGS=]
 	$(BIN)/python -m foundation.studies.dashboard $(EXPERIMENT) $(ARGS)

@@ -9,9 +9,12 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lightning.pytorch import Callback
+
     from foundation.runtime.commands import Commands
 
 _HELP = """\
@@ -79,11 +82,13 @@ _CHATTER = (
 _OF_THE_DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
 
 
-def main(args: list[str] | None = None) -> int:
+def main(args: list[str] | None = None, callbacks: Sequence[Callback] = (), raises: bool = False) -> int:
     """Run the program.
 
     Args:
         args: The command line without the program's name; by default that of the process.
+        callbacks: For the trainer, beside those of the command line.
+        raises: Whether errors are raised, not said; `user_error` has the words.
 
     Returns:
         The exit status: 0, 2 for input that cannot be used, 1 when another process of the run is gone, 130 when
@@ -108,7 +113,7 @@ def main(args: list[str] | None = None) -> int:
 
                 command.main(args[1:])
             else:
-                run(args)
+                run(args, callbacks)
     except Terminated as leaving:
         return _say(f"terminated{how_to_go_on(leaving)}", TERMINATED)
     except KeyboardInterrupt as leaving:
@@ -119,22 +124,23 @@ def main(args: list[str] | None = None) -> int:
             return _say(f"interrupted{how_to_go_on(leaving)}", INTERRUPTED)
         raise
     except Exception as error:
-        if os.environ.get("CSI_DEBUG"):
+        if raises or os.environ.get("CSI_DEBUG"):
             raise
         if _lost_the_others(error):
             return _say(f"error: another process of this run is gone{how_to_go_on(error)}", 1)
-        line = _user_error(error)
+        line = user_error(error)
         if line is None:
             raise
         return _say(f"error: {line}", 2)
     return 0
 
 
-def run(args: list[str]) -> Commands:
+def run(args: list[str], callbacks: Sequence[Callback] = ()) -> Commands:
     """Run a command and return what it built; errors are exceptions.
 
     Args:
         args: The command line without the program's name.
+        callbacks: For the trainer, beside those of the command line.
     """
     _quieten()
     # Before torch loads OpenMP: threads that spin while they wait slow each other down as soon as anything else wants a
@@ -159,7 +165,7 @@ def run(args: list[str]) -> Commands:
         module = importlib.import_module(package)
         for name in getattr(module, "__all__", ()):
             getattr(module, name)
-    return Commands(args)
+    return Commands(args, callbacks)
 
 
 def _quieten() -> None:
@@ -182,7 +188,7 @@ def _lost_the_others(error: Exception) -> bool:
     return any(words in str(error) for words in lost)
 
 
-def _user_error(error: Exception) -> str | None:
+def user_error(error: Exception) -> str | None:
     """Return the line for an error that the user can mend, None for a bug."""
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 

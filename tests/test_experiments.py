@@ -12,7 +12,9 @@ import datamodules
 from datamodules.errors import InputError
 from foundation.cli import main, run
 from foundation.studies.results import PAPERS
+from foundation.studies.search_space import Search
 from foundation.studies.study import Study
+from foundation.studies.tune import check
 from tests.foundation.towers import tiny_clip
 from tests.raytracing import requires_sionna
 
@@ -21,7 +23,8 @@ FILES = sorted((ROOT / "experiments").rglob("*.yaml"))
 CONTENT = {file: yaml.safe_load(file.read_text()) for file in FILES}
 MODELS = [file for file in FILES if "class_path" in CONTENT[file].get("model", {})]
 STUDIES = [file for file in FILES if "studies" in file.parts]
-OVERLAYS = [file for file in FILES if file not in MODELS + STUDIES]
+SEARCHES = [file for file in FILES if file.parent.name == "tune"]
+OVERLAYS = [file for file in FILES if file not in MODELS + STUDIES + SEARCHES]
 QUICK = ["--trainer.fast_dev_run", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 
 
@@ -174,6 +177,12 @@ def test_studies_name_what_exists(file, monkeypatch):
         for flag, value in itertools.pairwise(args):
             if flag == "--config" and "runs/" not in value:
                 assert Path(value).is_file(), value
+
+
+@pytest.mark.parametrize("file", SEARCHES, ids=name)
+def test_searches_vary_keys_that_there_are(file, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    check(Search.load(file))
 
 
 def test_a_later_source_takes_nothing_over(tmp_path, capsys, monkeypatch):

@@ -55,6 +55,8 @@ def test_a_checkpoint_may_have_spaces(make):
         (("finetune",), "say which task"),
         (("study",), "say which study, such as make study STUDY=demo; there are:"),
         (("study", "STUDY=foo"), "say which study"),
+        (("tune",), "say which search, such as make tune EXPERIMENT=beam; there are:"),
+        (("tune", "EXPERIMENT=foo"), "say which search"),
     ],
 )
 def test_bad_names_are_one_error(make, args, said):

@@ -171,7 +171,9 @@ def call(words, run):
             for program in Path("called").read_text().split("\n\n")[:-1]:
                 call(program.splitlines(), run)
         case _:
-            assert not words or words[0] in ("git", "cd", "source", "pip", "python", "ruff", "mypy", "hf"), words
+            assert not words or words[0] in ("git", "cd", "source", "pip", "python", "ruff", "mypy", "hf", "wandb"), (
+                words
+            )
 
 
 def compose(args):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -84,6 +84,7 @@ class Commands(LightningCLI):
 
     Args:
         args: The command line.
+        callbacks: For the trainer, beside those of the command line.
 
     Attributes:
         run: The run, None under `fast_dev_run`, which leaves nothing on disk.
@@ -92,8 +93,8 @@ class Commands(LightningCLI):
     run: Run | None = None
     _claim: FileLock | None = None
 
-    def __init__(self, args: list[str]) -> None:
-        self._args = args
+    def __init__(self, args: list[str], callbacks: Sequence[Callback] = ()) -> None:
+        self._args, self._callbacks = args, callbacks
         args = replacing_sources(args)
         try:
             super().__init__(
@@ -220,7 +221,7 @@ class Commands(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, with what every run has."""
         given = self.config_init[self.subcommand].trainer
-        callbacks = _listed(given.callbacks)
+        callbacks = [*_listed(given.callbacks), *self._callbacks]
         plugins = _listed(given.plugins)
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(AtomicCheckpointIO())

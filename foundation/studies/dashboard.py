@@ -106,8 +106,9 @@ def workspace(shown: Shown, entity: str, project: str = PROJECT) -> Workspace:
     """
     with needs("dashboard", "make dashboard builds its workspace with wandb-workspaces"):
         import wandb_workspaces.expr as expr
-        import wandb_workspaces.reports.v2 as wr
+        import wandb_workspaces.reports.v2 as panels
         import wandb_workspaces.workspaces as ws
+    wr: Any = panels  # exports by star
 
     def curve(name: str) -> Any:
         over = "epoch" if name.startswith("val/") else "trainer/global_step"
@@ -120,7 +121,7 @@ def workspace(shown: Shown, entity: str, project: str = PROJECT) -> Workspace:
     for name in shown.scores:
         by_head["/".join(name.split("/")[1:-1]) or "zero-shot and reconstruction"].append(name)
     goals = [name for name in shown.scores if better(name)] or [f"{n}.{w}" for n in shown.curves if (w := better(n))]
-    columns: list[wr.Config | wr.SummaryMetric] = [wr.Config(key) for key in shown.varied[: _AXES - 1]]
+    columns = [wr.Config(key) for key in shown.varied[: _AXES - 1]]
     axes = [wr.ParallelCoordinatesPlotColumn(metric=each) for each in [*columns, *map(wr.SummaryMetric, goals[:1])]]
     sections = [
         ws.Section(name="Validation", panels=[curve(n) for n in shown.curves if n.startswith("val/")], is_open=True),
@@ -175,7 +176,7 @@ def publish(runs: Path, experiment: str | None, entity: str | None, project: str
         import wandb
 
         try:
-            space = workspace(shown, entity or str(wandb.Api().default_entity), project)
+            space: Any = workspace(shown, entity or str(wandb.Api().default_entity), project)
             return f"workspace: {space.save().url}"
         except (wandb.errors.Error, OSError, ValueError) as error:
             reason = " ".join(str(error).split())

@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 from datamodules.dataset import ChannelDataset
 from foundation import ChannelTransformer, Encoder, EnvironmentTransformer, FineTune, PositionFeatures
 from foundation.adaptation import finetune
-from foundation.cli import _user_error
+from foundation.cli import user_error
 from foundation.losses.clip import CLIPLoss
 from foundation.losses.ntxent import NTXentLoss
 from foundation.models.zeroshot import similarities
@@ -89,7 +89,7 @@ def test_batch_norm_of_one_link_is_one_line():
     tower = ResNet("resnet18", width=0.25, norm="batch")
     with pytest.raises(ValueError, match="Expected more than 1 value") as raised:
         tower(torch.randn(1, 1, 4, 8, dtype=torch.complex64))
-    line = _user_error(raised.value)
+    line = user_error(raised.value)
     assert line.startswith("batch normalisation cannot learn from a batch of one link: give a larger data.batch_size")
 
 

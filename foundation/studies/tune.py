@@ -1,0 +1,264 @@
+"""`make tune`: searches settings by Optuna; each trial is a run of the command line, and the same command goes on."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import io
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from datamodules.errors import InputError, check_whole, needs
+from foundation.studies.search_space import Search, assignments
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.trial import FrozenTrial
+
+#: trials before one is ended early for being below the median of the others, and validations of it before that
+_UNPRUNED, _VALIDATIONS = 5, 2
+#: trials in the table
+_BEST = 10
+
+
+@contextlib.contextmanager
+def opened(search: Search, folder: Path) -> Iterator[Study]:
+    """Open the study of a search, or begin it, for this process alone.
+
+    Args:
+        search: The search.
+        folder: Folder of its experiment, where `tune.journal` lies.
+
+    Raises:
+        InputError: It was begun with other settings, or another process is at it.
+    """
+    with needs("tune", "make tune searches by Optuna"):
+        import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".tune.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"{folder} is being tuned by another process: wait for it") from None
+    try:
+        journal = folder / "tune.journal"
+        _mend(journal)
+        study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(journal))),
+            study_name=search.name,
+            direction=search.direction,
+            load_if_exists=True,
+            pruner=optuna.pruners.MedianPruner(_UNPRUNED, n_warmup_steps=_VALIDATIONS),
+        )
+        asked = study.user_attrs.get("asked", search.asked)
+        if changed := [key for key, value in search.asked.items() if asked.get(key) != value]:
+            raise InputError(
+                f"{folder} was begun with other {' and '.join(changed)}, so that its trials do not compare: put them "
+                "back, give the YAML another name, or move the folder away"
+            )
+        study.set_user_attr("asked", search.asked)
+        yield study
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def _mend(journal: Path) -> None:
+    """Cut off a line that a kill left half written, and the lock of the process that wrote it."""
+    journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
+    if journal.exists():
+        content = journal.read_bytes()
+        if not content.endswith(b"\n"):
+            journal.write_bytes(content[: content.rfind(b"\n") + 1])
+
+
+def next_trial(study: Study, trials: int) -> Trial | None:
+    """Return a trial that was stopped, else a new one, or None where there are as many as asked for."""
+    import optuna
+
+    stopped = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
+    if stopped:
+        return optuna.trial.Trial(study, stopped[0]._trial_id)
+    number = len(study.get_trials(deepcopy=False))
+    if number >= trials:
+        return None
+    # by the trial: a search that was stopped draws what it would have drawn
+    study.sampler = optuna.samplers.TPESampler(seed=number)
+    return study.ask()
+
+
+def tune(search: Search, trials: int, runs: Path) -> int:
+    """Make trials until there are so many, and print the best.
+
+    Args:
+        search: The search.
+        trials: Number of trials in all, those of earlier calls among them.
+        runs: Folder of all experiments.
+
+    Returns:
+        The exit status: 0, or that of a run that was stopped.
+
+    Raises:
+        InputError: The settings cannot be used.
+    """
+    folder = runs / search.name
+    print("loading Optuna and PyTorch", flush=True)
+    with opened(search, folder) as study:
+        done, started, made = sum(trial.state.is_finished() for trial in study.trials), time.monotonic(), 0
+        if done < trials:
+            check(search)
+        while (trial := next_trial(study, trials)) is not None:
+            values = search.suggest(trial)
+            told = " ".join(f"{key}={_short(value)}" for key, value in values.items())
+            print(f"[{trial.number + 1}/{trials}] {search.name}/{run_id(trial.number)} {told}", flush=True)
+            _write(search, study, folder)
+            begun = time.monotonic()
+            status = _run(search, study, trial, assignments(values), runs)
+            _write(search, study, folder)
+            if status:
+                print("the search stops here; the same command goes on with this trial", file=sys.stderr)
+                return status
+            made += 1
+            left = (time.monotonic() - started) / made * (trials - done - made)
+            frozen = study.trials[trial.number]
+            print(
+                f"    {frozen.state.name.lower()}, {search.metric} {_short(frozen.value)}, "
+                f"{time.monotonic() - begun:.0f} s; about {left / 60:.0f} min left",
+                flush=True,
+            )
+        print(table(search, study, folder))
+    return 0
+
+
+def run_id(number: int) -> str:
+    """Return the name of the run of a trial."""
+    return f"trial-{number:04d}"
+
+
+def check(search: Search) -> None:
+    """Let the command line refuse keys that it does not know, before the first trial."""
+    from foundation.cli import run
+
+    values = {key: each.first for key, each in search.keys.items()}
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+        run(["fit", *search.args, *assignments(values), "--print_config"])
+
+
+def _run(search: Search, study: Study, trial: Trial, chosen: list[str], runs: Path) -> int:
+    """Run a trial, and tell the study how it ended; where its process is stopped, nothing, so that it goes on."""
+    from optuna.trial import TrialState
+
+    from foundation.cli import main, user_error
+    from foundation.studies.trial_report import TrialReport
+
+    report = TrialReport(trial, search.metric)
+    named = ["--experiment", search.name, "--run_id", run_id(trial.number), "--runs", str(runs)]
+    last = runs / search.name / run_id(trial.number) / "checkpoints" / "last.ckpt"
+    goes_on = ["--ckpt_path", "last"] if last.exists() else []
+    try:
+        status = main(["fit", *search.args, *chosen, *named, *goes_on], callbacks=[report], raises=True)
+    except Exception as error:
+        line = user_error(error) or f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        trial.set_user_attr("error", line)
+        study.tell(trial, state=TrialState.FAIL)
+        if report.unlogged or all(other.value is None for other in study.trials):
+            raise  # nothing has worked yet: it is not the values of this trial that are wrong
+        print(f"    {line}", file=sys.stderr)
+        return 0
+    finally:
+        gc.collect()  # what a trial held of the GPU
+    if status:
+        return status
+    values = [value for value in study.trials[trial.number].intermediate_values.values() if math.isfinite(value)]
+    if report.pruned:
+        study.tell(trial, state=TrialState.PRUNED)
+    elif values:
+        study.tell(trial, max(values) if search.direction == "maximize" else min(values))
+    else:
+        trial.set_user_attr("error", f"{search.metric} was never a finite number")
+        study.tell(trial, state=TrialState.FAIL)
+    return 0
+
+
+def _write(search: Search, study: Study, folder: Path) -> None:
+    """Write `tune.json`, which pages and programs read without Optuna: whole at any moment."""
+    trials = [
+        {
+            "number": trial.number,
+            "state": trial.state.name,
+            "value": trial.value if trial.value is not None and math.isfinite(trial.value) else None,
+            "run_id": run_id(trial.number),
+            "duration_s": None if trial.duration is None else round(trial.duration.total_seconds(), 1),
+            "params": trial.params,
+            **({"error": trial.user_attrs["error"]} if "error" in trial.user_attrs else {}),
+        }
+        for trial in study.trials
+    ]
+    content = {"study": search.name, "metric": search.metric, "direction": search.direction, "trials": trials}
+    temporary = folder / "tune.json.tmp"
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(temporary, folder / "tune.json")
+
+
+def table(search: Search, study: Study, folder: Path) -> str:
+    """Return the best trials as a Markdown table, how the others ended, and how to make and to test the best."""
+    from optuna.trial import TrialState
+
+    ended: list[FrozenTrial] = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
+    ended.sort(key=lambda trial: trial.values[0], reverse=search.direction == "maximize")
+    lines = [["trial", search.metric, *search.keys]]
+    lines += [
+        [run_id(t.number), *map(_short, (t.value, *(t.params[key] for key in search.keys)))] for t in ended[:_BEST]
+    ]
+    ruled = [f"| {' | '.join(cells)} |" for cells in lines]
+    states = [trial.state.name.lower() for trial in study.trials]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    told = [
+        ruled[0],
+        "|" + "---|" * len(lines[0]),
+        *ruled[1:],
+        "",
+        f"{len(states)} trials: {counts}; {folder}/tune.json",
+    ]
+    if ended:
+        best = folder / run_id(ended[0].number) / "config.yaml"
+        told.append(
+            f"train again: lightning fit --config {best}; test: lightning test --config {best} --ckpt_path best"
+        )
+    return "\n".join(told)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "none" if value is None else str(value)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Search settings by Optuna over the keys that a YAML names; each trial is a run like any other."""
+    parser = argparse.ArgumentParser(prog="make tune", description=main.__doc__)
+    parser.add_argument("search", type=Path, help="a YAML of experiments/tune/")
+    parser.add_argument("--trials", type=int, default=20, help="trials in all, those of earlier calls among them")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
+    given = parser.parse_args(args)
+    try:
+        check_whole("make tune", TRIALS=given.trials)
+        return tune(Search.load(given.search), given.trials, given.runs)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
