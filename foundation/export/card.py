@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from foundation.nets.classical import PREDICTORS
+from foundation.runtime.tracking import better
+
 #: what is asked of those who pass on what was made of the data, by source
 _LICENCES = {
     "SionnaRT": "traced in scenes of Sionna RT, whose cities are OpenStreetMap data (ODbL)",
@@ -16,8 +19,8 @@ _LICENCES = {
 }
 #: the free of all data licences: a card of others says `other`
 _FREE = {"TR38901", "CDL"}
-#: controls by the prefix of their scores; `target_` is a bound, which nothing beats
-_CONTROLS = ("chance", "pca", "pursuit", "uncalibrated", "direct", "grid", "neighbours")
+#: controls by the prefix of their scores; `target_` and `limit_` are bounds, which nothing beats
+_CONTROLS = ("chance", "pca", "pursuit", "uncalibrated", "direct", "grid", "neighbours", *PREDICTORS)
 
 
 def card(config: Mapping[str, Any], files: Mapping[str, str]) -> str:
@@ -70,22 +73,30 @@ def _input(data: Mapping[str, Any]) -> list[str]:
 
 
 def _measured(summary: Mapping[str, Any]) -> list[str]:
-    metrics = {name.removeprefix("test/"): value for name, value in (summary.get("metrics") or {}).items()}
+    told = {name.removeprefix("test/"): value for name, value in (summary.get("metrics") or {}).items()}
+    metrics = {name: value for name, value in told.items() if value is not None}
     if not metrics:
         return ["No test was run: nothing says that this model beats anything."]
     rule = f"On the test side of the run that trained it, split `{summary.get('split')}`, seed {summary.get('seed')}."
     beaten: list[str] = []
     unbeaten: list[str] = []
-    for control in _CONTROLS:
-        for name, value in metrics.items():
-            against = metrics.get(name.removeprefix(f"{control}_"))
-            if not name.startswith(f"{control}_") or against is None or value is None:
-                continue
-            better = against < value if name.endswith("_db") else against > value
-            (beaten if better else unbeaten).append(f"`{name}` {value:.4g}, this model {against:.4g}")
+    controls = {name: own for name in metrics if (own := _controlled(name, metrics))}
+    for name, own in controls.items():
+        less = better(own) == "min"
+        won = metrics[own] < metrics[name] if less else metrics[own] > metrics[name]
+        (beaten if won else unbeaten).append(f"`{name}` {metrics[name]:.4g}, this model {metrics[own]:.4g}")
     lines = [rule, "", *(f"- Control beaten: {line}." for line in beaten)]
     lines += [f"- Control *not* beaten: {line}." for line in unbeaten]
-    if not beaten and not unbeaten:
+    if not controls:
         lines.append("- No control was measured in the same run: compare with those in RESULTS.md before you trust it.")
-    shown = {k: v for k, v in metrics.items() if v is not None and not k.startswith(tuple(f"{c}_" for c in _CONTROLS))}
+    shown = {name: value for name, value in metrics.items() if name not in controls}
     return [*lines, "", "| metric | test |", "|---|---|", *(f"| {k} | {v:.4g} |" for k, v in shown.items())]
+
+
+def _controlled(name: str, metrics: Mapping[str, float]) -> str | None:
+    """Return the metric of the model that a score is the control of: `pca_nmse_db`, `los_chance`; None of others."""
+    folder, slash, last = name.rpartition("/")
+    named = [last.removeprefix(f"{each}_") for each in _CONTROLS if last.startswith(f"{each}_")]
+    if last.endswith("_chance"):
+        named += [last.removesuffix("_chance"), f"{last.removesuffix('_chance')}_accuracy"]
+    return next((own for each in named if (own := f"{folder}{slash}{each}") in metrics), None)

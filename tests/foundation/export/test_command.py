@@ -1,6 +1,8 @@
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,10 +10,13 @@ import torch
 import foundation.cli
 from datamodules.errors import DatasetNotFoundError, InputError
 from foundation import CsiFeedback, CSINetPlus, FineTune, HandFeatures, embed, load_encoder, load_part
+from foundation.export.card import card
 from foundation.export.command import main
 from foundation.export.graphs import graphs_of
 from heads import LOS, Prediction
 from tests.foundation.export.cases import DATA
+
+ROOT = Path(__file__).parents[3]
 
 
 def saved(model, path):
@@ -80,6 +85,24 @@ def test_the_card_tells_data_licence_input_and_controls(tmp_path):
     assert (tmp_path / "again/README.md").read_text() == text
 
 
+def test_the_card_knows_the_controls_of_every_model():
+    metrics = {
+        "prediction/nmse_db": -9.0, "prediction/hold_nmse_db": -5.0, "prediction/link_ar_nmse_db": -10.0,
+        "prediction/limit_nmse_db": -20.0, "prediction/rate_loss": 0.1, "prediction/hold_rate_loss": 0.2,
+        "los_accuracy": 0.9, "los_chance": 0.6, "match_user": 0.01, "match_user_chance": 0.02, "beam/top1": 0.3,
+    }  # fmt: skip
+    text = card({"parts": {}, "summary": {"metrics": {f"test/{k}": v for k, v in metrics.items()}}}, {})
+    lines = [line for line in text.splitlines() if line.startswith("- Control")]
+    assert lines == [
+        "- Control beaten: `prediction/hold_nmse_db` -5, this model -9.",
+        "- Control beaten: `prediction/hold_rate_loss` 0.2, this model 0.1.",
+        "- Control beaten: `los_chance` 0.6, this model 0.9.",
+        "- Control *not* beaten: `prediction/link_ar_nmse_db` -10, this model -9.",
+        "- Control *not* beaten: `match_user_chance` 0.02, this model 0.01.",
+    ]
+    assert "| prediction/limit_nmse_db | -20 |" in text
+
+
 def test_a_model_hub_reads_the_card(checkpoint):
     hub = pytest.importorskip("huggingface_hub")
     folder = main([str(checkpoint), "--to", "safetensors"])
@@ -131,20 +154,37 @@ def test_a_missing_extra_is_asked_for(checkpoint, monkeypatch):
 
 
 @pytest.mark.slow
-def test_graphs_and_weights_need_numpy_onnxruntime_and_safetensors_alone(checkpoint):
+def test_the_lines_of_the_docs_need_numpy_onnxruntime_and_safetensors_alone(checkpoint):
     pytest.importorskip("onnxscript")
     folder = main([str(checkpoint), "--to", "onnx"])
     main([str(checkpoint), "--to", "safetensors"])
-    program = """
+    [lines] = re.findall(r"```text\n(import numpy as np\n.*?)```", (ROOT / "docs/models.md").read_text(), re.DOTALL)
+    lines = lines.replace("runs/csiclip/RUN_ID/export/csi.onnx", "encoder.onnx").replace(
+        "(200, 1, 32, 64)", "(7, 2, 4, 16)"
+    )
+    lines = lines.replace("runs/csiclip/RUN_ID/export/", "")
+    program = f"""
 import sys
-for name in ("torch", "lightning", "foundation", "heads", "datamodules"):
-    sys.modules[name] = None
-import numpy, onnxruntime
-from safetensors.numpy import load_file
-assert load_file("model.safetensors")["encoder.mean"].shape == (21,)
-csi = numpy.ones((7, 2, 4, 16, 2), "float32")
-[features] = onnxruntime.InferenceSession("encoder.onnx").run(None, {"csi": csi})
-[logits] = onnxruntime.InferenceSession("head.onnx").run(None, {"features": features})
+
+class Only:
+    # what `pip install numpy onnxruntime safetensors` brings
+    allowed = {{"numpy", "onnxruntime", "safetensors", "flatbuffers", "google", "packaging", "sympy", "mpmath"}}
+
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if top not in self.allowed and top not in sys.stdlib_module_names:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Only())
+{lines}
+assert features.shape == (7, 21)
+assert weights["encoder.mean"].shape == (21,)
+[logits] = onnxruntime.InferenceSession("head.onnx").run(None, {{"features": features}})
 assert logits.shape == (7, 2)
 """
-    subprocess.run([sys.executable, "-c", program], cwd=folder, check=True)
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    refused = subprocess.run(
+        [sys.executable, "-c", program.replace("import numpy as", "import torch, numpy as")], cwd=folder
+    )
+    assert refused.returncode == 1
