@@ -21,6 +21,7 @@ from datamodules.dataset import Batch, ChannelDataset, ShardedSampler
 from datamodules.defaults import grid_of, sequence_of
 from datamodules.errors import InputError, check_not_negative, check_positive
 from datamodules.maps.augmentation import WorldSymmetry
+from datamodules.progress import at_work
 from datamodules.sides.balanced_sampler import BalancedSampler, domain_of_rows
 from datamodules.sides.groups import Group, variant_names
 from datamodules.sides.sides import make_sides
@@ -180,15 +181,16 @@ class ChannelDataModule(LightningDataModule):
         if self.sides:
             return
         sites = [site for source in self.sources for site in source.sites(verify=False)]
-        self.bs, self.ue, self.ofdm = grid_of(sites, *self._given)
-        self.codebook = dft_codebook(self.bs, self.num_beams) if self.num_beams else None
-        self.sequence = sequence_of(sites, self.sequence)
-        if self.sequence is not None:
-            sites = [site.windows(self.sequence.length) for site in sites]
-        if self.group == "variant":
-            self.variants = variant_names(sites, self.variants)
-        self.sides, self._facts = make_sides(self, sites)
-        self._make = BatchMaker(sites, self)
+        with at_work("making the sides of the data"):
+            self.bs, self.ue, self.ofdm = grid_of(sites, *self._given)
+            self.codebook = dft_codebook(self.bs, self.num_beams) if self.num_beams else None
+            self.sequence = sequence_of(sites, self.sequence)
+            if self.sequence is not None:
+                sites = [site.windows(self.sequence.length) for site in sites]
+            if self.group == "variant":
+                self.variants = variant_names(sites, self.variants)
+            self.sides, self._facts = make_sides(self, sites)
+            self._make = BatchMaker(sites, self)
 
     def describe(self) -> dict[str, Any]:
         """Return split settings, numbers of dropped links by reason, sizes of the sides and their cities."""

@@ -13,6 +13,7 @@ from torch.optim import AdamW, Optimizer
 
 from datamodules.batch import SETTINGS
 from datamodules.errors import InputError
+from datamodules.progress import at_work
 from foundation.checkpoint import check_fit, load_model, load_part, read_checkpoint
 from foundation.contract import describe_data
 from foundation.encoder import Encoder
@@ -62,8 +63,9 @@ class FoundationTask(LightningModule):
         if stage != "fit":
             return
         if self.trainer.datamodule is not None:  # type: ignore[attr-defined]
-            self.prepare_from(self.trainer.datamodule)  # type: ignore[attr-defined]
-            self.trained_on = describe_data(self.trainer.datamodule)  # type: ignore[attr-defined]
+            with at_work("taking statistics of the training data"):
+                self.prepare_from(self.trainer.datamodule)  # type: ignore[attr-defined]
+                self.trained_on = describe_data(self.trainer.datamodule)  # type: ignore[attr-defined]
         if isinstance(self.start_from, str):
             load_model(self, self.start_from)
         for part, checkpoint in (self.start_from if isinstance(self.start_from, dict) else {}).items():

@@ -18,6 +18,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from datamodules.errors import InputError
+from datamodules.progress import Progress, at_work
 from datamodules.sites.site import FORMAT, Site
 
 
@@ -80,7 +81,12 @@ class Source(ABC):
         for recipe in self.recipes():
             make(recipe, self.cache)
             folders += recipe.folders(self.cache)
-        return [Site.load(folder, verify) for folder in folders]
+        with Progress(len(folders), "opening sites", "site", leave=False, delay=1.0) as progress:
+            found = []
+            for folder in folders:
+                found.append(Site.load(folder, verify))
+                progress.update()
+        return found
 
 
 def data_root(kind: str, root: str | None) -> Path:
@@ -126,9 +132,10 @@ def make(recipe: Recipe, cache: Path) -> None:
         if recipe.is_made(cache):
             return
         work.mkdir(exist_ok=True)
-        for folder, site in zip(recipe.folders(cache), recipe.make(work), strict=True):
-            if not folder.is_dir():
-                site.save(folder)
+        with at_work(f"making {recipe.names[0]}"):
+            for folder, site in zip(recipe.folders(cache), recipe.make(work), strict=True):
+                if not folder.is_dir():
+                    site.save(folder)
         for leftover in work.iterdir():
             leftover.unlink()
         work.rmdir()

@@ -23,6 +23,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from datamodules import OFDM, Array, ChannelDataModule, DeepMIMO, Paths, SionnaRT, Site, Source, synthesize
 from datamodules.channel.response import link_factors
+from datamodules.progress import at_work
 from datamodules.sites.environment import Environment
 from datamodules.sources.base import Recipe
 
@@ -297,8 +298,12 @@ def main() -> None:
     """Measure, print, and write `runs/bench.json`."""
     torch.set_flush_denormal(True)
     with tempfile.TemporaryDirectory() as folder:
-        loops = [training_loop(folder, probe) for probe in (False, True)]
-        rows = [*synthesis(real_site()), *loops, *large_data(folder)]
+        with at_work("training"):
+            loops = [training_loop(folder, probe) for probe in (False, True)]
+        with at_work("synthesis"):
+            rows = [*synthesis(real_site()), *loops]
+        with at_work("large data"):
+            rows += large_data(folder)
     width = max(len(row.name) for row in rows)
     waiting = os.environ.get("OMP_WAIT_POLICY", "not set")
     print(f"{torch.get_num_threads()} threads (OMP_WAIT_POLICY {waiting}), batches of {BATCH}, median of {RUNS}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from datamodules import Array, SionnaRT, Twins
 from datamodules.channel.ofdm import OFDM
 from datamodules.channel.synthesis import synthesize
+from datamodules.progress import Progress
 from datamodules.sources.raytracing import scene_geometry
 from datamodules.yaml_file import read_yaml
 from foundation.evaluation.twin_pictures import markdown
@@ -62,12 +64,13 @@ def costs(source: Twins, rounds: int = _ROUNDS) -> dict[str, tuple[float, float]
         "calibrator": calibrate,
     }
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
-    for turn in range(rounds + 1):
-        for name, step in steps.items():
+    with Progress((rounds + 1) * len(steps), "timing", leave=False) as progress:
+        for turn, name in product(range(rounds + 1), steps):
             wall, cpu = time.perf_counter(), time.process_time()
-            step()
+            steps[name]()
             if turn:  # the first warms up
                 times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+            progress.update()
     spent = {name: np.median(values, axis=0) / counts[name] for name, values in times.items()}
     spent["calibrated"] = spent["low"] + spent["calibrator"]
     return {name: (float(values[0]), float(values[1])) for name, values in spent.items()}

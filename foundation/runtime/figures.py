@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from datamodules.progress import at_work
 from foundation.gather import Rows, concatenate, gather_rows, rank, world_size
 
 if TYPE_CHECKING:
@@ -36,7 +37,12 @@ def log_figures(trainer: Trainer, draw: Callable[[], dict[str, Figure]], caption
     folder = trainer.log_dir
     if folder is None or not trainer.is_global_zero:
         return
-    for name, figure in draw().items():
+    with at_work("drawing pictures"):
+        _save(trainer, folder, draw(), caption)
+
+
+def _save(trainer: Trainer, folder: str, figures: dict[str, Figure], caption: str) -> None:
+    for name, figure in figures.items():
         file = Path(folder) / "plots" / f"{name}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         figure.supxlabel(caption, fontsize="x-small", color="0.3")

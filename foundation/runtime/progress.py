@@ -8,11 +8,11 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
-from datamodules.progress import Progress
+from datamodules.progress import Progress, at_work
 
 
 class RunProgress(ProgressBar):
-    """One bar a run on a terminal, a line every half minute in a log: epoch, loss, what the model logs, time left.
+    """One bar a run on a terminal, a line every ten seconds in a log: epoch, loss, what the model logs, time left.
 
     Lightning's own starts anew every epoch, so that it never says when the run will end, and fills a log with its
     redrawings.
@@ -96,7 +96,13 @@ class RunProgress(ProgressBar):
         self._step()
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End before the model scores and draws, which has a bar of its own where it takes long."""
+        """Tell the time while the model scores and draws."""
+        self._end()
+        if self._enabled:
+            self._bar = at_work("scoring and drawing")
+
+    def on_test_end(self, *_: Any) -> None:
+        """End."""
         self._end()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
