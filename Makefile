@@ -97,7 +97,7 @@ results: $(READY) ## collect studies into experiments/results.csv and RESULTS.md
 tune: $(READY) ## search the settings of EXPERIMENT=, a YAML in experiments/tune/, until there are TRIALS= runs
 	@test -f "experiments/tune/$(EXPERIMENT).yaml" || { echo "error: say which search, such as make tune EXPERIMENT=beam;" \
 		"there are: $(patsubst experiments/tune/%.yaml,%,$(wildcard experiments/tune/*.yaml))" >&2; exit 2; }
-	$(BIN)/python -m foundation.studies.tune experiments/tune/$(EXPERIMENT).yaml --trials $(TRIALS) $(ARGS)
+	$(BIN)/python -m foundation.tuning.tune experiments/tune/$(EXPERIMENT).yaml --trials $(TRIALS) $(ARGS)
 
 dashboard: $(READY) ## a W&B workspace of the runs [EXPERIMENT= ARGS=]
 	$(BIN)/python -m foundation.studies.dashboard $(EXPERIMENT) $(ARGS)

@@ -12,9 +12,9 @@ import datamodules
 from datamodules.errors import InputError
 from foundation.cli import main, run
 from foundation.studies.results import PAPERS
-from foundation.studies.search_space import Search
 from foundation.studies.study import Study
-from foundation.studies.tune import check
+from foundation.tuning.search_space import Search
+from foundation.tuning.tune import check
 from tests.foundation.towers import tiny_clip
 from tests.raytracing import requires_sionna
 

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from datamodules.errors import InputError
-from foundation.studies.search_space import Search, assignments
-from foundation.studies.tune import main
+from foundation.tuning.search_space import Search, assignments
+from foundation.tuning.tune import main
 from tests.foundation.commands import QUIET
 from tests.foundation.toy import Toy
 

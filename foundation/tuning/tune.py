@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from datamodules.errors import InputError, check_whole, needs
-from foundation.studies.search_space import Search, assignments
+from foundation.tuning.search_space import Search, assignments
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -162,7 +162,7 @@ def _run(search: Search, study: Study, trial: Trial, chosen: list[str], runs: Pa
     from optuna.trial import TrialState
 
     from foundation.cli import main, user_error
-    from foundation.studies.trial_report import TrialReport
+    from foundation.tuning.trial_report import TrialReport
 
     report = TrialReport(trial, search.metric)
     named = ["--experiment", search.name, "--run_id", run_id(trial.number), "--runs", str(runs)]

@@ -1,0 +1,1 @@
+"""Searches over settings, each trial a run."""
