@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datamodules.errors import InputError, needs
+from datamodules.progress import Progress
 from datamodules.yaml_file import read_yaml
 from foundation.runtime.tracking import better
 
@@ -65,13 +66,15 @@ def look(runs: Path, experiment: str | None) -> Shown:
     scores: set[str] = set()
     pictures: set[str] = set()
     values: dict[str, set[str]] = defaultdict(set)
-    for folder in folders:
-        logged = _columns(folder / "metrics.csv")
-        curves |= {name for name in logged if name.startswith(("val/", "train/"))}
-        scores |= {name for name in logged if name.startswith("test/")}
-        pictures |= {f"plots/{file.stem}" for file in folder.glob("plots/*.png")}
-        for key, value in _flat(read_yaml(folder / "config.yaml")):
-            values[key].add(json.dumps(value))
+    with Progress(len(folders), "reading", "run", leave=False, delay=1.0) as progress:
+        for folder in folders:
+            logged = _columns(folder / "metrics.csv")
+            curves |= {name for name in logged if name.startswith(("val/", "train/"))}
+            scores |= {name for name in logged if name.startswith("test/")}
+            pictures |= {f"plots/{file.stem}" for file in folder.glob("plots/*.png")}
+            for key, value in _flat(read_yaml(folder / "config.yaml")):
+                values[key].add(json.dumps(value))
+            progress.update()
     varied = [key for key, told in values.items() if len(told) > 1 and not _IDLE.match(key)]
     names = sorted({folder.parent.name for folder in folders})
     return Shown(names, sorted(curves), sorted(scores), sorted(pictures), varied)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from datamodules.errors import InputError
 from foundation.tuning.search_space import Search, assignments
@@ -151,6 +152,13 @@ def test_values_are_drawn_by_their_kind(tmp_path):
     assert all(1e-4 <= values["b"] <= 1e-2 for values in drawn)
     assert {values["c"] for values in drawn} == {None, True, "word"}
     assert assignments({"a": 1, "b": None, "c": True, "d": -1e-5}) == ["--a=1", "--b=null", "--c=true", "--d=-1e-05"]
+
+
+def test_one_process_at_a_time(search, capsys):
+    Path("runs/tune_x").mkdir(parents=True)
+    with FileLock("runs/tune_x/.tune.lock"):
+        assert search() == 2
+    assert "runs/tune_x is being tuned by another process: wait for it" in capsys.readouterr().err
 
 
 def test_a_missing_file_and_number_are_one_line(tmp_path, capsys):
