@@ -88,7 +88,7 @@ def test_nothing_to_predict(shape: tuple[int, ...]) -> None:
         ({"interval": 0.0}, "interval must be positive"),
         ({"horizon": -1}, "horizon must be a whole number of 1 or more"),
         ({"window": 0.0}, "window must be positive"),
-        ({"mobility": {"flying": 1}}, "knows static, pedestrian, vehicular, not flying"),
+        ({"mobility": {"flying": 1}}, "has the classes static, pedestrian, vehicular, not flying"),
         ({"mobility": {"static": 0}}, "weights with a positive sum"),
         ({"mobility": {}}, "weights with a positive sum"),
         ({"mobility": {"static": -1, "vehicular": 2}}, "weights with a positive sum"),
