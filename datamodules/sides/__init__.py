@@ -1,1 +1,1 @@
-"""Which links each side of the split serves: split rules, domains, groups of links, balanced batches."""
+"""Train, validation and test sides: split rules, domain labels, groups of links, balanced batches."""

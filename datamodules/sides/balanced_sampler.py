@@ -16,16 +16,16 @@ from datamodules.sides.domains import Worlds
 
 
 class BalancedSampler(ShardedSampler):
-    """Serves as many links of each domain as of any other, in every batch and on every rank but for one or two.
+    """Samples equally many links of each domain in every batch of every process, up to one or two.
 
-    An epoch is as long as without. Links of rare domains come several times in it, those of frequent ones not all: each
-    of a domain's links is served once before any of them again.
+    The length of an epoch is that of `ShardedSampler`. Links of rare domains are repeated in it, and not all links of
+    frequent domains are contained; the links of a domain are drawn without replacement until all were drawn.
 
     Args:
         dataset: The dataset.
-        batch_size: As of `ShardedSampler`, and so the rest.
+        batch_size: See `ShardedSampler`.
         domain: Label of the domain of each link of the dataset, shape (n,).
-        seed: Draws the orders.
+        seed: Random seed.
         **ranks: `rank` and `num_replicas`.
     """
 
@@ -37,7 +37,7 @@ class BalancedSampler(ShardedSampler):
         self.members = [np.flatnonzero(number == i) for i in range(len(names))]
 
     def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Return the links of one epoch: round after round one link of each domain, the domains in a new order."""
+        """Return the links of one epoch: rounds of one link of each domain, with the domains in random order."""
         rounds = -(-self.count // len(self.members))
         streams = []
         for members in self.members:
@@ -55,9 +55,9 @@ def domain_of_rows(
     Args:
         dataset: The dataset.
         axes: Some of `Worlds.AXES`.
-        bs: As of `Worlds`, and so the rest.
-        sequence: What draws the users' motion, or None.
-        seed: Draws it.
+        bs: See `Worlds`.
+        sequence: Distribution of the motion of the users, or None.
+        seed: Random seed of the motion.
 
     Raises:
         InputError: An axis is unknown.

@@ -1,17 +1,17 @@
-"""Domain labels: under which conditions a link was seen (ConTwin section 5, "Domain Labelling").
+"""Domain labels: the conditions of a link (ConTwin section 5, "Domain Labelling").
 
 A label is the row of `A` = 5 integers
 
 | axis | `AXES` | code |
 |---|---|---|
-| 0 | scenario | `umi` 0, `uma` 1, `rma` 2, `inh` 3; any other name, say a city's, the CRC-32 of the name |
+| 0 | scenario | `umi` 0, `uma` 1, `rma` 2, `inh` 3; any other name, such as that of a city, the CRC-32 of the name |
 | 1 | los | 0 NLOS, 1 LOS, of the link itself |
 | 2 | mobility | 0 static, 1 pedestrian, 2 vehicular |
 | 3 | tilt | downtilt of the base-station array [degrees], rounded; negative for an uptilt |
 | 4 | frequency | carrier [MHz], rounded |
 
-and `UNKNOWN`, which is below any code, where the condition is not known. Tilt and frequency are numbers rather than
-classes, so that the thresholds of ConTwin's Table 4 (5 degrees, 25 GHz) apply to their differences.
+and `UNKNOWN`, which is below any code, for an unknown condition. Tilt and frequency are numbers rather than classes, so
+that the thresholds of Table 4 of ConTwin (5 degrees, 25 GHz) apply to their differences.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from datamodules.sites.site import Site
 AXES = ("scenario", "los", "mobility", "tilt", "frequency")
 #: not -1, which is an uptilt of one degree
 UNKNOWN = -(2**31)
-#: what else tells worlds apart, by name
+#: further attributes of a site that select links
 _NAMED = ("variant", "city", "area")
 _SCENARIOS = ("umi", "uma", "rma", "inh")
 #: axes where two values are a range
@@ -44,12 +44,12 @@ _NUMBERS = ("tilt", "frequency")
 
 
 def site_domains(sites: Sequence[Site], bs: Array) -> Tensor:
-    """Return what is the same for all links of a site, shape (number of sites, A), int64; the rest is `UNKNOWN`.
+    """Return the labels common to all links of each site, `UNKNOWN` for others, shape (number of sites, A), int64.
 
     Args:
         sites: The sites.
-        bs: Array the channel is synthesised with: its downtilt adds to that of a site of rays. CSI recorded by a site
-            keeps the tilt it was recorded with.
+        bs: Base-station array of the synthesis, whose downtilt is added to that of a site with paths. Recorded CSI has
+            the tilt of the recording.
     """
     return torch.tensor([_site_domain(site, bs) for site in sites], dtype=torch.int64).reshape(-1, len(AXES))
 
@@ -58,10 +58,10 @@ def domain_labels(of_sites: Tensor, site: Tensor, los: Tensor, mobility: Tensor 
     """Return the domain label of each link.
 
     Args:
-        of_sites: What `site_domains` returned.
-        site: Number of each link's site, shape (B,).
+        of_sites: Output of `site_domains`.
+        site: Number of the site of each link, shape (B,).
         los: 1 line of sight, 0 none, -1 unknown, shape (B,).
-        mobility: Class drawn for each link (`motion.Motion`), shape (B,); by default what its site says.
+        mobility: Class drawn for each link (`motion.Motion`), shape (B,); by default that of its site.
 
     Returns:
         Shape (B, A), int64.
@@ -74,7 +74,7 @@ def domain_labels(of_sites: Tensor, site: Tensor, los: Tensor, mobility: Tensor 
 
 
 def speed_spans(sites: Sequence[Site]) -> Tensor:
-    """Return the range (lowest, highest) of speed [m/s] that each site fixes, else NaN, shape (number of sites, 2)."""
+    """Return the speed range (lowest, highest) [m/s] of each site, NaN if not given, shape (number of sites, 2)."""
     return torch.tensor([site.domain.get("speed", (math.nan, math.nan)) for site in sites]).reshape(-1, 2)
 
 
@@ -96,18 +96,18 @@ def _site_domain(site: Site, bs: Array) -> list[int]:
 
 
 class Worlds:
-    """Under which conditions the rows of a datamodule were seen, in words that a user writes.
+    """Domain labels of the rows of a datamodule as text, for their selection by conditions.
 
-    The axes are those of a domain label, and the names `variant`, `city` and `area` of a site. Scenarios and mobility
-    are told by name, `los` by 0 and 1, `tilt` in degrees and `frequency` in MHz, both rounded.
+    The axes are those of a domain label, and the names `variant`, `city` and `area` of a site. Scenario and mobility
+    are names, `los` is 0 or 1, `tilt` is in degrees and `frequency` in MHz, both rounded.
 
     Args:
         sites: The sites.
-        rows: Numbers of the links, counted through the sites in order, shape (n,), or (n, G) for rows of several links:
-            in sight where one of them is, else of a condition that all of them share.
-        bs: Array the channel is synthesised with.
-        sequence: What draws the users' motion, or None.
-        seed: Draws the motion.
+        rows: Link numbers, counted over the sites in order, shape (n,), or (n, G) for rows of several links, whose
+            `los` is the maximum, and whose other labels are those common to all.
+        bs: Base-station array of the synthesis.
+        sequence: Distribution of the motion of the users, or None.
+        seed: Random seed of the motion.
     """
 
     AXES = (*_NAMED, *AXES)
@@ -125,7 +125,7 @@ class Worlds:
         self._labels: dict[str, NDArray[np.str_]] = {}
 
     def labels(self, axis: str) -> NDArray[np.str_]:
-        """Return the label of each row on an axis as text, empty where it is not known, shape (n,)."""
+        """Return the label of each row on an axis as text, empty if unknown, shape (n,)."""
         if axis not in self._labels:
             each = [np.broadcast_to(self._label(axis, number), len(site)) for number, site in enumerate(self.sites)]
             labels = np.concatenate(each)[self.rows]
@@ -137,15 +137,15 @@ class Worlds:
         return self._labels[axis]
 
     def select(self, key: str, conditions: dict[str, Any]) -> NDArray[np.bool_]:
-        """Return which rows meet all conditions, shape (n,).
+        """Return a mask of the rows that satisfy all conditions, shape (n,).
 
         Args:
-            key: What asks, for messages, such as `data.train_on`.
-            conditions: By axis a value, several of them, or, of tilt and frequency, the lowest and the highest one.
-                Names may have a `*` as in file names.
+            key: Name of the setting, for messages, such as `data.train_on`.
+            conditions: For each axis a value, a list of values, or, for tilt and frequency, the lowest and the highest
+                value. Names may contain `*` as in file names.
 
         Raises:
-            InputError: An axis is unknown, or a value that the data do not hold is asked for.
+            InputError: An axis is unknown, or no link has a given value.
         """
         chosen = np.ones(len(self.rows), dtype=bool)
         for axis, given in conditions.items():
@@ -170,7 +170,7 @@ class Worlds:
         return chosen
 
     def split_by(self, key: str, names: Sequence[str]) -> list[NDArray[np.bool_]]:
-        """Return which rows are of each of several worlds, told by labels of one axis, shape (n,) each.
+        """Return a mask (n,) of the rows of each of several labels of one axis.
 
         Raises:
             InputError: No axis has all of these labels.
@@ -206,7 +206,7 @@ class Worlds:
         return str(_site_domain(site, self.bs)[AXES.index(axis)])
 
     def _mobility(self, number: int) -> NDArray[np.int64] | int:
-        """Return the class of a site's users, an index into `MOBILITIES`; -1 if unknown."""
+        """Return the mobility class of the users of a site, an index into `MOBILITIES`; -1 if unknown."""
         site = self.sites[number]
         if self.sequence is None or not site.links.has_rays:
             mobility = site.domain.get("mobility")
@@ -220,12 +220,12 @@ class Worlds:
 
 
 def shown(names: Sequence[str]) -> str:
-    """List names for a message, ten at most."""
+    """Return a list of at most ten names, for a message."""
     return (", ".join(names[:10]) or "none") + f" and {len(names) - 10} more" * (len(names) > 10)
 
 
 def _text(value: object) -> str:
-    """Write a value as labels are written: 28000.0 and true are 28000 and 1."""
+    """Return a value as the text of a label: 28000 for 28000.0 and 1 for true."""
     return (
         str(int(value)) if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()) else str(value)
     )

@@ -1,4 +1,4 @@
-"""Rows of several links of one user: to the base stations of its area, or in the variants of a twin."""
+"""Groups of links of one user: to the base stations of its area, or in the variants of a twin."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from numpy.typing import NDArray
 from datamodules.errors import InputError
 from datamodules.sites.site import Site, area_numbers
 
-#: what the links of one row differ in
+#: attribute in which the links of a row differ
 Group = Literal["station", "variant"]
 
 
 def group_links(
     sites: Sequence[Site], group: Group, base_stations: int | None = None, variants: Sequence[str] = ()
 ) -> NDArray[np.int64]:
-    """Return the links of every user that are served together, shape (users, G).
+    """Return the grouped links of every user, shape (users, G).
 
     Args:
         sites: The sites; those of one area share their users, row by row.
-        group: What the links of a row differ in. Variants of a twin have a row for each base station.
+        group: Attribute in which the links of a row differ. Variants of a twin have a row for each base station.
         base_stations: Number S of base stations, the first of each area; by default all.
-        variants: Names of the variants, in order; what `variant_names` returns.
+        variants: Names of the variants, in order; output of `variant_names`.
 
     Raises:
-        InputError: An area has other base stations or variants, or they do not share their users.
+        InputError: The areas differ in base stations or variants, or these do not share their users.
     """
     starts = np.cumsum([0, *(len(site) for site in sites)])
     rows = []
@@ -47,7 +47,7 @@ def group_links(
         if base_stations is not None and len(chosen) < base_stations:
             raise InputError(f"data.base_stations is {base_stations}, but area {area} has {len(chosen)}")
         position = sites[chosen[0]].links.position
-        # base stations beyond the chosen too: users of another source would be left out unsaid
+        # also of base stations that are not selected, whose users would be omitted without notice
         if any(not torch.equal(position, sites[n].links.position) for n in (numbers if group == "station" else chosen)):
             what = "base stations" if group == "station" else "variants"
             raise InputError(
@@ -62,10 +62,10 @@ def group_links(
 
 
 def variant_names(sites: Sequence[Site], wanted: Sequence[str] | None = None) -> list[str]:
-    """Return the variants of a group in order: those that are wanted, or all in the order of the sites.
+    """Return the variants of a group in order: the given ones, or all in the order of the sites.
 
     Raises:
-        InputError: The sites have no variants, or not the wanted ones, or one is named twice.
+        InputError: The sites have no variants or not the given ones, or a variant is given twice.
     """
     known = list(dict.fromkeys(site.domain["variant"] for site in sites if "variant" in site.domain))
     if not known:
@@ -77,7 +77,7 @@ def variant_names(sites: Sequence[Site], wanted: Sequence[str] | None = None) ->
 
 
 def _couples(sites: Sequence[Site], group: Group) -> dict[Hashable, list[int]]:
-    """Return the numbers of the sites that differ in what a group differs in, and in nothing else."""
+    """Return groups of site numbers that differ in the attribute of the group alone."""
     couples: dict[Hashable, list[int]] = {}
     for number, (site, area) in enumerate(zip(sites, area_numbers(sites), strict=True)):
         where = (*site.bs_position.tolist(), *site.bs_orientation.tolist())

@@ -1,4 +1,4 @@
-"""The sides of a datamodule: which links train, validate and test."""
+"""Assignment of links to the train, validation and test sides."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 
 def make_sides(data: ChannelDataModule, sites: Sequence[Site]) -> tuple[dict[str, ChannelDataset], dict[str, Any]]:
-    """Deal the users to the sides, and leave on each the links of the worlds that it sees.
+    """Assign users to the sides, and select the links of each side by its conditions.
 
     Args:
-        data: Holds the settings, its arrays and sequence those of the sites.
+        data: The datamodule with its settings, after arrays and sequence are set from the sites.
         sites: The sites.
 
     Returns:
-        The sides by name, with `all` for all links that are served, and what `ChannelDataModule.describe` says of them.
+        The sides by name, with `all` for all links, and their description, see `ChannelDataModule.describe`.
 
     Raises:
-        InputError: A side is empty, or a setting asks for links that it does not hold.
+        InputError: A side is empty, or has too few links for a setting.
     """
     served = torch.cat([site.links.has_path for site in sites]).numpy()
     rows = _rows(data, sites, served)
@@ -73,9 +73,9 @@ def make_sides(data: ChannelDataModule, sites: Sequence[Site]) -> tuple[dict[str
 
 
 def _rows(data: ChannelDataModule, sites: Sequence[Site], served: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Number the links that are served, (n,), or those of a group together, (n, G).
+    """Return the numbers of the links, (n,), or of groups of links, (n, G).
 
-    A row has a path, and is within the share of its area.
+    Rows without any path, and those beyond `max_per_area`, are omitted.
     """
     rows = np.flatnonzero(served)
     if data.group is not None:
@@ -91,7 +91,7 @@ def _rows(data: ChannelDataModule, sites: Sequence[Site], served: NDArray[np.boo
 
 
 def _named(file: str, sites: Sequence[Site], rows: NDArray[np.int64], train: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return which rows of the train side a file names; of a row of several links by any of them."""
+    """Return the rows of the train side of which the file names any link."""
     links = read_links(file, sites)
     named = train[np.isin(rows[train], links).reshape(len(train), -1).any(1)]
     strange = links[~np.isin(links, rows[named])]
@@ -107,7 +107,7 @@ def _named(file: str, sites: Sequence[Site], rows: NDArray[np.int64], train: NDA
 
 
 def _drawn(count: int | dict[str, int], worlds: Worlds, train: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Draw so many rows of the train side, or so many of each world named; other worlds stay whole."""
+    """Draw a number of rows of the train side, or of each given label; keep rows of other labels."""
     if isinstance(count, int):
         return _draw("data.num_labels", count, train, "", seed)
     names = [str(name) for name in count]

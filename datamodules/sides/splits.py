@@ -1,4 +1,4 @@
-"""Named, leak-free splits: users are dealt to train, validation and test, with all their links."""
+"""Split rules: users are assigned to train, validation and test, with all their links."""
 
 from __future__ import annotations
 
@@ -38,26 +38,26 @@ def split_links(
 
     Args:
         sites: The sites; links are numbered through them in order.
-        rule: `random` shuffles the users, so that a test user may stand beside a training user (the papers' rule, for
-            comparison only); `spatial` shuffles square blocks of the map, the same for all base stations of an area;
-            `time` trains on what was recorded first and tests on what was recorded last; `area` holds out whole areas,
-            `city` whole cities. Areas that overlap on the ground stay together.
-        fractions: Shares of train, validation and test; with `area` and `city` of what they shuffle.
-        block: Side of a block [m].
-        holdout: For `area` the areas, for `city` the cities of the test side, with `*` as in file names; drawn by seed
-            when empty.
-        seed: Draws the split.
+        rule: `random` permutes users, so that test users may be adjacent to training users (as in the papers, for
+            comparison only); `spatial` permutes square blocks of the map, the same for all base stations of an area;
+            `time` trains on the first and tests on the last links recorded; `area` holds out whole areas, `city` whole
+            cities. Areas that overlap on the ground are on one side.
+        fractions: Fractions of train, validation and test; with `area` and `city` of the areas or cities.
+        block: Side length of a block [m].
+        holdout: Areas (`area`) or cities (`city`) of the test side, with `*` as in file names; drawn at random when
+            empty.
+        seed: Random seed.
 
     Returns:
-        Masks over all links, one a side. They do not overlap, and no user (`user_numbers`) is on two sides. On none,
-        with `time`, are links recorded while one side ends and the next begins, and users recorded before and after.
+        Disjoint masks over all links, one for each side. No user (`user_numbers`) is on two sides. With `time`, links
+        within the gap between two sides, and users recorded before and after it, are on no side.
 
     Raises:
-        InputError: A side is empty, a held-out name is unknown, or the fractions are no shares of one.
+        InputError: A side is empty, a held-out name is unknown, or the fractions do not sum to 1.
     """
     rule = current_name(rule)
     if min(fractions) < 0 or not math.isclose(sum(fractions), 1.0, abs_tol=1e-6):
-        raise InputError(f"split fractions must be three shares of 1, got {tuple(fractions)}")
+        raise InputError(f"split fractions must be three fractions of sum 1, got {tuple(fractions)}")
     if holdout and rule not in ("area", "city"):
         raise InputError(f"holdout is for the splits `area` and `city`, not `{rule}`")
     site_of = np.repeat(np.arange(len(sites)), [len(site) for site in sites])
@@ -87,7 +87,7 @@ def split_links(
 
 
 def current_name(rule: Rule) -> Rule:
-    """Return the name of a rule as it is today; warns of the old one."""
+    """Return the current name of a rule, with a warning for a former one."""
     if rule != "site":
         return rule
     warnings.warn("the split `site` is now called `area`: write data.split: area", FutureWarning, stacklevel=3)
@@ -95,15 +95,15 @@ def current_name(rule: Rule) -> Rule:
 
 
 def guard_band(sites: Sequence[Site], masks: Masks, width: float) -> NDArray[np.bool_]:
-    """Find the links of the train side whose user stands too near to one of another side.
+    """Return the links of the train side whose user is too near to a user of another side.
 
-    Users are compared on the ground plane with those of the same area and of areas that overlap it, whatever base
-    station or variant their links are of. A link without any path is on no side in earnest, and bars nobody.
+    Horizontal distances are compared between users of the same area and of overlapping areas, for all base stations and
+    variants. Links without any path are ignored.
 
     Args:
         sites: The sites.
-        masks: What `split_links` returned.
-        width: How near is too near [m]; 0 finds none.
+        masks: Output of `split_links`.
+        width: Least distance [m]; 0 disables the guard band.
 
     Returns:
         Mask over all links.
@@ -128,14 +128,14 @@ def guard_band(sites: Sequence[Site], masks: Masks, width: float) -> NDArray[np.
 
 
 def _leave_out_straddling(user: NDArray[np.int64], side: NDArray[np.int8]) -> None:
-    """Take the links of users that are on several sides off all of them (3), in place."""
+    """Set the side of links of users that are on several sides to 3 (none), in place."""
     count = user.max(initial=0) + 1
     on = np.stack([np.bincount(user[side == number], minlength=count) > 0 for number in range(3)])
     side[(on.sum(0) > 1)[user]] = 3
 
 
 def _warn_of_copies(sites: Sequence[Site], side: NDArray[np.int8]) -> None:
-    """Warn of validation and test links whose very channel is one of training too."""
+    """Warn of validation and test links that are exact copies of training links."""
     key = np.concatenate([_keys(site) for site in sites])
     trained, other = key[(side == 0) & (key != "")], key[(side != 0) & (key != "")]
     count = int(np.isin(other, trained).sum())
@@ -148,7 +148,7 @@ def _warn_of_copies(sites: Sequence[Site], side: NDArray[np.int8]) -> None:
 
 
 def _keys(site: Site) -> NDArray[np.str_]:
-    """Return a text a link, equal for equal channels and empty for those without a path."""
+    """Return a key of each link, equal for equal channels and empty for links without a path."""
     links = site.links
     rows = zip(*(part.numpy() for part in links.content()), links.has_path.tolist(), strict=True)
     return np.array(
@@ -161,7 +161,7 @@ def _keys(site: Site) -> NDArray[np.str_]:
 
 
 def _deal(unit: NDArray[np.int64], fractions: Fractions, rng: np.random.Generator) -> NDArray[np.int8]:
-    """Deal shuffled units (a number a link) to the sides until each holds its share of links; returns the sides."""
+    """Assign permuted units (one number for each link) to the sides by their fractions of links; return the sides."""
     units, inverse, counts = np.unique(unit, return_inverse=True, return_counts=True)
     order = rng.permutation(len(units))
     # a unit goes where its middle falls, so that large units do not all spill over to one side
@@ -173,10 +173,10 @@ def _deal(unit: NDArray[np.int64], fractions: Fractions, rng: np.random.Generato
 
 
 def _deal_in_time(sites: Sequence[Site], fractions: Fractions) -> NDArray[np.int8]:
-    """Deal links to train, validation and test in order of time; returns the sides, 3 for none.
+    """Assign links to train, validation and test in temporal order; return the sides, 3 for none.
 
-    A side ends with the last link that is over at a time which the shares decide. The next side begins the length of
-    the longest link later, so that not even overlapping windows of one device would share a snapshot.
+    A side ends with the last link that is complete at a time given by the fractions. The next side begins later by the
+    duration of the longest link, so that overlapping windows of one device cannot share a snapshot.
     """
     spans = []
     for site in sites:
@@ -202,13 +202,13 @@ def _deal_in_time(sites: Sequence[Site], fractions: Fractions) -> NDArray[np.int
 def _blocks(
     sites: Sequence[Site], site_of: NDArray[np.int64], user: NDArray[np.int64], block: float
 ) -> NDArray[np.int64]:
-    """Number the map blocks: links of one area in one square share a number."""
+    """Return the number of the map block of each link, common to all base stations of an area."""
     if block <= 0:
         raise InputError(f"data.block must be positive [m], got {block}")
     position = np.concatenate([site.links.position.numpy()[:, :2] for site in sites])
     if not np.isfinite(position).all():
         raise InputError(
-            "the `spatial` split needs every user's position, and the data lack some: set data.split to "
+            "the `spatial` split needs the positions of all users, and some are unknown: set data.split to "
             "`time`, where there are timestamps, or to `random`"
         )
     # where its first link has it: stored twice, a user may lie a rounding error beyond the edge of a block
@@ -230,7 +230,7 @@ def _deal_groups(
     holdout: Sequence[str],
     rng: np.random.Generator,
 ) -> NDArray[np.int8]:
-    """Hold out whole groups of sites for test, and part of the rest for validation."""
+    """Assign whole groups of sites to the test side, and part of the others to validation."""
     held = {name for pattern in holdout for name in fnmatch.filter(set(names), pattern)}
     unknown = [pattern for pattern in holdout if not fnmatch.filter(held, pattern)]
     if unknown:

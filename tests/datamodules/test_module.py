@@ -292,5 +292,5 @@ def test_data_without_positions_say_so(tmp_path):
     module = build(tmp_path, [site])
     assert "position" not in module.batch_keys
     assert torch.isfinite(module.statistics()["position_std"]).all()
-    with pytest.raises(InputError, match="needs every user's position"):
+    with pytest.raises(InputError, match="needs the positions of all users"):
         build(tmp_path, [site], split="spatial")

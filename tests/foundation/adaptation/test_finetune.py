@@ -142,7 +142,9 @@ def measured(**facts):
 def test_data_without_the_label_are_refused(head, stage, checkpoint, tmp_path):
     data = build(tmp_path / "sites", [measured()], num_beams=4)
     model = FineTune(head, checkpoint=checkpoint)
-    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
     with pytest.raises(InputError, match=r"head LOS needs los, which no link of the train side has"):
         getattr(trainer, stage)(model, datamodule=data)
 
@@ -158,7 +160,9 @@ def test_positions_are_asked_of_the_train_side(checkpoint, tmp_path):
 
 @pytest.mark.parametrize("stage", ["fit", "test"])
 def test_other_sizes_of_the_data_are_refused_before_training(stage, checkpoint, tmp_path):
-    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
     beam = FineTune(lambda n: Beam(n, num_beams=64), checkpoint=checkpoint)
     with pytest.raises(InputError, match=r"num_beams=64 but the data have 4 beams: set model\.head\.num_beams and"):
         getattr(trainer, stage)(beam, datamodule=build(tmp_path / "sites", num_beams=4))

@@ -97,5 +97,5 @@ def test_numbers_that_nothing_can_be_built_of_are_named(net, name, value):
 def test_sizes_that_do_not_fit_are_named():
     with pytest.raises(InputError, match="width 256 must be a multiple of the number of attention heads 3"):
         CNNTransformer(heads=3)
-    with pytest.raises(InputError, match="2 \* patch = 4 does not divide an image of"):
+    with pytest.raises(InputError, match=r"2 \* patch = 4 does not divide an image of"):
         SwinCFNet(num_antennas=6)

@@ -218,9 +218,9 @@ def test_without_positions_time_splits(tmp_path: Path) -> None:
     assert module.describe()["split"] == "time"
     train, validation, test = (module.sides[side].links.tolist() for side in ("train", "validation", "test"))
     assert (train, validation, test) == (list(range(21)), list(range(21, 24)), list(range(24, 30)))
-    with pytest.raises(InputError, match=r"neither every user's position nor timestamps: set data\.split to `random`"):
+    with pytest.raises(InputError, match=r"neither positions of all users nor timestamps: set data\.split to `random`"):
         serve(write(tmp_path / "a.safetensors", position=None, timestamps=None))
-    with pytest.raises(InputError, match=r"`spatial` split needs every user's position.* set data\.split to `time`"):
+    with pytest.raises(InputError, match=r"split needs the positions of all users.* set data\.split to `time`"):
         serve(write(tmp_path / "a.safetensors", position=None), split="spatial")
     with pytest.raises(InputError, match="`time` split needs timestamps, and site a has none"):
         serve(write(tmp_path / "a.safetensors", timestamps=None), split="time")
