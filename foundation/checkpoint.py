@@ -1,4 +1,4 @@
-"""Encoders, heads and whole models out of checkpoints: weights only, strictly."""
+"""Loading of encoders, heads and models from checkpoints, strictly and with weights only."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from foundation.encoder import Encoder
 from foundation.names import current_path, current_weights
 from heads import Head
 
-#: files of an exported folder: the weights, and all else that a checkpoint says
+#: files of an exported folder: weights, and the other content of a checkpoint
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint, or an exported folder, memory-mapped, without running anything that it may hold.
+    """Read a checkpoint, or an exported folder, memory-mapped, without execution of code in it.
 
     Raises:
         DatasetNotFoundError: There is no such file.
@@ -52,7 +52,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def _read_folder(folder: Path) -> dict[str, Any]:
-    """Read a folder that `lightning export --to safetensors` wrote, and hold its weights against their checksum."""
+    """Read a folder of `lightning export --to safetensors`, and verify the checksum of its weights."""
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise DatasetNotFoundError(
@@ -81,8 +81,8 @@ def load_encoder(checkpoint: str | Path, encoder: Encoder | None = None, tower: 
 
     Args:
         checkpoint: Path of a checkpoint written by any model of the suite, or of an exported folder.
-        encoder: Built encoder to load the weights into; by default one is built as the checkpoint says.
-        tower: Which encoder of a model with several, such as `environment`; by default its first.
+        encoder: Encoder to load the weights into; by default built from the description in the checkpoint.
+        tower: Name of the encoder in a model with several, such as `environment`; by default the first.
 
     Raises:
         DatasetNotFoundError: There is no such file.
@@ -99,13 +99,13 @@ def find_encoder(mode: str, encoder: Encoder | None, checkpoint: str | None, tow
 
     Args:
         mode: `probe` or `finetune` for the weights of the checkpoint, `scratch` or `control` for new ones.
-        encoder: Built encoder; by default one is built as the checkpoint says.
+        encoder: Encoder; by default built from the description in the checkpoint.
         checkpoint: Path of a checkpoint written by any model of the suite.
-        tower: Which encoder of a model with several; by default its first.
+        tower: Name of the encoder in a model with several; by default the first.
 
     Raises:
         DatasetNotFoundError: There is no such file.
-        InputError: The mode needs a checkpoint or an encoder that is not given, or they do not fit each other.
+        InputError: The checkpoint or encoder that the mode needs is missing, or they do not match.
     """
     if mode in ("probe", "finetune"):
         if checkpoint is None:
@@ -114,7 +114,7 @@ def find_encoder(mode: str, encoder: Encoder | None, checkpoint: str | None, tow
     if encoder is not None:
         return encoder
     if checkpoint is None:
-        raise InputError(f"mode `{mode}` needs model.encoder, or model.checkpoint to build the same encoder anew")
+        raise InputError(f"mode `{mode}` needs model.encoder, or model.checkpoint to build the same encoder again")
     built = rebuild(read_checkpoint(checkpoint), checkpoint, tower)
     if not isinstance(built, Encoder):
         raise InputError(f"{tower} in {checkpoint} is a {type(built).__name__}, no encoder: set model.tower to another")
@@ -122,7 +122,7 @@ def find_encoder(mode: str, encoder: Encoder | None, checkpoint: str | None, tow
 
 
 def model_name(checkpoint: str | Path) -> str:
-    """Return the name of the model that wrote a checkpoint, `unknown` where it does not say."""
+    """Return the name of the model of a checkpoint, or `unknown`."""
     return str(described(read_checkpoint(checkpoint)).get("model", "unknown"))
 
 
@@ -131,8 +131,8 @@ def load_part(checkpoint: str | Path, part: str | None = None, into: nn.Module |
 
     Args:
         checkpoint: Path of a checkpoint written by any model of the suite.
-        part: Its name; by default the first encoder.
-        into: Built module to load the weights into; by default one is built as the checkpoint says.
+        part: Name of the part; by default the first encoder.
+        into: Module to load the weights into; by default built from the description in the checkpoint.
 
     Raises:
         DatasetNotFoundError: There is no such file.
@@ -154,12 +154,12 @@ def load_part(checkpoint: str | Path, part: str | None = None, into: nn.Module |
 
 
 def described(content: dict[str, Any], part: str | None = None, source: str | Path = "it") -> dict[str, Any]:
-    """Return how a checkpoint describes one of its parts, by default the first; empty where it describes none.
+    """Return the description of a part of a checkpoint, by default the first; empty without any description.
 
     Raises:
-        InputError: It describes none of that name.
+        InputError: The checkpoint has no part of that name.
     """
-    # checkpoints before parts had names held encoders alone
+    # checkpoints of older releases have encoders alone
     parts: dict[str, dict[str, Any]] = content.get("parts", content.get("towers", {}))
     if part is None:
         return next(iter(parts.values()), {})
@@ -169,10 +169,10 @@ def described(content: dict[str, Any], part: str | None = None, source: str | Pa
 
 
 def rebuild(content: dict[str, Any], source: str | Path, part: str | None = None) -> Encoder | Head:
-    """Build an encoder or a head that a checkpoint describes, with new weights.
+    """Build an encoder or a head from the description in a checkpoint, with new weights.
 
     Raises:
-        InputError: The checkpoint describes none, or one that is not installed.
+        InputError: The checkpoint has no description, or its class is not installed.
     """
     entry = described(content, part, source)
     try:
@@ -187,7 +187,7 @@ def rebuild(content: dict[str, Any], source: str | Path, part: str | None = None
 
 
 def configure_as(module: nn.Module, entry: Mapping[str, Any]) -> None:
-    """Make the layers of a head that leaves the size of the channel open, as those that a checkpoint describes."""
+    """Configure a head without a size of the channel for that in the description of a checkpoint."""
     settings = entry.get("init_args", {})
     sizes = [settings.get(key) for key in ("num_antennas", "num_subcarriers")]
     if isinstance(module, Head) and None not in sizes:
@@ -195,11 +195,11 @@ def configure_as(module: nn.Module, entry: Mapping[str, Any]) -> None:
 
 
 def load_model(model: nn.Module, checkpoint: str | Path) -> None:
-    """Load all weights of a checkpoint into a model of the same make.
+    """Load all weights of a checkpoint into a model of the same structure.
 
     Raises:
         DatasetNotFoundError: There is no such file.
-        InputError: The file is no checkpoint, or its weights are not those of the model; the message names the keys.
+        InputError: The file is no checkpoint, or its weights do not match the model; the message names the keys.
     """
     content = read_checkpoint(checkpoint)
     check_fit(model, content, f"checkpoint {checkpoint}")
@@ -207,10 +207,10 @@ def load_model(model: nn.Module, checkpoint: str | Path) -> None:
 
 
 def check_fit(model: nn.Module, content: dict[str, Any], source: str = "the checkpoint") -> None:
-    """Refuse the weights of another model.
+    """Check that the weights of a checkpoint match a model.
 
     Raises:
-        InputError: They are; the message names the keys.
+        InputError: They do not; the message names the keys.
     """
     problem = mismatch(model.state_dict(), content.get("state_dict", {}))
     if problem:
@@ -219,7 +219,7 @@ def check_fit(model: nn.Module, content: dict[str, Any], source: str = "the chec
 
 
 def mismatch(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | None:
-    """Say in one line how two sets of weights differ, or return None when they fit."""
+    """Return the difference of two sets of weights in one line, or None if names and shapes are equal."""
     missing = [key for key in wanted if key not in given]
     unexpected = [key for key in given if key not in wanted]
     shapes = [key for key in wanted if key in given and wanted[key].shape != given[key].shape]

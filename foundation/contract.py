@@ -1,4 +1,4 @@
-"""What data a model was trained on, as its checkpoint says it, and whether other data are alike."""
+"""Description of the training data in checkpoints, and its comparison with other data."""
 
 from __future__ import annotations
 
@@ -16,23 +16,22 @@ from datamodules.channel.transforms import power_db, received
 from datamodules.errors import InputError
 from foundation.encoder import Encoder
 
-#: links that the mean and deviation of the power are taken over
+#: number of links for mean and deviation of the power
 _LINKS = 256
-#: how many deviations from the mean power are far, and the least deviation that is reckoned with [dB]
+#: deviations from the mean power from which a warning is given, and the least deviation assumed [dB]
 _FAR, _LEAST_DB = 4.0, 3.0
 
 
 def describe_data(datamodule: Any) -> dict[str, Any]:
-    """Return what a checkpoint says of the data that its model learns from, as plain data.
+    """Return the description of the training data that is stored in checkpoints.
 
     Args:
-        datamodule: A `ChannelDataModule` after its setup; of any other nothing is known.
+        datamodule: A `ChannelDataModule` after its setup; the description of any other is empty.
 
     Returns:
         `csi`, the numbers R, T and K; `snapshots` N, or None; `power_db`, mean and deviation over training links [dB];
-        `snr_db`, lowest and highest of the noise that is added, or None; `doppler`, lowest and highest f_D T, the
-        Doppler shift times the interval between snapshots, or None; `sources` and `cities` by name. Empty where nothing
-        is known.
+        `snr_db`, range of the SNR of added noise [dB], or None; `doppler`, range of f_D T, the Doppler shift times the
+        snapshot interval, or None; and names of `sources` and `cities`.
     """
     if not hasattr(datamodule, "sides") or not hasattr(datamodule, "observation"):
         return {}
@@ -54,7 +53,7 @@ def describe_data(datamodule: Any) -> dict[str, Any]:
 
 
 def _doppler(sequence: Any, sites: Any) -> list[float] | None:
-    """Return the range of f_D T; None without a sequence, and of recordings, whose speeds nobody knows."""
+    """Return the range of f_D T; None without a sequence, and for recordings, whose speeds are unknown."""
     if sequence is None or len(sequence.times) < 2 or not all(site.links.has_rays for site in sites):
         return None
     weights = sequence.mobility or dict.fromkeys(MOBILITIES, 1.0)
@@ -70,11 +69,11 @@ def _doppler(sequence: Any, sites: Any) -> list[float] | None:
 
 
 def csi_shape(data: Mapping[str, Any], encoder: Encoder | None = None) -> tuple[int, int, int] | None:
-    """Return R, T and K of the CSI that a model was trained on; R and T as 1 and R*T where only the product is known.
+    """Return R, T and K of the training data; 1 and R*T for R and T if only the product is known.
 
     Args:
-        data: What its checkpoint says of the data.
-        encoder: Its encoder, which may know as well.
+        data: Description of the data in the checkpoint.
+        encoder: The encoder, whose `csi_size` is used without a description.
     """
     if data.get("csi"):
         receive, transmit, subcarriers = data["csi"]
@@ -84,15 +83,15 @@ def csi_shape(data: Mapping[str, Any], encoder: Encoder | None = None) -> tuple[
 
 
 def check_csi(encoder: Encoder, csi: Tensor, data: Mapping[str, Any]) -> None:
-    """Refuse CSI of another size than an encoder was trained on, and warn where its scale is far from there.
+    """Check that CSI has the size of the training data, and warn if its power differs strongly.
 
     Args:
         encoder: The encoder, in eval mode.
-        csi: Complex (U, R, T, K), or (U, N, R, T, K) of an encoder of sequences.
-        data: What the checkpoint says of the data; where it says nothing, only the encoder itself knows.
+        csi: Complex (U, R, T, K), or (U, N, R, T, K) for an encoder of sequences.
+        data: Description of the data in the checkpoint, which may be empty.
 
     Raises:
-        InputError: The size is another.
+        InputError: The size differs.
     """
     wanted = csi_shape(data)
     if wanted is not None and tuple(csi.shape[-3:]) != wanted:

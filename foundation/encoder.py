@@ -1,4 +1,4 @@
-"""The `Encoder` contract."""
+"""The base class `Encoder`."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from datamodules.errors import InputError
 
 
 class Encoder(nn.Module, HyperparametersMixin, ABC):
-    """Turns the inputs named by `input_keys` into features.
+    """Base class of encoders, which map the inputs named by `input_keys` to features.
 
-    A subclass takes flat, plain constructor arguments and calls `self.save_hyperparameters()`, so that a checkpoint can
+    A subclass has constructor arguments of plain data and calls `self.save_hyperparameters()`, so that checkpoints can
     rebuild it (`load_encoder`).
 
-    A call looks for NaN outside training; `encode`, by which an adaptation reads its batches, leaves that out.
+    A call checks its inputs for NaN in evaluation; `encode`, which models use, does not.
 
     Attributes:
         input_keys: Batch keys that `forward` takes, in order.
-        input_axes: Axes of each input that is checked; an encoder of sequences overrides them.
-        num_features: Width D of the features.
-        csi_size: Antenna pairs R*T and subcarriers K of the CSI it reads, of an encoder that reads no other.
-        token_shape: Number N and width W of the tokens behind the features, of an encoder that has any.
+        input_axes: Axes of each input, for checks; overridden by encoders of sequences.
+        num_features: Number D of features.
+        csi_size: Antenna pairs R*T and subcarriers K of the input, if the encoder requires a certain size.
+        token_shape: Number N and width W of the tokens, if the encoder has tokens.
     """
 
     input_keys: ClassVar[tuple[str, ...]] = ("csi",)
@@ -44,14 +44,14 @@ class Encoder(nn.Module, HyperparametersMixin, ABC):
     token_shape: tuple[int, int] | None = None
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
-        """Return features (B, D) of inputs that a user gives: tensors or arrays, in single or double precision.
+        """Return features (B, D) of inputs that are tensors or arrays, in single or double precision.
 
-        Also of a batch of no links, which one of several processes may have left to evaluate (see `ShardedSampler`):
-        not every layer takes one, so a link of zeros stands in.
+        Batches may be empty, as in evaluation over several processes (see `ShardedSampler`). Since not every layer
+        accepts an empty batch, a link of zeros is computed and removed.
 
         Raises:
-            InputError: An input has other axes than the encoder reads, is not complex where CSI is read, or, outside
-                training, has entries that are NaN or infinite.
+            InputError: An input has other axes than the encoder, the CSI is not complex, or, in evaluation, entries are
+                NaN or infinite.
         """
         keys = (*self.input_keys, *[""] * len(inputs))
         inputs = tuple(self._taken(key, value) for key, value in zip(keys, inputs, strict=False))
@@ -75,7 +75,7 @@ class Encoder(nn.Module, HyperparametersMixin, ABC):
         return type(self).prepare is not Encoder.prepare
 
     def _taken(self, key: str, value: Any) -> Any:
-        """Return an input as a tensor of the encoder's precision, its axes checked; what needs no look at entries."""
+        """Return an input as a tensor of the precision of the encoder, after a check of its axes."""
         if isinstance(value, np.ndarray):
             weight = next(chain(self.parameters(), self.buffers()), None)
             value = torch.from_numpy(value).to(None if weight is None else weight.device)
@@ -96,10 +96,10 @@ class Encoder(nn.Module, HyperparametersMixin, ABC):
 
     @abstractmethod
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
-        """Return features (B, D); a subclass names its own inputs."""
+        """Return features (B, D) of the inputs of the subclass."""
 
     def prepare(self, batch: Mapping[str, Any]) -> None:
-        """Fill buffers with statistics of the input, once, from a sample of the train side; a checkpoint holds them."""
+        """Set input statistics, once, from a sample of the train side; checkpoints contain them."""
 
     def encode(self, batch: Mapping[str, Any]) -> Tensor:
         """Return features (B, D) of a batch."""
@@ -110,10 +110,10 @@ class Encoder(nn.Module, HyperparametersMixin, ABC):
         """Return tokens (B, N, W) of a batch.
 
         Raises:
-            TypeError: This kind of encoder has none; its `token_shape` is None.
+            TypeError: The encoder has no tokens; its `token_shape` is None.
         """
         raise TypeError(f"{type(self).__name__} has no tokens")
 
     def beyond_tokens(self) -> Iterable[nn.Parameter]:
-        """Return the parameters that make features of tokens, and so have no part in the tokens themselves."""
+        """Return the parameters between tokens and features, on which the tokens do not depend."""
         return ()

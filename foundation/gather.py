@@ -1,6 +1,6 @@
-"""What several processes hold, brought together: rows, sums and means.
+"""Rows, sums and means over all processes.
 
-Every function here is a collective: all processes must call it, each as often as the others.
+All functions are collective operations, which all processes must call equally often.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _all_gather: Callable[[Tensor], tuple[Tensor, ...]] = differentiable.all_gather
 
 
 def rank() -> int:
-    """Return the number of this process."""
+    """Return the rank of this process."""
     return dist.get_rank() if _several() else 0
 
 
@@ -29,15 +29,15 @@ def world_size() -> int:
 
 
 def gather(value: Tensor) -> Tensor:
-    """Concatenate a tensor over processes, keeping gradients; batches must be equal in size."""
+    """Concatenate a tensor over processes, with gradients; the shapes must be equal."""
     return torch.cat(_all_gather(value)) if _several() else value
 
 
 def gather_rows(rows: Rows) -> Rows:
-    """Return the rows of all processes on each of them, in the order in which one process sees them.
+    """Return the rows of all processes on each of them, in the order of a single process.
 
     Args:
-        rows: This process's share of an evaluated side, by name, each (n, ...); shares may differ in n and be empty.
+        rows: Rows of this process of an evaluated side, by name, each (n, ...), with n different among processes or 0.
 
     Returns:
         All rows, on the devices of `rows`.
@@ -45,13 +45,13 @@ def gather_rows(rows: Rows) -> Rows:
     if not _several():
         return rows
     shares: list[Any] = [None] * world_size()
-    # as objects, by way of the CPU: a tensor's own gather knows neither shares of several sizes nor every type
+    # as objects on the CPU, since gathering tensors requires equal shapes and supports not every dtype
     dist.all_gather_object(shares, {key: value.detach().cpu() for key, value in rows.items()})
     return {key: value.to(rows[key].device) for key, value in interleaved(shares).items()}
 
 
 def interleaved(shares: Sequence[Rows]) -> Rows:
-    """Join the rows of processes that took every W-th link each, in the order of the links (see `ShardedSampler`)."""
+    """Merge the rows of processes with every W-th link each into the order of the links (see `ShardedSampler`)."""
     counts = [len(next(iter(share.values()))) for share in shares]
     place = torch.cat([torch.arange(count) * len(shares) + number for number, count in enumerate(counts)])
     order = place.argsort()
@@ -59,12 +59,12 @@ def interleaved(shares: Sequence[Rows]) -> Rows:
 
 
 def concatenate(parts: Sequence[Rows]) -> Rows:
-    """Join batches that were kept, by name, along their first axis."""
+    """Concatenate batches by name along their first axis."""
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
 
 def total(values: Tensor) -> Tensor:
-    """Return the sum over processes of a tensor of one shape on all."""
+    """Return the sum of a tensor over processes; the shapes must be equal."""
     values = values.detach().clone()
     if _several():
         dist.all_reduce(values)
@@ -72,7 +72,7 @@ def total(values: Tensor) -> Tensor:
 
 
 def mean(values: Tensor) -> Tensor:
-    """Return the mean over processes of a tensor of one shape on all."""
+    """Return the mean of a tensor over processes; the shapes must be equal."""
     return total(values) / world_size()
 
 

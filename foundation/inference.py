@@ -1,4 +1,4 @@
-"""Features of a user's own CSI, from NumPy to NumPy."""
+"""Features of CSI as NumPy arrays."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from foundation.contract import check_csi
 def embed(
     checkpoint: str | Path, csi: NDArray[Any], part: str | None = None, batch_size: int = 256
 ) -> NDArray[np.float32]:
-    """Return the features (U, D) of CSI, on a GPU where there is one.
+    """Return the features (U, D) of CSI, computed on a GPU if available.
 
-    A warning says so where the power of the CSI is far from that of the training data and the features depend on it.
+    A warning is given if the power of the CSI differs strongly from that of the training data and the features depend
+    on it.
 
     Args:
         checkpoint: A checkpoint, or a folder that `lightning export --to safetensors` wrote.
         csi: Complex, shape (U, R, T, K): users, receive antennas, transmit antennas, subcarriers, the lowest frequency
             first; (U, N, R, T, K) for an encoder of N snapshots.
-        part: Which encoder of a model with several; by default its first.
-        batch_size: Links at once.
+        part: Name of the encoder in a model with several; by default the first.
+        batch_size: Links in a batch.
 
     Raises:
         DatasetNotFoundError: There is no such checkpoint.

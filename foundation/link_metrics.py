@@ -1,4 +1,4 @@
-"""Metrics of values that a model has for every link: means, decibels and quantiles over the whole set."""
+"""Metrics of one value for each link: means, means in decibels, and quantiles over all links."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from heads.metrics import RatioOfSums
 
 
 class LinkMean(RatioOfSums):
-    """Mean over links; NaN when there was none."""
+    """Mean over links; NaN without links."""
 
     def update(self, values: Tensor) -> None:
         """Add a value a link, shape (B,)."""
@@ -20,7 +20,7 @@ class LinkMean(RatioOfSums):
 
 
 class LinkMeanDb(LinkMean):
-    """Mean over links of a relative error, then in decibels: the suite's NMSE where the values are those of links."""
+    """Mean over links of a relative error, converted to decibels, such as the NMSE."""
 
     higher_is_better = False
 
@@ -30,10 +30,10 @@ class LinkMeanDb(LinkMean):
 
 
 class LinkQuantile(Metric):
-    """A quantile over links; NaN when there was none.
+    """Quantile over links; NaN without links.
 
     Args:
-        q: Which quantile, in [0, 1].
+        q: Probability of the quantile, in [0, 1].
     """
 
     full_state_update = False

@@ -1,4 +1,4 @@
-"""Classes by their public names, which stay the same when files move."""
+"""Public names of classes, which do not depend on their module."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _PACKAGES = ("foundation", "heads", "datamodules")
 
 
 def public_path(kind: type) -> str:
-    """Return the path to import a class by, such as `foundation.ResNet`; of a class of others that of its module."""
+    """Return the public import path of a class, such as `foundation.ResNet`, otherwise that of its module."""
     return current_path(f"{kind.__module__}.{kind.__qualname__}")
 
 
 def current_path(path: str) -> str:
-    """Return the path to import a class by, given the path it had when it was written down.
+    """Return the current import path of a class, given that of an older release.
 
     A public class of the suite goes by its name alone, whatever file it lay in then.
     """
@@ -25,12 +25,12 @@ def current_path(path: str) -> str:
 
 
 def current_weights(weights: dict[str, Any]) -> dict[str, Any]:
-    """Return the weights of a checkpoint by the names they have today: `anchors` of `Positioning` were `places`."""
+    """Return weights of a checkpoint under current names: `anchors` of `Positioning` were `places`."""
     return {re.sub(r"(^|\.)places$", r"\1anchors", key): value for key, value in weights.items()}
 
 
 def current_paths(settings: Any) -> Any:
-    """Return settings, of any nesting, with the class paths in them as `current_path` has them."""
+    """Return nested settings with all class paths replaced by `current_path`."""
     if isinstance(settings, dict):
         return {
             key: current_path(value)

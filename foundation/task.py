@@ -1,4 +1,4 @@
-"""`FoundationTask`: what every LightningModule of the suite shares."""
+"""`FoundationTask`: base class of all models."""
 
 from __future__ import annotations
 
@@ -28,37 +28,37 @@ StartFrom = str | dict[str, str] | None
 
 
 class FoundationTask(LightningModule):
-    """Base of all models: optimizer, schedule, input statistics, and checkpoints that `load_encoder` reads.
+    """Base class of all models: optimizer, schedule, input statistics, and checkpoints that `load_encoder` reads.
 
     Attributes:
-        monitor: Logged name of the value that picks the best checkpoint.
-        monitor_mode: Whether a small (`min`) or a large (`max`) value is good.
-        start_from: Checkpoint whose weights training starts from; or by name of a part, such as `decoder`, the
-            checkpoint that this part alone comes from, under the same name. Set by a model's argument of that name.
+        monitor: Logged name of the value that selects the best checkpoint.
+        monitor_mode: Whether a small (`min`) or a large (`max`) value is better.
+        start_from: Checkpoint of the initial weights; or, for each part by name, such as `decoder`, the checkpoint of
+            this part under the same name. Set by the argument of the same name of a model.
     """
 
     monitor: str = "val/loss"
     monitor_mode: Literal["min", "max"] = "min"
-    #: encoders that a checkpoint offers by name, and the attributes that hold them; the first is the default
+    #: encoders by name in checkpoints, with their attributes; the first is the default
     towers: ClassVar[dict[str, str]] = {"encoder": "encoder"}
-    #: its other parts, likewise
+    #: other parts by name in checkpoints, with their attributes
     parts: ClassVar[dict[str, str]] = {}
     start_from: StartFrom = None
-    #: what a checkpoint says of the training data, see `describe_data`
+    #: description of the training data in checkpoints, see `describe_data`
     trained_on: dict[str, Any] | None = None
 
     def describe(self) -> dict[str, Any]:
-        """Return the model's, head's and mode's name for the run's summary."""
+        """Return the names of model, head and mode, for the summary of the run."""
         return {"model": type(self).__name__, "head": None, "mode": "pretrain"}
 
     def prepare_from(self, datamodule: Any) -> None:
-        """Take statistics of inputs and labels from the train side; a checkpoint loaded later overrides them."""
+        """Set statistics of inputs and labels from the train side; those of a checkpoint loaded later replace them."""
 
     def setup(self, stage: str) -> None:
-        """Take statistics and the weights of `start_from` before training; other stages find them in the checkpoint.
+        """Before training, set statistics and load the weights of `start_from`; in other stages do nothing.
 
         Raises:
-            InputError: The weights of `start_from` are those of another model, or it names a part that there is not.
+            InputError: The weights of `start_from` are of another model, or a part that it names does not exist.
         """
         if stage != "fit":
             return
@@ -80,14 +80,14 @@ class FoundationTask(LightningModule):
         load_part(checkpoint, part, module).train(training)
 
     def check_keys(self, reads: str, keys: Iterable[str]) -> None:
-        """Refuse data whose batches lack some keys, where a datamodule says what they hold.
+        """Check that batches of the datamodule, if there is one, have the given keys.
 
         Args:
-            reads: Start of the complaint, such as `encoder ResNet reads`.
+            reads: Beginning of the message, such as `encoder ResNet reads`.
             keys: The keys.
 
         Raises:
-            InputError: They lack one.
+            InputError: A key is missing.
         """
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         lacking = [key for key in keys if datamodule is not None and key not in datamodule.batch_keys]
@@ -97,14 +97,14 @@ class FoundationTask(LightningModule):
             raise InputError(f"{reads} {', '.join(lacking)}, which the data lack{hint}")
 
     def fit_head(self, head: Head, check: bool = True) -> None:
-        """Give a head the size of the channel, and let it refuse the data, where a datamodule says what they hold.
+        """Configure a head for the size of the channel, and check labels and sizes of the data, if there are any.
 
         Args:
             head: The head.
-            check: Whether it may refuse them, for want of labels or for their size.
+            check: Whether labels and sizes are checked.
 
         Raises:
-            InputError: It does.
+            InputError: Labels are missing, or sizes differ.
         """
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         if datamodule is None:
@@ -120,16 +120,16 @@ class FoundationTask(LightningModule):
             raise InputError(str(error)) from error
 
     def held_parts(self) -> dict[str, str]:
-        """Return the names by which a checkpoint offers parts of this model, and the attributes that hold them."""
+        """Return the parts of the model by name in checkpoints, with their attributes."""
         named = {**self.towers, **self.parts}
         return {name: attribute for name, attribute in named.items() if getattr(self, attribute) is not None}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say what the checkpoint holds, and of which data, classes by public names; keep live objects out of it."""
+        """Add a description of parts and training data to the checkpoint; remove hyperparameters that are objects."""
         checkpoint["parts"] = {name: self._entry(attribute) for name, attribute in self.held_parts().items()}
         if self.trained_on:
             checkpoint["data"] = self.trained_on
-        # under the command line these are plain settings; a model built in Python carries modules, which are none
+        # plain settings on the command line; a model built in Python has modules as hyperparameters
         settings = checkpoint.get("hyper_parameters", {})
         checkpoint["hyper_parameters"] = current_paths({k: v for k, v in settings.items() if not _is_live(v)})
 
@@ -142,17 +142,17 @@ class FoundationTask(LightningModule):
         return entry
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the weights of another model in one line; weights of an older release go by their names of today."""
+        """Check that the weights are of this model; rename weights of older releases."""
         checkpoint["state_dict"] = current_weights(checkpoint.get("state_dict", {}))
         check_fit(self, checkpoint)
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, **kwargs: Any) -> Self:  # type: ignore[override]
-        """Return the model of a checkpoint, also of one that names classes by where they lay before a move.
+        """Return the model of a checkpoint, which may have class paths of older releases.
 
         Args:
             checkpoint_path: Its path.
-            **kwargs: Arguments of the model that the checkpoint lacks, and those of Lightning.
+            **kwargs: Arguments of the model that are not in the checkpoint, and those of Lightning.
         """
         content = read_checkpoint(checkpoint_path)
         content["hyper_parameters"] = current_paths(content.get("hyper_parameters", {}))
@@ -173,10 +173,10 @@ class FoundationTask(LightningModule):
         """Return an optimizer with a schedule.
 
         Args:
-            groups: Modules with their learning rates; parameters without gradient are left out.
-            weight_decay: Not applied to biases, norms and scalars.
+            groups: Modules with their learning rates; parameters without gradient are omitted.
+            weight_decay: Weight decay, not applied to biases, norms and scalars.
             schedule: See `foundation.optim.schedules`.
-            stages: Ends of the stages of training, as shares of its steps; a `cosine` is run once for each.
+            stages: Ends of the stages of training, as fractions of its steps; each has a `cosine` schedule.
             optimizer: `adamw`, or `muon`, which differs for the matrices of attention blocks, see `Muon`.
         """
         hidden = set(hidden_matrices(self)) if optimizer == "muon" else set()
@@ -207,7 +207,7 @@ class FoundationTask(LightningModule):
         return {"optimizer": result, "lr_scheduler": scheduling}
 
     def log_training(self, **values: Tensor) -> None:
-        """Log values of a training batch as `train/<name>`, averaged over processes, of which all have as many."""
+        """Log values of a training batch as `train/<name>`, averaged over processes with equal batches."""
         # one collective a step: Lightning's `sync_dist` would take two, one of them a barrier, for each value
         averaged = mean(torch.stack([value.detach().float() for value in values.values()]))
         for name, value in zip(values, averaged, strict=True):
@@ -216,15 +216,15 @@ class FoundationTask(LightningModule):
     def log_whole(self, values: Mapping[str, Tensor | float], *shown: str) -> None:
         """Log values of a whole side, equal on all processes, by their full names; those `shown` also in the bar.
 
-        Not from a step: of batches of different sizes Lightning's `sync_dist` makes no mean over processes, for it
-        rounds the mean size down.
+        Not to be called in a step: for batches of different sizes the mean of `sync_dist` over processes is not exact,
+        since Lightning rounds the mean batch size down.
         """
         for name, value in values.items():
             self.log(name, value, prog_bar=name in shown, batch_size=1, sync_dist=True, add_dataloader_idx=False)
 
 
 def _is_live(value: object) -> bool:
-    """Whether a hyperparameter is an object rather than plain data that `weights_only` loading admits."""
+    """Whether a hyperparameter is an object rather than plain data that `weights_only` loading accepts."""
     if isinstance(value, dict):
         return any(_is_live(v) for v in value.values())
     if isinstance(value, list | tuple):

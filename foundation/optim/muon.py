@@ -1,4 +1,4 @@
-"""Muon: AdamW whose hidden matrices take orthogonal steps, which a transformer learns from in fewer of them."""
+"""The optimizer Muon, with orthogonalised steps of the hidden matrices of transformers."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _POLYNOMIALS = (
     (2.8366, -3.0525, 1.2012),
 )
 _MOMENTUM = 0.95
-#: size of a step over the root of the longer side; AdamW's have 0.2, but twice that did better in few epochs
+#: step size over the square root of the longer side; 0.2 matches AdamW, twice that converged faster in few epochs
 _SIZE = 0.4
 
 
 class Muon(AdamW):
-    """AdamW, but for parameter groups marked `orthogonal`: these move by their gradients' mean made orthogonal.
+    """AdamW, with orthogonalised momentum steps (Muon) for parameter groups marked `orthogonal`.
 
-    Jordan et al. 2024 (kellerjordan.github.io/posts/muon), with steps in proportion to sqrt(max(rows, columns)), so
-    that both take one learning rate (Liu et al. 2025, arXiv 2502.16982). torch and timm have it too, but iterate in
-    bfloat16, which most CPUs only emulate: a step of theirs can take a second there.
+    Jordan et al. 2024 (kellerjordan.github.io/posts/muon), with steps proportional to sqrt(max(rows, columns)), so that
+    both kinds of groups have the same learning rate (Liu et al. 2025, arXiv 2502.16982). The implementations of torch
+    and timm iterate in bfloat16, which is slow on most CPUs.
 
     Args:
-        params: Parameter groups; of one marked `orthogonal: True`, all parameters are matrices.
+        params: Parameter groups. All parameters of a group marked `orthogonal: True` are matrices.
         settings: See `torch.optim.AdamW`.
     """
 
@@ -62,7 +62,7 @@ class Muon(AdamW):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """Return nearly the closest matrix (M, N) with orthonormal rows or columns, U V^T of U S V^T; zeros stay zeros."""
+    """Return an approximation of U V^T for a matrix U S V^T, shape (M, N), by Newton-Schulz iterations."""
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.mT if tall else matrix
     x = x / torch.linalg.matrix_norm(x).clamp_min(1e-7)
@@ -73,7 +73,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
-    """Return the weights of the attention blocks of a module: what `Muon` moves by orthogonal steps."""
+    """Return the weight matrices of the attention blocks of a module, those that `Muon` orthogonalises."""
     from timm.models.vision_transformer import Block
 
     blocks = [block for block in module.modules() if isinstance(block, Block)]

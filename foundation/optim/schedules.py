@@ -1,7 +1,8 @@
-"""Schedules of the learning rate.
+"""Learning-rate schedules.
 
-`constant`; `cosine` with 5 % warm-up, by step; `restarts`, three such cosines, each twice as long as the one before
-(environment-channel section IV-B); `plateau`, times 0.8 after 10 epochs without a better score (CSI-CLIP section IV-B).
+`constant`; `cosine`, with 5 % warm-up, updated every step; `restarts`, three cosines, each twice as long as the
+previous one (environment-channel section IV-B); `plateau`, reduction by 0.8 after 10 epochs without improvement
+(CSI-CLIP section IV-B).
 """
 
 from __future__ import annotations
@@ -22,20 +23,20 @@ RESTARTS = (1 / 7, 3 / 7, 1.0)
 
 
 def plateau(optimizer: Optimizer, mode: Literal["min", "max"]) -> ReduceLROnPlateau:
-    """Return the schedule `plateau` of a score of which little (`min`) or much (`max`) is good."""
+    """Return the schedule `plateau` of a score that is minimised (`min`) or maximised (`max`)."""
     return ReduceLROnPlateau(optimizer, mode=mode, factor=0.8, patience=10)
 
 
 def cosine(optimizer: Optimizer, steps: float, stages: Sequence[float] = (1.0,)) -> LambdaLR:
-    """Return a schedule of one cosine or several, each from a warm-up of 5 % down to zero.
+    """Return a schedule of one or several cosines, each with a warm-up of 5 % and a final value of zero.
 
     Args:
-        optimizer: Whose learning rates it moves.
-        steps: Steps of the whole training.
-        stages: Where the cosines end, as ascending shares of the steps, the last one 1.
+        optimizer: The optimizer.
+        steps: Number of steps of the training.
+        stages: Ends of the cosines, as ascending fractions of the steps; the last one is 1.
 
     Raises:
-        InputError: The training has no end.
+        InputError: The number of steps is infinite.
     """
     if not math.isfinite(steps):
         raise InputError("the cosine schedule needs an end: set trainer.max_epochs or trainer.max_steps")
