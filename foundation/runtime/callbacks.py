@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from foundation.gather import interleaved
+from foundation.runtime.figures import log_rows, shows_rows
 from foundation.runtime.loggers import Wandb
 from foundation.runtime.resume import BestCheckpoint
 from foundation.runtime.runs import Run, read_summary, write_summary
@@ -27,6 +28,9 @@ from foundation.runtime.tracking import described, tags_of
 
 #: what fitting tells of itself, which a later test leaves in the summary
 _FITTED = ("epochs", "steps", "validations", "best", "validation")
+
+#: what a logger shows of predictions: the features, and what they are coloured by
+_COLOURS = ("features", "prediction", "los", "beam", "position", "site", "domain")
 
 
 class SaveConfig(SaveConfigCallback):
@@ -222,6 +226,9 @@ class PredictionFile(Callback):
             save_file(interleaved([load_file(part) for part in parts]), path)
             for part in parts:
                 part.unlink()
+            joined = load_file(path) if shows_rows(trainer) else joined
+        if "features" in joined:
+            log_rows(trainer, {key: joined[key] for key in _COLOURS if key in joined})
         print(f"predictions: {path} ({', '.join(joined)})", flush=True)
 
 

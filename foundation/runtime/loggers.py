@@ -177,7 +177,7 @@ class Wandb(WandbLogger):
     the run folder. An offline run is uploaded later by `wandb sync <run folder>/wandb/offline-*`.
 
     The runs of an experiment are one group, named by run id, their job type is the mode, and model, head, sources and
-    places are tags. What is scored on a whole side is drawn over epochs, and its best value stands in the summary as
+    cities are tags. What is scored on a whole side is drawn over epochs, and its best value stands in the summary as
     `<metric>.min` or `.max`, beside the last one.
 
     Args:

@@ -36,11 +36,11 @@ def described(part: Any) -> dict[str, Any]:
 
 
 def tags_of(model: Any, datamodule: Any) -> list[str]:
-    """Return the words that a run is found by: model, head, sources and places."""
+    """Return the words that a run is found by: model, head, sources and cities."""
     facts = {**described(datamodule), **described(model)}
     sources = [type(source).__name__ for source in getattr(datamodule, "sources", ())]
-    places = [place for side in ("train_places", "test_places") for place in facts.get(side, [])]
-    words = [facts.get("model"), facts.get("head"), *sources, *places]
+    cities = [city for side in ("train_cities", "test_cities") for city in facts.get(side, [])]
+    words = [facts.get("model"), facts.get("head"), *sources, *cities]
     return list(dict.fromkeys(str(word) for word in words if word))
 
 

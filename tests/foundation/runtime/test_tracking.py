@@ -1,10 +1,12 @@
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from foundation.cli import main
+from foundation.runtime.callbacks import PredictionFile
 from foundation.runtime.loggers import Wandb
 from foundation.runtime.runs import Run
 from foundation.runtime.tracking import better, tables
@@ -73,6 +75,22 @@ def test_the_confusion_leaves_out_what_has_no_label():
     table = tables(rows)["confusion"].table
     assert table.data == [["0", "0", 1], ["0", "1", 1], ["1", "0", 0], ["1", "1", 1]]
     assert tables({"features": torch.empty(0, 2)}) == {}
+
+
+def test_predicted_features_are_shown_whatever_the_model(tmp_path):
+    shown = []
+    one = SimpleNamespace(broadcast=lambda value: value, barrier=lambda name: None)
+    logger = SimpleNamespace(log_rows=shown.append)
+    trainer = SimpleNamespace(
+        strategy=one, loggers=[logger], world_size=1, global_rank=0, is_global_zero=True, datamodule=None
+    )
+    file = PredictionFile(Run(tmp_path, "csiclip", "one"))
+    for _ in range(2):
+        rows = {"features": torch.ones(3, 8), "csi_embedding": torch.ones(3, 4), "los": torch.ones(3)}
+        file.on_predict_batch_end(trainer, None, rows, None, 0)
+    file.on_predict_end(trainer, None)
+    [rows] = shown
+    assert {key: tuple(value.shape) for key, value in rows.items()} == {"features": (6, 8), "los": (6,)}
 
 
 def test_an_offline_run_holds_all_that_is_compared(street_data, tmp_path, monkeypatch):
