@@ -1,1 +1,1 @@
-"""Buildings as images, and the world turned, mirrored and stretched."""
+"""Maps of buildings as images, and augmentation by symmetries."""

@@ -1,4 +1,4 @@
-"""The maps of many areas: drawn once, kept beside the sites, and indexed by batches."""
+"""Maps of areas, rasterised once, stored in the cache of sites, and indexed by batches."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _DRAWING = 1
 
 @dataclass(frozen=True)
 class AreaMaps:
-    """The maps of many sites, one an area, ready to be indexed on the device.
+    """Maps of the areas of sites, indexed on the device.
 
     Attributes:
-        images: One map an area, shape (areas, 1, size, size), uint8: 4 KB each, 41 MB for 10,000.
+        images: Map of each area, shape (areas, 1, size, size), uint8: 41 MB for 10,000 areas.
         area: Row of `images` for each site, shape (sites,), int64.
         offset: Upper left corner of each site's map [m], shape (sites, 2).
         scale: Scale of each site's map [pixels per metre], shape (sites,).
@@ -40,14 +40,13 @@ class AreaMaps:
 
     @classmethod
     def draw(cls, sites: Sequence[Site], size: int = 64, edges: bool = True, cache: Path | None = None) -> AreaMaps:
-        """Return the map of every environment among the sites, each drawn once.
+        """Return the maps of all environments of the sites, each rasterised once.
 
         Args:
             sites: The sites.
             size: Pixels a side.
-            edges: Whether to keep the outlines only, rather than the filled buildings.
-            cache: Folder of finished sites; maps are kept in its folder `maps`, and those found there are not drawn
-                again. By default all are drawn.
+            edges: Whether maps have the outlines of buildings rather than filled buildings.
+            cache: Folder of finished sites, in whose folder `maps` maps are stored; by default none are stored.
 
         Raises:
             InputError: `size` is not positive, or the bounds of an area are not finite.
@@ -61,7 +60,7 @@ class AreaMaps:
         return cls(torch.stack(images), area, torch.stack(corners)[area], torch.tensor(scales)[area])
 
     def to(self, device: torch.device | str) -> AreaMaps:
-        """Move everything to a device."""
+        """Return the maps on a device."""
         return AreaMaps(*(value.to(device) for value in (self.images, self.area, self.offset, self.scale)))
 
     def map(self, site: Tensor) -> Tensor:
@@ -77,7 +76,7 @@ class AreaMaps:
 
 
 def _image(environment: Environment, size: int, edges: bool, cache: Path | None) -> Tensor:
-    """Return one map (1, size, size), uint8, from the cache if it is there and sound."""
+    """Return a map (1, size, size), uint8, from the cache if it is there and undamaged."""
     if cache is None:
         return map_image(environment, size, edges)[0].byte()
     # the name changes with all that decides the map, so that a map found is never an old one
@@ -91,7 +90,7 @@ def _image(environment: Environment, size: int, edges: bool, cache: Path | None)
 
 
 def _read(file: Path, size: int) -> Tensor | None:
-    """Return a map that was kept, None if there is none or it is damaged."""
+    """Return a map of the cache, None if it is missing or damaged."""
     try:
         tensors = load(file.read_bytes())
         image, checksum = tensors["image"], tensors["sha256"]
@@ -102,7 +101,7 @@ def _read(file: Path, size: int) -> Tensor | None:
 
 
 def _write(file: Path, image: Tensor) -> None:
-    """Keep a map, whole or not at all."""
+    """Write a map to the cache atomically."""
     temporary = file.with_name(f".{file.stem}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

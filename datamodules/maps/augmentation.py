@@ -1,8 +1,8 @@
-"""The same world seen otherwise: turned, mirrored, or of another size, exactly, because sources keep rays.
+"""Augmentation by rotation, reflection and scaling of positions, paths and maps.
 
-A city turned by a quarter, or mirrored, has turned and mirrored rays; one stretched has longer delays. An array that
-stays as it is then sees a channel it has never seen, with the map, positions and labels that belong to it. A data set
-of stored CSI can do none of this.
+Rotation by quarter turns and reflection transform the angles of the paths, scaling their delays. With unchanged arrays
+the synthesised channel is a new one, consistent with the transformed map, positions and labels. This requires paths and
+is not possible with stored CSI.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from datamodules.maps.raster import Entry
 
 @dataclass(frozen=True)
 class WorldSymmetry:
-    """Which symmetries of the world training links are drawn from.
+    """Distribution of the symmetries of training links.
 
     Args:
-        turn: Turn by a random quarter about the vertical.
-        mirror: Mirror east and west, for half of the links.
-        stretch: Range of the factor on all lengths. Delays, positions and the map's size follow it, and the phase of
-            every path at the carrier; its loss relative to the others holds as long as surfaces reflect alike at all
-            distances, which diffraction does only nearly.
+        turn: Random rotation by quarter turns about the vertical axis.
+        mirror: Reflection of east and west, for half of the links.
+        stretch: Range (lowest, highest) of a factor of all lengths, applied to delays, positions, map size and the
+            phase of every path at the carrier. Relative path losses are unchanged, which is exact for reflection and
+            approximate for diffraction.
 
     Raises:
         InputError: The range is not two finite numbers, not ordered or not positive.
@@ -54,12 +54,12 @@ class WorldSymmetry:
 
 @dataclass(frozen=True)
 class World:
-    """One symmetry a link: mirrored first (x to -x), then turned counter-clockwise, then stretched.
+    """Symmetry of each link: reflection (x to -x), then counter-clockwise rotation, then scaling.
 
     Attributes:
-        quarters: Quarter turns, shape (B,), int64.
-        mirrored: Whether east and west change places, shape (B,), bool.
-        stretch: Factor on all lengths, shape (B,).
+        quarters: Number of quarter turns, shape (B,), int64.
+        mirrored: Whether east and west are exchanged, shape (B,), bool.
+        stretch: Factor of all lengths, shape (B,).
     """
 
     quarters: Tensor
@@ -67,7 +67,7 @@ class World:
     stretch: Tensor
 
     def move(self, rows: dict[str, Any], wavelength: Tensor) -> dict[str, Any]:
-        """Return rows of rays, as `ChannelDataset` serves them, in the new world.
+        """Return the transformed rows of a `ChannelDataset`.
 
         Args:
             rows: The rows.
@@ -90,7 +90,7 @@ class World:
         return {**rows, **moved, "paths": paths}
 
     def map(self, image: Tensor) -> Tensor:
-        """Return maps (B, 1, size, size) of the new world; row 0 is north."""
+        """Return the transformed maps (B, 1, size, size), with row 0 in the north."""
         image = torch.where(self.mirrored[:, None, None, None], image.flip(-1), image)
         for quarter in range(1, 4):
             chosen = self.quarters == quarter
@@ -99,7 +99,7 @@ class World:
         return image
 
     def geometry(self, vector: Tensor) -> Tensor:
-        """Return geometry vectors (B, 8) of the new world, from those of the old one; see `geometry`."""
+        """Return the transformed geometry vectors (B, 8), see `geometry`."""
         vector = vector.clone()
         for column, row in ((Entry.BS_COLUMN, Entry.BS_ROW), (Entry.USER_COLUMN, Entry.USER_ROW)):
             # columns run east and rows south, from the corner of the map

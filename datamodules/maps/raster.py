@@ -1,6 +1,6 @@
-"""Buildings to images, images to buildings, positions to pixels: the environment modality of env_channel section IV-A.
+"""Rasterisation of buildings, its inverse, and pixel coordinates: the maps of environment-channel section IV-A.
 
-Every image here has row 0 at the largest y and column 0 at the smallest x, as WAIR-D's environment.png has.
+Images have row 0 at the largest y and column 0 at the smallest x, as environment.png of WAIR-D.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ Outline = NDArray[np.float64]
 
 
 def map_image(environment: Environment, size: int = 64, edges: bool = True) -> tuple[Tensor, float]:
-    """Draw the top view of an area as env_channel section IV-A and Fig. 4 do.
+    """Rasterise the top view of an area (environment-channel section IV-A and Fig. 4).
 
-    The map is filled to a square, symmetrically and with open ground; scaled to `size` x `size` pixels; made binary;
-    and reduced to the pixels of the buildings' outlines, because surfaces are what waves meet. The paper names no edge
-    operator: here an outline pixel is a building pixel with open ground above, below, left or right of it.
+    The map is padded symmetrically to a square, scaled to `size` x `size` pixels, binarised, and reduced to the
+    outlines of buildings. The paper states no edge operator: here an outline pixel is a building pixel with at least
+    one of its four neighbours outside buildings.
 
     Args:
-        environment: Buildings and bounds; what lies beyond the bounds is not drawn.
+        environment: Buildings and bounds, to which the map is clipped.
         size: Pixels a side.
         edges: Whether to keep the outlines only, rather than the filled buildings.
 
@@ -76,7 +76,7 @@ def map_image(environment: Environment, size: int = 64, edges: bool = True) -> t
 
 
 def map_frame(environment: Environment, size: int = 64) -> tuple[Tensor, float]:
-    """Return where the square map lies: its corner (x_min, y_max) [m], shape (2,), and its scale [pixels per metre].
+    """Return the corner (x_min, y_max) of the square map [m], shape (2,), and its scale [pixels per metre].
 
     A point is in column (x - x_min) * scale and row (y_max - y) * scale.
 
@@ -102,18 +102,18 @@ def geometry(
     size: int = 64,
     with_los: bool = True,
 ) -> Tensor:
-    """Make the 8-value vector of env_channel section IV-A, on the device of its arguments.
+    """Return the geometry vector of environment-channel section IV-A, on the device of its arguments.
 
     | entry | value |
     |---|---|
     | 0, 1 | base station: column / size, row / size; in [0, 1] on the map |
     | 2 | base station: height / HEIGHT_UNIT |
     | 3, 4, 5 | user: the same |
-    | 6 | LOS status: 0 line of sight, 1 none, UNKNOWN_LOS when withheld or when there is no path |
+    | 6 | LOS status: 0 line of sight, 1 none, UNKNOWN_LOS if withheld or without paths |
     | 7 | scale factor: scale * SIDE_UNIT / size, that is SIDE_UNIT over the side of the map |
 
-    The planar coordinates are the paper's pixel coordinates over the size of the image, so that neither they nor the
-    scale factor depend on the resolution of the map.
+    The planar coordinates are the pixel coordinates of the paper divided by the size of the image, so that neither they
+    nor the scale factor depend on the resolution of the map.
 
     Args:
         bs_position: Base stations [m], shape (B, 3).
@@ -121,8 +121,8 @@ def geometry(
         los: 1 line of sight, 0 none, -1 no path, shape (B,).
         offset: Upper left corner of each map [m], shape (B, 2), from `map_frame`.
         scale: Scale of each map [pixels per metre], shape (B,).
-        size: Pixels a side of the maps that `scale` belongs to.
-        with_los: Whether to tell the LOS status; without, entry 6 is UNKNOWN_LOS throughout.
+        size: Pixels a side of the maps of `scale`.
+        with_los: Whether entry 6 is the LOS status; otherwise it is UNKNOWN_LOS.
 
     Returns:
         Shape (B, 8), float32.
@@ -146,7 +146,7 @@ def geometry(
 
 
 def _draw(environment: Environment, size: int, edges: bool) -> tuple[NDArray[np.uint8], Tensor, float]:
-    """Return the image (size, size) uint8 with the frame it lies in."""
+    """Return the image (size, size), uint8, and its frame."""
     corner, scale = map_frame(environment, size)
     fine = size * _SUPERSAMPLE
     left, top = corner.double().tolist()
@@ -165,15 +165,15 @@ def _draw(environment: Environment, size: int, edges: bool) -> tuple[NDArray[np.
 
 
 def rasterize(footprints: Sequence[Outline], bounds: Bounds, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Sample the union of buildings at the centres of pixels.
+    """Sample the union of buildings at pixel centres.
 
-    Each outline adds +1 or -1 to a row where it crosses that row's centre line; the running sum along the row counts
-    the buildings a pixel is in. All outlines go in at once, and none is widened by the half pixel that drawing
-    libraries add.
+    Each outline adds +1 or -1 to a row where it crosses its centre line; the cumulative sum along the row is the number
+    of buildings at a pixel. All outlines are processed together, without the dilation by half a pixel of drawing
+    libraries.
 
     Args:
         footprints: Outlines (V, 2) [m], not closed.
-        bounds: What the image shows (x_min, y_min, x_max, y_max) [m].
+        bounds: Extent of the image (x_min, y_min, x_max, y_max) [m].
         shape: Rows and columns of the image.
 
     Returns:
@@ -204,14 +204,14 @@ def rasterize(footprints: Sequence[Outline], bounds: Bounds, shape: tuple[int, i
 
 
 def trace(mask: NDArray[np.bool_], bounds: Bounds) -> tuple[Outline, ...]:
-    """Turn a building mask into outlines: `rasterize` backwards.
+    """Convert a building mask to outlines, the inverse of `rasterize`.
 
-    Buildings that touch in the image become one. The steps that pixels cut into slanted walls are smoothed, by at most
-    1.25 pixels. An outline cannot hold a courtyard, so a building with one is cut there into parts that share a side.
+    Buildings that touch in the image are merged. Outlines are simplified with a tolerance of 1.25 pixels. Since an
+    outline has no holes, a building with a courtyard is divided there into parts that share a side.
 
     Args:
         mask: Building mask (rows, columns), bool, row 0 at y_max.
-        bounds: What the image shows (x_min, y_min, x_max, y_max) [m].
+        bounds: Extent of the image (x_min, y_min, x_max, y_max) [m].
 
     Returns:
         Outlines (V, 2) [m], not closed.
@@ -233,13 +233,13 @@ def trace(mask: NDArray[np.bool_], bounds: Bounds) -> tuple[Outline, ...]:
 
 
 def _signed_area(outline: Outline) -> float:
-    """Return the area of an outline (V, 2), negative when it runs the other way round."""
+    """Return the signed area of an outline (V, 2), positive for counter-clockwise order."""
     x, y = outline.T
     return float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
 
 
 def _without_holes(polygon: shapely.Polygon) -> Iterator[shapely.Polygon]:
-    """Cut a polygon through its holes until none is left."""
+    """Divide a polygon through its holes into parts without holes."""
     if not polygon.interiors:
         yield polygon
         return

@@ -1,1 +1,1 @@
-"""What a base station and its users are, in memory and on disk."""
+"""Sites, their links and environments, in memory and on disk."""

@@ -19,8 +19,8 @@ class Environment:
     """Building footprints with heights, in the coordinates of the users.
 
     Attributes:
-        footprints: One (V, 2) float array of outline corners [m] a building, not closed; a building with courtyards is
-            its outer outline.
+        footprints: Outline corners of each building [m], a (V, 2) float array, not closed; the outer outline for a
+            building with courtyards.
         heights: Height of each building above the ground [m], shape (number of buildings,).
         bounds: The area of interest (x_min, y_min, x_max, y_max) [m].
     """
@@ -35,7 +35,7 @@ class Environment:
 
     @classmethod
     def empty(cls, position: NDArray[np.floating]) -> Environment:
-        """Return an open field around user positions (U, 2 or 3) [m]."""
+        """Return an environment without buildings around user positions (U, 2 or 3) [m]."""
         if len(position) == 0:
             return cls((), np.zeros(0), (0.0, 0.0, 0.0, 0.0))
         low, high = position[:, :2].min(0), position[:, :2].max(0)
@@ -48,7 +48,7 @@ class Environment:
 
     @cached_property
     def digest(self) -> bytes:
-        """Sixteen bytes that are equal for equal environments."""
+        """Hash of 16 bytes, equal for equal environments."""
         parts = (np.asarray(self.bounds, dtype=np.float64), self.heights, *self.footprints)
         sizes = np.array([len(part) for part in parts])
         return hashlib.sha256(b"".join(part.tobytes() for part in (sizes, *parts))).digest()[:16]
@@ -60,7 +60,7 @@ class Environment:
         return Environment(tuple(self.footprints[i] for i in keep), self.heights[keep], bounds)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data, to the millimetre."""
+        """Return plain data, rounded to 1 mm."""
         return {
             "footprints": [np.round(corners, 3).tolist() for corners in self.footprints],
             "heights": np.round(self.heights, 3).tolist(),
@@ -69,7 +69,7 @@ class Environment:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Environment:
-        """Rebuild what `to_json` wrote."""
+        """Return the environment of the output of `to_json`."""
         footprints = tuple(np.asarray(corners, dtype=np.float64).reshape(-1, 2) for corners in data["footprints"])
         x_min, y_min, x_max, y_max = (float(value) for value in data["bounds"])
         return cls(footprints, np.asarray(data["heights"], dtype=np.float64), (x_min, y_min, x_max, y_max))

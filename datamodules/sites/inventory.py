@@ -1,4 +1,4 @@
-"""What lies in a cache of sites, and what there is to say about a site."""
+"""Contents of a cache of sites, and statistics of a site."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def folders(cache: Path | None = None) -> list[Path]:
     """Return the folders of all finished sites.
 
     Args:
-        cache: Where they lie; by default where every `Source` puts them.
+        cache: Folder of the sites; by default that of every `Source`.
 
     Raises:
         DatasetNotFoundError: There is none.
@@ -33,7 +33,7 @@ def folders(cache: Path | None = None) -> list[Path]:
 
 
 def matching(cache: Path | None, name: str) -> Iterator[tuple[Path, Site]]:
-    """Open the sites that bear a name, which may be a site's, its folder's or its area's.
+    """Open the sites of a name, which may be the name of a site, of its folder or of its area.
 
     Raises:
         DatasetNotFoundError: There is none.
@@ -67,7 +67,7 @@ def size(folder: Path) -> int:
 
 
 def in_bytes(number: float) -> str:
-    """Return a size in words."""
+    """Return a size as text with its unit."""
     units = iter(("B", "KB", "MB", "GB"))
     unit = next(units)
     while number >= 1000 and (larger := next(units, "")):
@@ -76,7 +76,7 @@ def in_bytes(number: float) -> str:
 
 
 def statistics(site: Site) -> dict[str, str]:
-    """Return what there is to say about a site, in words."""
+    """Return statistics of a site as text, by name."""
     from datamodules.sites.recording import Recording
     from datamodules.sources.recorded.report import report
 

@@ -1,4 +1,4 @@
-"""Files that name links: which of them to train on, chosen say by the error of a model."""
+"""Files with the links of a training side, such as a selection by the error of a model."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from datamodules.sites.site import Site
 
 
 def save_links(file: str | Path, sites: Sequence[Site], links: NDArray[np.int64] | Sequence[int]) -> None:
-    """Write which links to train on, for `data.train_links`: the rows of each site by its name.
+    """Write links to a file for `data.train_links`: the rows of each site by its name.
 
-    What to write after a selection by error, with `error` one NMSE a row of a test side:
+    After a selection by error, with `error` the NMSE of each row of a test side:
 
         side = data.sides["test"]
         save_links("chosen.json", side.sites, side.links[select(error, "top", 40)])

@@ -1,4 +1,4 @@
-"""`Links`: what can be asked of the links of a site, whether they are rays or recorded CSI."""
+"""`Links`: the common interface of paths and recorded CSI of a site."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch import Tensor
 
 
 class Links(Protocol):
-    """The common part of `Paths` and `Recording`, for `U` links."""
+    """Protocol of `Paths` and `Recording`, for `U` links."""
 
     def __len__(self) -> int:
         """Return the number of links `U`."""
 
     @property
     def has_rays(self) -> bool:
-        """Whether the channel is made of rays, rather than recorded."""
+        """Whether the links have paths, rather than recorded CSI."""
 
     @property
     def position(self) -> Tensor:
@@ -27,7 +27,7 @@ class Links(Protocol):
 
     @property
     def has_path(self) -> Tensor:
-        """Links that have a channel at all, shape (U,), bool."""
+        """Mask of the links with a nonzero channel, shape (U,), bool."""
 
     @property
     def power(self) -> Tensor:
@@ -39,14 +39,14 @@ class Links(Protocol):
 
     @property
     def timestamps(self) -> Tensor | None:
-        """When links, or their snapshots, were recorded [s], shape (U,) or (U, N); None if unknown, or of rays."""
+        """Recording times of links or snapshots [s], shape (U,) or (U, N); None if unknown, and for paths."""
 
     @property
     def shape(self) -> tuple[int, ...] | None:
-        """Shape of the CSI of a link, (R, T, K) or (N, R, T, K); None of rays, which give any."""
+        """Shape of the recorded CSI of a link, (R, T, K) or (N, R, T, K); None for paths."""
 
     def rows(self, index: Tensor, num_paths: int) -> dict[str, Tensor]:
-        """Return chosen links (B,) as a batch holds them, rays padded to `num_paths`."""
+        """Return the fields of selected links (B,) for a batch, with paths padded to `num_paths`."""
 
     def content(self) -> list[Tensor]:
-        """Return tensors (U, ...) that are equal for links of equal channels."""
+        """Return tensors (U, ...) that are equal for equal channels."""

@@ -1,4 +1,4 @@
-"""`Paths`: the multipath components of many links, the one contract between sources and synthesis."""
+"""`Paths`: multipath components of links, the output of sources and the input of synthesis."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _LAYOUT: dict[str, tuple[tuple[str | int, ...], torch.dtype]] = {
 class Paths:
     """Padded multipath components of `U` links with up to `P` paths each, strongest path first.
 
-    SI units and radians. Shapes and dtypes are checked when built; `Paths.build` also cleans, sorts and cuts, and is
-    what a source calls.
+    SI units and radians. Shapes and dtypes are checked. Sources call `Paths.build`, which also cleans, sorts and
+    truncates.
 
     Attributes:
         gain: Linear amplitude times e^{j phase} at the carrier, the propagation phase e^{-j 2 pi f_c delay} included,
@@ -79,7 +79,7 @@ class Paths:
         los: Tensor | None = None,
         max_paths: int = 20,
     ) -> Paths:
-        """Clean raw rays: drop what is not finite or has no power, sort strongest first, keep the strongest.
+        """Build from raw paths: remove those not finite or without power, sort by power, keep the strongest.
 
         Args:
             gain: Complex path gains, shape (U, P); zero or NaN marks a path that does not exist.
@@ -88,12 +88,12 @@ class Paths:
             aoa: Arrival (azimuth, zenith) [rad], shape (U, P, 2).
             position: User positions [m], shape (U, 3).
             bounces: Number of interactions, shape (U, P).
-            los: Line-of-sight flag of every user, shape (U,); by default a user has line of sight when one of its
-                paths, before any is cut, has no interaction.
-            max_paths: How many paths to keep.
+            los: Line-of-sight flag of every user, shape (U,); by default set if a path, before truncation, has no
+                interaction.
+            max_paths: Largest number of paths of a link.
 
         Raises:
-            InputError: A user position is not finite, or the shapes disagree.
+            InputError: A user position is not finite, or the shapes are inconsistent.
         """
         if not torch.isfinite(position).all():
             raise InputError("user positions must be finite")
@@ -128,14 +128,14 @@ class Paths:
 
     @classmethod
     def cat(cls, parts: Sequence[Paths]) -> Paths:
-        """Join links along `U`, padding to the largest `P`."""
+        """Concatenate links along `U`, padded to the largest `P`."""
         num_paths = max(part.num_paths for part in parts)
         padded = [part.pad(num_paths) for part in parts]
         return cls(**{name: torch.cat([getattr(part, name) for part in padded]) for name in _LAYOUT})
 
     @classmethod
     def from_dict(cls, tensors: dict[str, Tensor]) -> Paths:
-        """Take the fields out of a dict that may hold more."""
+        """Build from a dict, which may have further entries."""
         return cls(**{name: tensors[name] for name in _LAYOUT})
 
     def as_dict(self) -> dict[str, Tensor]:
@@ -143,7 +143,7 @@ class Paths:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def pad(self, num_paths: int) -> Paths:
-        """Return the same links with `P` grown to `num_paths`."""
+        """Return the links padded to `num_paths` paths."""
         extra = num_paths - self.num_paths
         if extra <= 0:
             return self
@@ -184,15 +184,15 @@ class Paths:
 
     @property
     def shape(self) -> None:
-        """None: rays give CSI of any shape."""
+        """None, since paths have no fixed CSI shape."""
 
     @property
     def timestamps(self) -> None:
-        """None: rays are of no time."""
+        """None, since paths have no recording time."""
 
     @property
     def has_path(self) -> Tensor:
-        """Links that have a channel at all, that is a path, shape (U,), bool."""
+        """Mask of the links with at least one path, shape (U,), bool."""
         return self.los >= 0
 
     @property
@@ -206,11 +206,11 @@ class Paths:
         return self.gain.sum(1).abs()
 
     def rows(self, index: Tensor, num_paths: int) -> dict[str, Tensor]:
-        """Return the fields of chosen links (B,), padded to `num_paths`."""
+        """Return the fields of selected links (B,), padded to `num_paths`."""
         return self[index].pad(num_paths).as_dict()
 
     def content(self) -> list[Tensor]:
-        """Return what makes the channel: gains as pairs (U, P, 2), and delays (U, P)."""
+        """Return gains as real pairs (U, P, 2), and delays (U, P)."""
         return [torch.view_as_real(self.gain), self.delay]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Paths:

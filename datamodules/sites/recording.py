@@ -1,4 +1,4 @@
-"""`Recording`: CSI as it was measured, or drawn by a model without rays."""
+"""`Recording`: measured CSI, or CSI of a channel model without paths."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 from datamodules.errors import InputError
 
-#: snapshots may be this share of an interval early or late: more, and one is missing
+#: tolerance of the snapshot interval, as a fraction of it, beyond which a snapshot is missing
 _JITTER = 0.1
-#: by so much two measured or stated intervals may differ and be the same
+#: relative difference up to which two intervals are equal
 _CLOCK = 0.02
 
 
@@ -19,19 +19,19 @@ _CLOCK = 0.02
 class Recording:
     """CSI of `U` links, of `U` sequences of `N` snapshots, or of one device over time.
 
-    A recording of one device, a *series*, has a link for each snapshot, in order of time; `windows` cuts it into
+    A recording of one device, a *series*, has a link for each snapshot, in temporal order; `windows` divides it into
     sequences.
 
-    Kept as half-precision pairs with one scale a link: 4 bytes a value, a relative error of 5e-4 at the strongest
-    value. `Recording.build` makes it from complex CSI, and `csi` gives complex CSI back.
+    Stored as half-precision pairs with a scale for each link, 4 bytes for each value, with an error of 5e-4 relative to
+    the largest value. `Recording.build` converts complex CSI, and `csi` returns complex CSI.
 
     Attributes:
         pairs: Real and imaginary part over `scale`, shape (U, R, T, K, 2) or (U, N, R, T, K, 2), float16.
         scale: Largest magnitude of each link, shape (U,), or of each of its snapshots, shape (U, N).
         position: User position [m], shape (U, 3); at the first snapshot of a sequence. NaN where unknown.
         los: 1 line of sight, 0 none, -1 unknown, shape (U,), int8.
-        interval: Time between snapshots of a sequence, or the links of a series [s]; 0 where there are neither.
-        timestamps: When links, or their snapshots, were recorded [s], shape (U,) or (U, N), float64; None if unknown.
+        interval: Time between the snapshots of a sequence or the links of a series [s]; otherwise 0.
+        timestamps: Recording times of links or snapshots [s], shape (U,) or (U, N), float64; None if unknown.
         bs_shape: Rows and columns of the base-station array, None if unknown.
         ue_shape: Rows and columns of the user array, None if unknown.
         bandwidth: Bandwidth that the subcarriers fill [Hz], None if unknown.
@@ -70,7 +70,7 @@ class Recording:
 
     @classmethod
     def build(cls, csi: Tensor, position: Tensor, los: Tensor | None = None, interval: float = 0.0) -> Recording:
-        """Keep complex CSI.
+        """Build from complex CSI.
 
         Args:
             csi: Shape (U, R, T, K), or (U, N, R, T, K) for sequences, complex.
@@ -79,7 +79,7 @@ class Recording:
             interval: Time between snapshots [s].
 
         Raises:
-            InputError: The CSI holds values that are not finite; the message says how many and where first.
+            InputError: The CSI has values that are not finite; the message has their number and the first link.
         """
         bad = ~torch.isfinite(torch.view_as_real(csi)).flatten(1).all(1)
         if bad.any():
@@ -108,12 +108,12 @@ class Recording:
 
     @property
     def has_path(self) -> Tensor:
-        """Links that have a channel at all, shape (U,), bool."""
+        """Mask of the links with nonzero CSI, shape (U,), bool."""
         return self.scale.reshape(len(self), -1).amax(1) > 0
 
     @property
     def is_series(self) -> bool:
-        """Whether the links are the snapshots of one device, in order of time."""
+        """Whether the links are the snapshots of one device, in temporal order."""
         return self.pairs.ndim == 5 and self.interval > 0
 
     @property
@@ -136,7 +136,7 @@ class Recording:
         return {"recorded": self.csi(index), "los": self.los[index], "position": self.position[index]}
 
     def content(self) -> list[Tensor]:
-        """Return the scale and, as a link may be long, 256 of its values in four places."""
+        """Return the scale, and 256 values at four positions of each link."""
         values = self.pairs.reshape(len(self), -1)
         starts = torch.linspace(0, max(values.shape[1] - 64, 0), 4, dtype=torch.float64).long().tolist()
         return [self.scale, *(values[:, start : start + 64] for start in starts)]
@@ -147,18 +147,18 @@ class Recording:
         return torch.view_as_complex(pairs) * scale.reshape(*scale.shape, *[1] * (pairs.ndim - 1 - scale.ndim))
 
     def windows(self, size: int) -> Recording:
-        """Cut a series into sequences of `size` snapshots that do not overlap.
+        """Divide a series into disjoint sequences of `size` snapshots.
 
-        None reaches over a gap (`regular`). Without gaps the sequences share the memory of the series.
+        No sequence contains a gap (`regular`). Without gaps the sequences share the memory of the series.
 
         Args:
             size: Number N of snapshots, at least 1.
 
         Returns:
-            Sequences (U, N), as many as fit.
+            Sequences (U, N).
 
         Raises:
-            InputError: There is no run of so many snapshots.
+            InputError: No `size` snapshots follow each other without a gap.
         """
         assert self.timestamps is not None, "a series has timestamps"
         starts = []
@@ -193,10 +193,10 @@ class Recording:
 
 
 def regular(steps: Tensor, interval: float) -> Tensor:
-    """Say of times between snapshots [s] whether they are the interval, early or late by a tenth of it at most."""
+    """Return a mask of the times between snapshots [s] that equal the interval within a tenth of it."""
     return (steps / interval - 1).abs() <= _JITTER
 
 
 def same_interval(one: float, other: float) -> bool:
-    """Whether two intervals [s] are one, but for the error of a clock."""
+    """Return whether two intervals [s] are equal within the accuracy of a clock."""
     return abs(one / other - 1) <= _CLOCK

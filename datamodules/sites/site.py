@@ -38,15 +38,15 @@ class Site:
 
     Attributes:
         name: Unique name of the site.
-        links: The rays of every link, or its CSI where there are no rays; see `Links` for what both offer.
+        links: Paths of every link, or recorded CSI; see `Links` for their common interface.
         bs_position: Base-station position [m], shape (3,).
         carrier_frequency: Carrier [Hz].
-        area: Sites with the same area share users, and never straddle a split; see `area_numbers`.
-        city: City or scenario the area lies in; held out as a whole by the `city` split.
+        area: Name of the area; sites of one area share users and are on one side of area splits, see `area_numbers`.
+        city: City or scenario of the area, held out as a whole by the `city` split.
         bs_orientation: Base-station array orientation (alpha, beta, gamma) about z, y, x [rad], shape (3,).
         environment: Buildings around the site.
-        domain: Fixed domain labels, say scenario and frequency.
-        provenance: Source, parameters, seed and library versions that made the site.
+        domain: Domain labels common to all links, such as scenario and frequency.
+        provenance: Source, parameters, seed and library versions of the site.
     """
 
     name: str
@@ -66,20 +66,20 @@ class Site:
 
     @property
     def paths(self) -> Paths:
-        """The rays.
+        """The paths.
 
         Raises:
-            InputError: The site holds recorded CSI.
+            InputError: The site has recorded CSI.
         """
         if not isinstance(self.links, Paths):
-            raise InputError(f"site {self.name!r} holds recorded CSI, which has no rays")
+            raise InputError(f"site {self.name!r} has recorded CSI, which has no paths")
         return self.links
 
     def windows(self, size: int) -> Site:
-        """Return the site with a recording of one device cut into sequences of `size` snapshots; others as they are.
+        """Return the site with a recording of one device divided into sequences of `size` snapshots; others unchanged.
 
         Raises:
-            InputError: The recording has no run of so many snapshots.
+            InputError: The recording has no sequence of that length without a gap.
         """
         if not isinstance(self.links, Recording) or not self.links.is_series:
             return self
@@ -98,7 +98,7 @@ class Site:
         """Write the site into `folder`, whole or not at all.
 
         Raises:
-            InputError: The disk is full or cannot be written; nothing is left behind.
+            InputError: The disk is full or not writable; no partial site remains.
         """
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"
@@ -135,12 +135,12 @@ class Site:
         """Open a site; its tensors stay memory-mapped.
 
         Args:
-            folder: The site's folder.
-            verify: Whether to hold the tensor file against its checksum; site.json always is.
+            folder: Folder of the site.
+            verify: Whether the checksum of the tensor file is verified; that of site.json always is.
 
         Raises:
             DatasetNotFoundError: There is no site in the folder.
-            InputError: A file is damaged, or of another format; the message names it.
+            InputError: A file is damaged or of another format; the message names it.
         """
         facts_file = tensor_file = folder / "site.json"
         if not facts_file.is_file():
@@ -182,10 +182,10 @@ class Site:
 
 
 def area_numbers(sites: Sequence[Site]) -> list[int]:
-    """Number the sites in order of appearance so that those of one area share a number.
+    """Return the number of the area of each site, in order of appearance.
 
-    The name alone does not make an area: two sources of one scene may give it to two windows. Sites of one name are of
-    one area where they have the same environment or the same users.
+    Areas of equal name may differ, such as two windows of one scene. Sites are of one area if they have the same area
+    name and the same environment or the same users.
     """
     known: dict[str, list[tuple[int, Site]]] = {}
     numbers: list[int] = []
@@ -204,7 +204,7 @@ def _same_ground(one: Site, other: Site) -> bool:
 
 
 def _recording(tensors: dict[str, Tensor], facts: dict[str, Any]) -> Recording:
-    """Open recorded CSI; folders made before version 0.2 say the interval alone."""
+    """Open recorded CSI; folders of releases before 0.2 have the interval alone."""
     said: dict[str, Any] = facts["recording"] if "recording" in facts else {"interval": facts["interval"]}
     fields: dict[str, Any] = {key: tuple(x) if isinstance(x, list) else x for key, x in said.items()}
     return Recording(**fields, **dict[str, Any](tensors))
@@ -217,6 +217,6 @@ def sha256(file: Path) -> str:
 
 
 def _digest(facts: dict[str, Any]) -> str:
-    """Return the SHA-256 of the content of `site.json`, whatever its layout."""
+    """Return the SHA-256 of the content of `site.json`, independent of its formatting."""
     plain = json.loads(json.dumps(facts))  # as it reads: keys are text, and tuples are lists
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

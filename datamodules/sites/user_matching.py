@@ -1,4 +1,4 @@
-"""Which links are of one user: of several base stations, two bands of a city, twins with and without foliage."""
+"""Matching of users between sites: base stations, frequency bands and twin variants."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def pair(sites_a: Sequence[Site], sites_b: Sequence[Site], tolerance: float = 1e
     """Match users by position, site by site.
 
     Args:
-        sites_a: Sites, say of one band.
-        sites_b: As many sites in the same order, their base stations where those of `sites_a` are.
-        tolerance: How far apart two positions of one user, or base station, may lie [m].
+        sites_a: Sites, such as those of one band.
+        sites_b: Sites of the same base stations in the same order.
+        tolerance: Largest distance of two positions of one user or base station [m].
 
     Returns:
-        For each couple of sites, index tensors (M,), int64, ascending in the first: `a.paths[first]` and
-        `b.paths[second]` are the same M users, row by row. A user that only one of the sites serves is in neither.
+        For each pair of sites, index tensors (M,), int64, ascending in the first: `a.paths[first]` and
+        `b.paths[second]` are the same M users, row by row. Users of only one of the sites are omitted.
 
     Raises:
-        InputError: The sites cannot be coupled, or users of a site stand on one spot or nowhere.
+        InputError: The base stations differ, or users of a site have equal or unknown positions.
     """
     if len(sites_a) != len(sites_b):
         raise InputError(f"cannot pair {len(sites_a)} sites with {len(sites_b)}: give both the same base stations")
@@ -58,14 +58,14 @@ def _match(a: Site, b: Site, tolerance: float) -> tuple[Tensor, Tensor]:
 
 
 def user_numbers(sites: Sequence[Site]) -> NDArray[np.int64]:
-    """Number the users of all sites, in order of their first links: links of one user share a number.
+    """Return the user number of each link of all sites, in order of the first links.
 
-    The sites of an area that have the same positions share their users row by row. Where they do not, and between areas
-    that overlap on the ground (say the bands of a city), users at one spot, to the millimetre, are one. Rows that share
-    a spot within a site, such as the snapshots of a device at rest, stay apart.
+    Sites of an area with the same positions share their users row by row. Otherwise, and between areas that overlap on
+    the ground (such as two bands of a city), users of equal position, rounded to 1 mm, are one user. Rows of equal
+    position within a site, such as the snapshots of a device at rest, are different users.
 
     Returns:
-        A number a link, shape (number of links,); links are numbered through the sites in order.
+        User numbers, shape (number of links,), with links counted over the sites in order.
     """
     area, ground = np.array(area_numbers(sites), dtype=np.int64), ground_numbers(sites)
     sizes = np.array([len(site) for site in sites], dtype=np.int64)
@@ -95,7 +95,7 @@ def _joined_by_spot(
     shares: NDArray[np.bool_],
     user: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """Return the first link of every link's user, where users at one spot are joined."""
+    """Return the first link of the user of every link, with users of equal position merged."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -118,7 +118,7 @@ def _joined_by_spot(
 
 
 def ground_numbers(sites: Sequence[Site]) -> NDArray[np.int64]:
-    """Number the sites so that those of one area, or of areas of a city that overlap, share a number."""
+    """Return a number of each site, equal for sites of one area, or of overlapping areas of a city."""
     named: dict[str, int] = {}
     parent = [named.setdefault(site.area, i) for i, site in enumerate(sites)]
 

@@ -153,7 +153,7 @@ def test_sites_that_do_not_belong_together(sites: list[Site], tmp_path: Path) ->
 
 def test_recorded_csi_has_no_rays(sites: list[Site], tmp_path: Path) -> None:
     links = Recording.build(torch.ones(2, 1, 1, 4, dtype=torch.complex64), torch.zeros(2, 3))
-    with pytest.raises(InputError, match="'street_3p5_bs1' holds recorded CSI, which has no rays"):
+    with pytest.raises(InputError, match="'street_3p5_bs1' has recorded CSI, which has no paths"):
         write_deepmimo([replace(sites[0], links=links)], tmp_path / "written", "street")
     assert list((tmp_path / "written").iterdir()) == []
 
