@@ -1,4 +1,4 @@
-"""Every YAML of experiments/data/ is trained on: its own data, in small."""
+"""Every YAML of data is trained on: its own data, in small."""
 
 import math
 from pathlib import Path
@@ -21,7 +21,9 @@ from tests.datamodules.sources.deepmimo.test_deepmimo_v3 import write_v3
 from tests.raytracing import skip_without_sionna
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted((ROOT / "experiments" / "data").glob("*.yaml"))
+PROTOCOLS = ("contwin_table3", "contwin_table5", "csi4cast", "lwm")  # data of papers that stand alone
+FILES = sorted((ROOT / "experiments" / "data").rglob("*.yaml"))
+FILES += [ROOT / "experiments" / "paper" / f"data_{name}.yaml" for name in PROTOCOLS]
 MODEL = [
     "--model.csi_encoder.width", "0.25", "--model.cir_encoder.width", "0.25",
     "--trainer.fast_dev_run", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
@@ -31,8 +33,8 @@ MODEL = [
 #: scenarios that are written below
 CHANGED = {
     "catalogue": ["--data.source.missing", "skip"],
-    "contwin_table5": ["--data.sequence", "null"],
-    "csi4cast": ["--data.sequence", "null"],
+    "data_contwin_table5": ["--data.sequence", "null"],
+    "data_csi4cast": ["--data.sequence", "null"],
     "munich_sequences": ["--data.sequence", "null"],
     "prediction": ["--data.sequence", "null"],
     "twins_calibration": ["--data.group", "null", "--data.variants", "null"],
@@ -43,7 +45,7 @@ CAPS = {"num_users": 100, "samples": 10000, "sequences": 20, "links": 20, "areas
 TRACED = ("areas", "etoile", "munich", "munich_ahead", "munich_sequences", "twins", "twins_calibration")
 TRACED += ("area", "twins_feedback")
 #: many models are drawn from, which takes a quarter of one
-DRAWN = ("contwin_table3", "contwin_table5", "csi4cast", "prediction")
+DRAWN = ("data_contwin_table3", "data_contwin_table5", "data_csi4cast", "prediction")
 
 
 def reduced(settings):
