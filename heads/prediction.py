@@ -161,9 +161,10 @@ class Prediction(Head):
         return int(_heard(next_channel(batch)).sum())
 
     def metrics(self) -> MetricCollection:
-        """Return `nmse_db` [dB] over all horizons and, if there are several, `nmse_db_1` and so on for each."""
+        """Return `nmse_db` [dB] over all horizons, also by antenna, and, of several, `nmse_db_1` and so on for each."""
         each = {f"nmse_db_{h + 1}": PredictionNMSE(h) for h in range(self.horizons)} if self.horizons > 1 else {}
-        return MetricCollection({"nmse_db": PredictionNMSE(), **each}, compute_groups=False)
+        whole = {"nmse_db": PredictionNMSE(), "nmse_antenna_db": PredictionNMSE(antennas=True)}
+        return MetricCollection({**whole, **each}, compute_groups=False)
 
     def figures(self, prediction: Tensor, batch: dict[str, Tensor]) -> dict[str, Figure]:
         """Draw the distribution of the NMSE over links, and the prediction of the median link at the last horizon."""
@@ -187,17 +188,18 @@ class PredictionNMSE(RatioOfSums):
 
     Args:
         horizon: Index of the horizon; by default the mean over all horizons.
+        antennas: Divide the error of each antenna by its own power, the measure of CSI-4CAST, not by that of the link.
     """
 
     higher_is_better = False
 
-    def __init__(self, horizon: int | None = None) -> None:
+    def __init__(self, horizon: int | None = None, antennas: bool = False) -> None:
         super().__init__()
-        self.horizon = horizon
+        self.horizon, self.antennas = horizon, antennas
 
     def update(self, prediction: Tensor, batch: dict[str, Tensor]) -> None:
         """Add predictions (B, H, R, T, K) and their batch."""
-        error = prediction_error(prediction, batch)
+        error = prediction_error(prediction, batch, self.antennas)
         self.add(error.mean(1) if self.horizon is None else error[:, self.horizon])
 
     def compute(self) -> Tensor:
@@ -211,8 +213,10 @@ def next_channel(batch: dict[str, Tensor]) -> Tensor:
     return target.unsqueeze(1) if target.ndim == 4 else target
 
 
-def prediction_error(prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
+def prediction_error(prediction: Tensor, batch: dict[str, Tensor], antennas: bool = False) -> Tensor:
     """Return the linear NMSE of each of the n links with nonzero power and each horizon, (n, H).
+
+    With `antennas`, it is the mean over antennas with nonzero power of the ratio of each, summed over subcarriers.
 
     Raises:
         ValueError: Prediction and target differ in shape.
@@ -224,8 +228,11 @@ def prediction_error(prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
             "set horizons"
         )
     heard = _heard(target)
-    error = torch.view_as_real(prediction[heard] - target[heard]).square().sum((2, 3, 4, 5))
-    return error / target[heard].abs().square().sum((2, 3, 4))
+    error = torch.view_as_real(prediction[heard] - target[heard]).square().sum((4, 5))
+    level = target[heard].abs().square().sum(4)
+    if antennas:
+        return torch.where(level > 0, error / level, torch.nan).nanmean((2, 3))
+    return error.sum((2, 3)) / level.sum((2, 3))
 
 
 def _heard(target: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from datamodules.channel.draws import uniform
 from datamodules.errors import InputError, check_finite, check_positive, check_whole, finite_numbers
 
 Mobility = Literal["static", "pedestrian", "vehicular"]
+Directions = Literal["horizontal", "any"]
 #: the classes in order of their codes 0, 1, 2
 MOBILITIES: tuple[Mobility, ...] = get_args(Mobility)
 #: lowest and highest speed of each class [m/s]: 0, 3-6 km/h, 30-120 km/h (ConTwin appendix B)
@@ -33,7 +34,7 @@ class Motion(NamedTuple):
     """Motion of the users of a batch.
 
     Attributes:
-        velocity: Shape (B, 3) [m/s], horizontal.
+        velocity: Shape (B, 3) [m/s].
         times: Instants of observed and predicted snapshots, shape (N + H,) [s]; float64.
         mobility: Class, an index into `MOBILITIES`, shape (B,), int64.
     """
@@ -57,6 +58,7 @@ class Sequence:
         horizon: Number H of following snapshots to predict; 0 for none.
         window: Largest time from the first window of N snapshots to a second one of the same user [s], see
             `ChannelDataModule`; 25 ms in ConTwin (section 3). By default there is no second window.
+        directions: `horizontal`, uniform in azimuth, or `any`, uniform in azimuth and in zenith as Sionna's CDL moves.
 
     Raises:
         InputError: An argument is out of range.
@@ -68,11 +70,14 @@ class Sequence:
     speed: tuple[float, float] | None = None
     horizon: int = 1
     window: float | None = None
+    directions: Directions = "horizontal"
 
     def __post_init__(self) -> None:
         check_whole("sequence", snapshots=self.snapshots)
         if self.horizon != 0:
             check_whole("sequence", horizon=self.horizon)
+        if self.directions not in get_args(Directions):
+            raise InputError(f"sequence.directions must be horizontal or any, got {self.directions!r}")
         check_finite("sequence", interval=self.interval, window=self.window)
         check_positive("sequence", interval=self.interval, window=self.window)
         if self.mobility is not None:
@@ -121,7 +126,7 @@ def draw_motion(sequence: Sequence, area: Tensor, user: Tensor, seed: int = 0, s
     Returns:
         The motion, on the device of `user`, with `velocity` and `times` of `synthesize`.
     """
-    pick, share, turn = uniform(seed, area, user, count=3).unbind(1)
+    pick, share, turn, rise = uniform(seed, area, user, count=4).unbind(1)
     if sequence.speed is None:
         weights = [1.0] * len(MOBILITIES)
         if sequence.mobility is not None:
@@ -138,7 +143,10 @@ def draw_motion(sequence: Sequence, area: Tensor, user: Tensor, seed: int = 0, s
     low, high = ranges.unbind(1)
     speed = low + (high - low) * share
     azimuth = 2 * math.pi * turn
-    velocity = torch.stack((speed * azimuth.cos(), speed * azimuth.sin(), torch.zeros_like(speed)), 1)
+    level, height = speed, torch.zeros_like(speed)
+    if sequence.directions == "any":
+        level, height = speed * (math.pi * rise).sin(), speed * (math.pi * rise).cos()
+    velocity = torch.stack((level * azimuth.cos(), level * azimuth.sin(), height), 1)
     return Motion(velocity, sequence.times.to(pick.device), mobility_class(speed))
 
 

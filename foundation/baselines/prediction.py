@@ -19,7 +19,6 @@ from datamodules.channel.linear_prediction import (
     autoregression_per_bin,
     link_order,
     noise_power,
-    power,
     strong_bins,
     to_bins,
     to_csi,
@@ -141,26 +140,29 @@ def pad(past: Tensor, horizons: int, order: int = 2, noise: Tensor | None = None
     return to_csi(apply(ahead(weights, horizons), bins), past)
 
 
-def pad_strongest(past: Tensor, horizons: int, order: int | None = None, bins: int = 64) -> Tensor:
-    """Predict the strongest bins alone by Prony's method as CSI-4CAST has it: forwards, without ridge, the rest zero.
+def pad_vector(past: Tensor, horizons: int, order: int = 8) -> Tensor:
+    """Predict all entries by one filter, fitted to the last snapshot alone: vector Prony, PAD in CSI-4CAST's table.
 
-    Without a ridge, noise decides where there are hardly more windows than taps.
+    The least squares over entries e of |x_e(N) - sum_o w_o x_e(N - o)|^2, without any measure against the noise, as the
+    public code of LLM4CP has it, with its order of 8.
 
     Args:
         past: As of all predictors.
         horizons: Number H.
-        order: Taps of a bin's filter; by default N // 4.
-        bins: How many angle-delay bins are predicted, those of most power.
+        order: Number of taps; N - 1 where that is less.
     """
-    history = to_bins(past)
-    strongest = power(history).topk(min(bins, history.shape[1]), dim=1).indices.unsqueeze(-1)
-    chosen = history.gather(1, strongest.expand(-1, -1, history.shape[2]))
-    taps = order or max(1, past.shape[1] // 4)
-    windows = chosen.unfold(-1, taps + 1, 1)  # oldest first, (B, bins, windows, taps + 1)
-    weights = torch.linalg.lstsq(windows[..., :-1].flip(-1), windows[..., -1:]).solution.squeeze(-1)
-    predicted = apply(ahead(weights, horizons), chosen)
-    empty = torch.zeros(*history.shape[:2], horizons, dtype=history.dtype, device=history.device)
-    return to_csi(empty.scatter(1, strongest.expand(-1, -1, horizons), predicted), past)
+    entries = rearrange(past, "b n r t k -> b (r t k) n")
+    taps = min(order, past.shape[1] - 1)
+    before, last = entries[..., -1 - taps : -1].flip(-1), entries[..., -1:]
+    gram = before.mH @ before
+    # the snapshots of a user at rest without noise are all one
+    floor = torch.finfo(past.real.dtype).eps * gram.diagonal(dim1=1, dim2=2).real.mean(1)
+    floor = torch.where(floor > 0, floor, 1.0).reshape(-1, 1, 1)
+    eye = torch.eye(taps, dtype=past.dtype, device=past.device)
+    weights = torch.linalg.solve(gram + floor * eye, before.mH @ last).squeeze(-1)
+    return rearrange(apply(ahead(weights, horizons), entries), "b m h -> b h m").reshape(
+        len(past), horizons, *past.shape[2:]
+    )
 
 
 def _scale(past: Tensor) -> Tensor:

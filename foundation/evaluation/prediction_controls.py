@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import time
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from datamodules.channel.codebook import dft_codebook
 from datamodules.sites.paths import Paths
@@ -22,6 +24,8 @@ from heads.prediction import PredictionNMSE, next_channel
 _CLEAN = 1e-9
 #: classical predictors whose choice of beams is told
 _CHOOSING = ("hold", "link_ar")
+#: links that a prediction is timed on
+_TIMED = 16
 #: rows of the table in words
 _WORDS = {
     "hold": "the last snapshot",
@@ -31,7 +35,7 @@ _WORDS = {
     "wiener": "pooled Wiener filter",
     "link_ar": "AR of each link",
     "pad": "PAD, an AR of each bin",
-    "pad_strongest": "PAD as in CSI-4CAST",
+    "pad_vector": "PAD as in CSI-4CAST",
     "limit": "limit, the rays known",
 }
 
@@ -46,10 +50,11 @@ class PredictionControls(Callback):
     They are the same whatever the model is: where a process tests several models on the same data one after another, as
     a study does, they are scored once.
 
-    They are logged beside the head's own metrics as `<name>_nmse_db`; and `fd_t`, the mean over links of the largest
-    Doppler shift times the interval, `fd_t_max`, and `snr_db`, the mean SNR of what is observed; `beam_top1` and
-    `rate_loss` of the beams of a DFT codebook that are chosen by the last predicted channel, see `PredictedBeam`. The
-    limit of linear prediction is there where the data hold rays.
+    They are logged beside the head's own metrics as `<name>_nmse_db`, with `_1` and so on for each of several horizons;
+    `macs` and `cpu_ms` of the model, see `cost`; `fd_t`, the mean over links of the largest Doppler shift times the
+    interval, `fd_t_max`, and `snr_db`, the mean SNR of what is observed; `beam_top1` and `rate_loss` of the beams of a
+    DFT codebook that are chosen by the last predicted channel, see `PredictedBeam`. The limit of linear prediction is
+    there where the data hold rays.
 
     Args:
         horizons: Snapshots H that are predicted.
@@ -58,7 +63,8 @@ class PredictionControls(Callback):
     def __init__(self, horizons: int) -> None:
         self.horizons = horizons
         self._predictors: dict[str, ClassicalPredictor] = {}
-        self._errors: dict[str, PredictionNMSE] = {}
+        self._errors: dict[str, dict[str, PredictionNMSE]] = {}
+        self._cost: dict[str, float] = {}
         self._beams: dict[str, PredictedBeam] = {}
         self._facts: list[dict[str, Tensor]] = []
         self._data = ""
@@ -75,6 +81,7 @@ class PredictionControls(Callback):
             for metric in ("beam_top1", "rate_loss")
         }
         self._facts.clear()
+        self._cost = {}
         self._predictors.clear()
         self._errors.clear()
         if known:
@@ -86,7 +93,14 @@ class PredictionControls(Callback):
             made.prepare(sample)
             self._predictors[name] = made.to(pl_module.device)
         names = (*PREDICTORS, "limit") if data.sides["test"].sites[0].links.has_rays else PREDICTORS
-        self._errors = {name: PredictionNMSE().to(pl_module.device) for name in names}
+        each = range(self.horizons) if self.horizons > 1 else ()
+        self._errors = {
+            name: {
+                "nmse_db": PredictionNMSE().to(pl_module.device),
+                **{f"nmse_db_{h + 1}": PredictionNMSE(h).to(pl_module.device) for h in each},
+            }
+            for name in names
+        }
 
     @torch.no_grad()
     def on_test_batch_end(
@@ -102,6 +116,7 @@ class PredictionControls(Callback):
         target = next_channel(batch)[:, -1]
         if len(target):
             self._choose("", outputs["prediction"], target)
+            self._cost = self._cost or cost(pl_module, batch)
         if self._data in _LAST:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -119,13 +134,17 @@ class PredictionControls(Callback):
             return
         guesses = {name: made.predict(batch["csi"]) for name, made in self._predictors.items()}
         for name, guess in guesses.items():
-            self._errors[name].update(guess, batch)
+            self._score(name, guess, batch)
         for name in _CHOOSING:
             self._choose(f"{name}_", guesses[name], target)
         if "limit" in self._errors and velocity is not None:
             rays, mount = rays_of(data.sides["test"].sites, batch), data._make._mount(batch["site"])
             known = (rays, data.bs, data.ue, data.ofdm, velocity, times, 1.0, noise, mount)
-            self._errors["limit"].update(limit(batch["csi"], *known)[:, : self.horizons], batch)
+            self._score("limit", limit(batch["csi"], *known)[:, : self.horizons], batch)
+
+    def _score(self, name: str, guess: Tensor, batch: dict[str, Any]) -> None:
+        for error in self._errors[name].values():
+            error.update(guess, batch)
 
     def _choose(self, name: str, guess: Tensor, target: Tensor) -> None:
         """Choose beams by the last of the predicted channels (B, H, R, T, K)."""
@@ -137,7 +156,8 @@ class PredictionControls(Callback):
         beams = {name: metric.compute() for name, metric in self._beams.items()}
         own = {name: beams.pop(name) for name in ("beam_top1", "rate_loss")}
         if self._data not in _LAST:
-            scores = {f"{name}_nmse_db": error.compute() for name, error in self._errors.items()} | beams
+            errors = {f"{name}_{key}": error for name, each in self._errors.items() for key, error in each.items()}
+            scores = {name: error.compute() for name, error in errors.items()} | beams
             facts = gather_rows(concatenate(self._facts))
             scores |= {name: value.mean() for name, value in facts.items()}
             if "fd_t" in facts:
@@ -146,6 +166,9 @@ class PredictionControls(Callback):
             _LAST[self._data] = scores
         for name, value in (own | _LAST[self._data]).items():
             pl_module.log(f"test/prediction/{name}", value, batch_size=1, sync_dist=True)
+        for name, number in self._cost.items():
+            # another process may have had no link
+            pl_module.log(f"test/prediction/{name}", number, batch_size=1, rank_zero_only=True)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the table."""
@@ -161,6 +184,21 @@ def control_table(metrics: dict[str, float]) -> str:
     moving = f", f_D T {metrics['fd_t']:.3f} (at most {metrics['fd_t_max']:.3f})" if "fd_t" in metrics else ""
     head = f"NMSE [dB] of the next channel{moving}, SNR {metrics.get('snr_db', float('nan')):.0f} dB on average"
     return "\n".join([head, *(f"  {value:7.2f}  {words}" for value, words in known)])
+
+
+def cost(model: Any, batch: dict[str, Any]) -> dict[str, float]:
+    """Return `macs`, multiply-adds of a prediction, and `cpu_ms`, the processor's time for it [ms], of one link.
+
+    Products of matrices and convolutions are counted, a complex multiply-add once.
+    """
+    few = {key: value[:_TIMED] for key, value in batch.items() if isinstance(value, Tensor)}
+    with FlopCounterMode(display=False) as counter:
+        model(few)
+    start = time.process_time()
+    model(few)
+    spent = time.process_time() - start
+    links = len(few["csi"])
+    return {"macs": counter.get_total_flops() / 2 / links, "cpu_ms": 1e3 * spent / links}
 
 
 def _settings(data: Any) -> str:

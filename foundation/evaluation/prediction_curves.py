@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 import sys
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from datamodules.errors import InputError
 from foundation.studies.rows import Row, collect
@@ -17,7 +18,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 #: classical predictors whose best is drawn
-_CLASSICAL = ("ar1", "kalman", "wiener", "link_ar", "pad")
+_CLASSICAL = ("ar1", "kalman", "wiener", "link_ar", "pad", "pad_vector")
+#: what is not learned, by the style of its line
+_GIVEN = {"hold": ":", "classical": "--", "limit": "-"}
+#: a variant that learned from another number of labels than the one whose name it begins with
+_SHARE = re.compile(r"(.+?)(_\d+)?")
+_STEP = re.compile(r"(?:(.+)_)?nmse_db_(\d+)")
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 
 
@@ -46,11 +52,10 @@ def plot_cells(found: dict[str, dict[str, float]]) -> Figure:
     """Draw the errors: one group of points a cell, with its f_D T and SNR; black lines are not learned."""
     from matplotlib.figure import Figure
 
-    facts = ("fd_t", "snr_db", "hold", "limit", "classical")
-    variants = list(dict.fromkeys(name for cell in found.values() for name in cell if name not in facts))
+    variants = _variants(found)
     figure = Figure(figsize=(2.0 + 0.9 * len(found), 5.5), layout="constrained", dpi=120)
     axes = figure.add_subplot()
-    for name, style in (("hold", ":"), ("classical", "--"), ("limit", "-")):
+    for name, style in _GIVEN.items():
         for number, cell in enumerate(found.values()):
             if name in cell:
                 label = {"classical": "best classical predictor"}.get(name, name) if number == 0 else ""
@@ -71,6 +76,64 @@ def plot_cells(found: dict[str, dict[str, float]]) -> Figure:
     return figure
 
 
+def _variants(found: dict[str, dict[str, float]]) -> list[str]:
+    names = dict.fromkeys(name for cell in found.values() for name in cell)
+    return [name for name in names if name not in (*_GIVEN, "fd_t", "snr_db")]
+
+
+def curves(rows: list[Row]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Return lines of points (value, error [dB]) by what they are drawn against and what predicts.
+
+    `f_D T` and `SNR [dB]` have a point a cell, of cells of several SNRs the ones named `snr_...`; `labels` and `steps
+    ahead` have means over the cells [dB], the latter where several horizons were predicted.
+    """
+    found = cells(rows)
+    names = [name for name in (*_variants(found), *_GIVEN) if any(name in cell for cell in found.values())]
+    noisy = {data: cell for data, cell in found.items() if data.startswith("snr_")}
+    lines: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(dict)
+    for axis, key, chosen in (("f_D T", "fd_t", found.keys() - noisy.keys()), ("SNR [dB]", "snr_db", noisy.keys())):
+        for name in names:
+            points = [(found[data][key], found[data][name]) for data in chosen if {key, name} <= found[data].keys()]
+            if len(points) > 1:
+                lines[axis][name] = sorted(points)
+    shares: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    steps: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if not row.data:
+            continue
+        if row.metric == "nmse_db" and (base := _SHARE.fullmatch(row.variant)):
+            shares[base[1]][row.n_train].append(row.value)
+        if step := _STEP.fullmatch(row.metric):
+            steps[step[1] or row.variant][int(step[2])].append(row.value)
+    for axis, by_name in (("labels", shares), ("steps ahead", steps)):
+        for name, values in by_name.items():
+            if len(values) > 1 and (axis == "labels" or name in (*names, *_CLASSICAL)):
+                lines[axis][name] = sorted((float(x), statistics.fmean(each)) for x, each in values.items())
+    return dict(lines)
+
+
+def plot_curves(lines: dict[str, dict[str, list[tuple[float, float]]]]) -> Figure:
+    """Draw the lines of `curves`, a panel each; black ones are not learned."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * max(1, len(lines)), 4.2), layout="constrained", dpi=120)
+    names = list(dict.fromkeys(name for by_name in lines.values() for name in by_name if name not in _GIVEN))
+    for number, (axis, by_name) in enumerate(lines.items(), 1):
+        axes = figure.add_subplot(1, len(lines), number)
+        for name, points in by_name.items():
+            rank = names.index(name) if name in names else 0
+            style: dict[str, Any] = (
+                {"color": "black", "linestyle": _GIVEN[name]}
+                if name in _GIVEN
+                else {"color": _COLOURS[rank % len(_COLOURS)], "marker": "osD^v<>"[rank // len(_COLOURS) % 7]}
+            )
+            axes.plot(*zip(*points, strict=True), label=name, **style)
+        axes.set(xlabel=axis, ylabel="NMSE [dB]", xscale="log" if axis == "labels" else "linear")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="x-small")
+    return figure
+
+
 def main() -> None:
     """Draw the errors of a study of prediction over its cells, and print them."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -79,7 +142,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("prediction.png"), help="picture to write")
     options = parser.parse_args()
     try:
-        found = cells(collect(options.runs, Study.named(options.experiment)))
+        rows = collect(options.runs, Study.named(options.experiment))
+        found = cells(rows)
         if not found:
             raise InputError(f"no tested cell in {options.runs / options.experiment}: run the study first")
     except InputError as error:
@@ -88,7 +152,9 @@ def main() -> None:
     for data, cell in found.items():
         print(data, *(f"{name} {value:.3f}" for name, value in cell.items()))
     plot_cells(found).savefig(options.out)
-    print(options.out)
+    drawn = options.out.with_stem(f"{options.out.stem}_curves")
+    plot_curves(curves(rows)).savefig(drawn)
+    print(options.out, drawn)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import Callback
@@ -14,10 +15,12 @@ from foundation.gather import concatenate, gather, gather_rows
 from foundation.losses.clip import retrieval, spread
 from foundation.losses.domain_similarity import THRESHOLDS, adversarial, alike
 from foundation.losses.ntxent import Negatives, NTXentLoss
+from foundation.nets.contwin import CNNTransformer, past_image
 from foundation.optim.schedules import Schedule
 from foundation.runtime.probe import CollapseAlarm, OnlineProbe
 from foundation.task import FoundationTask, StartFrom
 
+Objective = Literal["contrast", "reconstruction"]
 #: links in a group; the validation loss is a mean over groups
 _GROUP = 128
 
@@ -37,10 +40,13 @@ class ConTwin(FoundationTask):
     - a batch has 512 links (text) or 32 (Table 6), the learning rate is 1e-3 (text) or 1e-4 (Table 6);
     - negatives are the `farthest` of the pool, as in the mining of eq 3, or the `nearest`, the usual hard negatives.
 
-    Ablation A1 is `negatives: none` with `pool: all`, A2 a window of 5 ms.
+    Ablation A1 is `negatives: none` with `pool: all`, A2 a window of 5 ms. The objective `reconstruction` is not in the
+    paper: what contrast buys is told by the same encoder, data and steps, with another objective.
 
     Args:
         encoder: Encoder of sequences (B, N, R, T, K), such as `CNNTransformer`.
+        objective: `contrast`, or `reconstruction` of the noise-free past from the features of the first view, by a
+            linear layer that belongs to pre-training; views must then change nothing that is to be rebuilt.
         embed_dim: Dimension of the projection.
         rho: Least domain similarity, the number of equal domain axes, at which links are positives (section 5: 5, all
             axes). None makes the views of one link the only positives.
@@ -77,6 +83,7 @@ class ConTwin(FoundationTask):
         weight_decay: float = 0.01,
         schedule: Schedule = "cosine",
         start_from: StartFrom = None,
+        objective: Objective = "contrast",
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -84,6 +91,8 @@ class ConTwin(FoundationTask):
         check_not_negative("ConTwin", weight_decay=weight_decay)
         if pool not in ("adversarial", "all"):
             raise InputError(f"pool must be adversarial or all, got {pool}")
+        if objective not in get_args(Objective):
+            raise InputError(f"objective must be one of {', '.join(get_args(Objective))}, got {objective}")
         self.encoder, self.start_from = encoder, start_from
         width = encoder.num_features
         self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, embed_dim))
@@ -91,6 +100,13 @@ class ConTwin(FoundationTask):
         self.rho, self.weights, self.pool, self.lambdas = rho, weights, pool, lambdas
         self.thresholds = {**THRESHOLDS, **(thresholds or {})}
         self.lr, self.weight_decay, self.schedule = lr, weight_decay, schedule
+        self.decoder: nn.Linear | None = None
+        if objective == "reconstruction":
+            if not isinstance(encoder, CNNTransformer):
+                raise InputError("objective reconstruction is for the encoder CNNTransformer, whose image is rebuilt")
+            self.decoder = nn.Linear(width, 2 * encoder.snapshots * math.prod(encoder.shape))
+            for unused in (self.projection, self.loss):
+                unused.requires_grad_(False)
         self._validated: list[dict[str, Tensor]] = []
         none = torch.zeros(0, 5, dtype=torch.int64)
         try:
@@ -101,7 +117,8 @@ class ConTwin(FoundationTask):
 
     def setup(self, stage: str) -> None:
         """Check that batches have views and domain labels."""
-        self.check_keys("ConTwin needs", ("views", "domain") if stage in ("fit", "validate") else ())
+        needed = ("views", *["domain"] * (self.decoder is None))
+        self.check_keys("ConTwin needs", needed if stage in ("fit", "validate") else ())
         super().setup(stage)
 
     def prepare_from(self, datamodule: Any) -> None:
@@ -115,8 +132,13 @@ class ConTwin(FoundationTask):
         return features, self.projection(features)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Return the contrastive loss (eq 3 of the paper), and the features of one view for the online probe."""
+        """Return the loss, of eq 3 or of the reconstruction, and the features of one view for the online probe."""
         views = batch["views"]
+        if self.decoder is not None:
+            features = self.encoder(views[0])
+            loss = self.reconstruction_error(features, batch).mean()
+            self.log_training(loss=loss)
+            return {"loss": loss, "features": features.detach()}
         features, embeddings = self(torch.cat(views))
         link, domain = (value.repeat(len(views), *[1] * (value.ndim - 1)) for value in (_link(batch), batch["domain"]))
         positives, pool = self.pairs(link, domain, gather(link), gather(domain))
@@ -125,6 +147,16 @@ class ConTwin(FoundationTask):
         sizes = {"positives": positives.sum(1).float().mean() - 1, "pool": pool.sum(1).float().mean()}
         self.log_training(loss=loss, scale=self.loss.scale, **sizes)
         return {"loss": loss, "features": features[: len(views[0])].detach()}
+
+    def reconstruction_error(self, features: Tensor, batch: dict[str, Any]) -> Tensor:
+        """Return the NMSE of the noise-free past of each link as it is rebuilt from its features (B, D), (B,)."""
+        assert self.decoder is not None
+        assert isinstance(self.encoder, CNNTransformer)
+        clean = batch.get("clean_csi", batch["csi"])
+        target = past_image(clean, self.encoder.snapshots, self.encoder.shape, self.encoder.domain).flatten(1)
+        level = target.square().sum(1)
+        error = (self.decoder(features) - target).square().sum(1)
+        return torch.where(level > 0, error / level.clamp_min(torch.finfo(level.dtype).tiny), 0.0)
 
     def pairs(self, link: Tensor, domain: Tensor, links: Tensor, domains: Tensor) -> tuple[Tensor, Tensor]:
         """Return the masks of positives, each row included, and of the pool of negatives.
@@ -153,6 +185,9 @@ class ConTwin(FoundationTask):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Store the embeddings; return the features of one view for the online probe."""
         (features, one), (_, other) = (self(view) for view in batch["views"])
+        if self.decoder is not None:
+            self._validated.append({"one": features, "error": self.reconstruction_error(features, batch)})
+            return {"features": features}
         self._validated.append({"one": one, "other": other, "link": _link(batch), "domain": batch["domain"]})
         return {"features": features}
 
@@ -160,6 +195,9 @@ class ConTwin(FoundationTask):
         """Log loss and retrieval of the second view by the first, in groups of 128 links, and embedding spread."""
         rows = gather_rows(concatenate(self._validated))
         self._validated.clear()
+        if self.decoder is not None:
+            self.log_whole({"val/loss": rows["error"].mean(), "val/embedding_spread": spread(rows["one"])}, "val/loss")
+            return
         # rows are ordered by site: without a permutation a group would be of one domain
         order = torch.randperm(len(rows["link"]), generator=torch.Generator().manual_seed(0))
         rows = {key: value[order.to(value.device)] for key, value in rows.items()}

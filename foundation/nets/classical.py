@@ -13,7 +13,7 @@ from datamodules.errors import InputError, check_positive
 from foundation.baselines import prediction
 from foundation.encoder import Encoder
 
-Predictor = Literal["hold", "zero", "ar1", "kalman", "wiener", "link_ar", "pad", "pad_strongest"]
+Predictor = Literal["hold", "zero", "ar1", "kalman", "wiener", "link_ar", "pad", "pad_vector"]
 PREDICTORS: tuple[Predictor, ...] = get_args(Predictor)
 
 
@@ -22,7 +22,7 @@ class ClassicalPredictor(Encoder):
 
     Args:
         predictor: One of `hold`, `zero`, `ar1` and `kalman` (ConTwin appendix D), `wiener` (one filter for all links),
-            `link_ar` and `pad`, see `foundation.baselines.prediction`, and `pad_strongest` of CSI-4CAST.
+            `link_ar` and `pad`, see `foundation.baselines.prediction`, and `pad_vector` of LLM4CP and CSI-4CAST.
         snapshots: Snapshots N of the past.
         horizons: Snapshots H to predict.
         num_antennas: Antenna pairs R*T.

@@ -12,6 +12,9 @@ from typing import Any
 from foundation.runtime.runs import read_summary
 from foundation.studies.study import Study
 
+_ZERO_SHOT = re.compile(r"(?P<variant>.+)-zeroshot(-@.+?)?(?P<seed>-s\d+)?")
+#: what a summary tells of training
+_OF_TRAINING = ("n_train", "n_validation", "train_cities", "train_places", "validations", "wall_s")
 #: how the id of a study's run ends, see `study._name`
 _DATA_AND_SEED = re.compile(r"(-@(?P<data>.+?))?(-s\d+)?$")
 
@@ -130,9 +133,21 @@ def data_of(run_id: str) -> str:
 
 
 def collect(runs: Path, study: Study) -> list[Row]:
-    """Return the rows of all tested runs of a study."""
+    """Return the rows of all tested runs of a study; a zero-shot test says of training what its pre-training says."""
     files = sorted((runs / study.name).glob("*/summary.json"))
-    return [row for summary in map(read_summary, files) if summary for row in rows_of(summary, study)]
+    summaries = {summary["run_id"]: summary for summary in map(read_summary, files) if summary}
+    trained = [_with_training(summary, summaries) for summary in summaries.values()]
+    return [row for summary in trained for row in rows_of(summary, study)]
+
+
+def _with_training(summary: dict[str, Any], summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return a summary with what it lacks, or has of the data it was tested on, of the training behind it."""
+    found = _ZERO_SHOT.fullmatch(summary["run_id"])
+    if not found:
+        return summary
+    names = [f"pretrain-{found['variant']}{seed}" for seed in (found["seed"] or "", "")]
+    behind = next((summaries[name] for name in names if name in summaries), {})
+    return summary | {key: behind[key] for key in _OF_TRAINING if key in behind}
 
 
 def read(file: Path) -> list[Row]:

@@ -20,7 +20,7 @@ _KNOWN: dict[str, tuple[int, int, str]] = {
 
 #: of more metrics than that, tables leave out the details; `results.csv` has them all
 _WIDEST = 24
-_DETAIL = re.compile(r"_of_\d+$|_n?los(_p10)?$|rate$")
+_DETAIL = re.compile(r"_of_\d+$|_n?los(_p10)?$|rate$|nmse_(db_\d+|antenna_db)$")
 
 
 def table(rows: Iterable[Row]) -> str:

@@ -47,6 +47,16 @@ def test_directions_are_horizontal_and_uniform() -> None:
     assert ((torch.histc(azimuth, 8, -math.pi, math.pi) / COUNT) - 0.125).abs().max() < 0.01
 
 
+def test_directions_of_any_zenith_are_those_of_sionna() -> None:
+    level = draw_motion(Sequence(speed=(10.0, 10.0)), AREA, USER).velocity
+    velocity = draw_motion(Sequence(speed=(10.0, 10.0), directions="any"), AREA, USER).velocity
+    torch.testing.assert_close(velocity.norm(dim=1), torch.full((COUNT,), 10.0))
+    zenith = torch.acos(velocity[:, 2] / 10)
+    assert ((torch.histc(zenith, 8, 0, math.pi) / COUNT) - 0.125).abs().max() < 0.01, "uniform, not of the sphere"
+    turned = velocity[:, :2] / velocity[:, :2].norm(dim=1, keepdim=True)
+    torch.testing.assert_close(turned, level[:, :2] / 10, atol=1e-4, rtol=0)
+
+
 def test_a_site_may_fix_the_speed() -> None:
     span = torch.tensor([[math.nan, math.nan], [3.0, 4.0]])[USER % 2]
     speed = draw_motion(Sequence(mobility={"static": 1}), AREA, USER, span=span).velocity.norm(dim=1)
@@ -93,6 +103,7 @@ def test_nothing_to_predict(shape: tuple[int, ...]) -> None:
         ({"mobility": {}}, "weights with a positive sum"),
         ({"mobility": {"static": -1, "vehicular": 2}}, "weights with a positive sum"),
         ({"speed": (2.0, 1.0)}, r"speed must be \(lowest, highest\)"),
+        ({"directions": "up"}, "directions must be horizontal or any, got 'up'"),
         ({"speed": (0.0, 1.0), "mobility": {"static": 1}}, "mobility or speed, not both"),
     ],
 )

@@ -7,7 +7,7 @@ import torch
 from datamodules.channel.arrays import Array
 from datamodules.channel.codebook import dft_codebook
 from foundation.evaluation.predicted_beams import PredictedBeam
-from foundation.evaluation.prediction_curves import cells, plot_cells
+from foundation.evaluation.prediction_curves import cells, curves, plot_cells, plot_curves
 from foundation.studies.rows import rows_of
 from foundation.studies.study import Study
 
@@ -54,3 +54,26 @@ def test_cells_are_means_over_seeds_beside_the_best_classical_predictor():
     assert [text.get_text().split()[0] for text in axes.get_xticklabels()] == ["slow", "fast"]
     assert {text.get_text() for text in axes.get_legend().get_texts()} >= {"filter", "best classical predictor", "hold"}
     assert not cells([replace(row, data="") for row in rows])
+
+
+def test_curves_over_doppler_noise_labels_and_horizon():
+    def tested(variant, data, labels, nmse, fd_t, snr, **metrics):
+        given = {"fd_t": fd_t, "snr_db": snr, "hold_nmse_db": -1.0, "link_ar_nmse_db": -6.0, "nmse_db": nmse}
+        run = summary(variant, data, 0, **given, **metrics) | {"n_train": labels}
+        return rows_of(run, Study("x", [0]))
+
+    rows = [
+        *tested("filter", "slow", 75, -20.0, 0.01, 15.0), *tested("filter", "fast", 75, -10.0, 0.2, 15.0),
+        *tested("filter", "snr_0", 75, -5.0, 0.05, 0.0), *tested("filter", "snr_20", 75, -15.0, 0.05, 20.0),
+        *tested("filter_100", "slow", 1512, -24.0, 0.01, 15.0),
+        *tested("filter_100", "fast", 1512, -12.0, 0.2, 15.0, nmse_db_1=-14.0, nmse_db_2=-10.0, hold_nmse_db_1=-2.0),
+    ]  # fmt: skip
+    lines = curves(rows)
+    assert lines["f_D T"]["filter"] == [(0.01, -20.0), (0.2, -10.0)], "cells of one SNR each are another panel's"
+    assert lines["f_D T"]["classical"] == [(0.01, -6.0), (0.2, -6.0)]
+    assert lines["SNR [dB]"]["filter"] == [(0.0, -5.0), (20.0, -15.0)]
+    assert lines["labels"] == {"filter": [(75.0, -12.5), (1512.0, -18.0)]}
+    assert lines["steps ahead"] == {"filter_100": [(1.0, -14.0), (2.0, -10.0)]}, "a curve has two points"
+    panels = plot_curves(lines).axes
+    assert [axes.get_xlabel() for axes in panels] == list(lines)
+    assert panels[2].get_xscale() == "log"

@@ -6,6 +6,7 @@ from datamodules.channel.motion import Sequence
 from datamodules.errors import InputError
 from foundation import CNNTransformer, ConTwin, ResNet, load_encoder
 from foundation.models.contwin import _link
+from foundation.nets.contwin import past_image
 from tests.datamodules.rays import random_site
 from tests.datamodules.test_module import build
 from tests.foundation.models.test_csiclip import fit
@@ -35,6 +36,27 @@ def test_pre_training_learns_and_logs(tmp_path):
     assert 0 <= logged["val/views/retrieval_top1"] <= logged["val/views/retrieval_top5"] <= 1
     assert "val/probe/los/balanced_accuracy" in logged
     assert logged["val/embedding_spread"] > 0.1
+
+
+def test_reconstruction_in_the_place_of_contrast_learns(tmp_path):
+    module = data(tmp_path, views=[Noise((10, 20))], observation=[Noise((10, 20))], extras=None)
+    model = small(objective="reconstruction", lr=1e-2)
+    first = fit(model, module, tmp_path, epochs=1).callback_metrics["val/loss"].item()
+    logged = fit(model, module, tmp_path, epochs=8).callback_metrics
+    assert logged["val/loss"] < first - 0.05
+    assert 0 < logged["val/loss"] < first < 1.4, "rebuilding nothing costs 1"
+    batch = module.finish(next(iter(module.train_dataloader())))
+    clean = past_image(batch["clean_csi"], 4, (4, 8), "cir").flatten(1)
+    with torch.no_grad():
+        model.decoder.weight.zero_()
+        model.decoder.bias.copy_(clean[0])
+        error = model.reconstruction_error(torch.zeros(len(clean), 16), batch)
+    assert error[0].item() == pytest.approx(0, abs=1e-6)
+    expected = (clean[1:] - clean[0]).square().sum(1) / clean[1:].square().sum(1)
+    torch.testing.assert_close(error[1:], expected)
+    assert all(p.grad is None for p in model.projection.parameters())
+    with pytest.raises(InputError, match="objective must be one of contrast, reconstruction, got both"):
+        small(objective="both")
 
 
 def test_an_encoder_without_statistics_asks_for_no_sample(tmp_path, monkeypatch):

@@ -1,3 +1,7 @@
+import math
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -6,7 +10,7 @@ from datamodules.channel.impairments import Noise
 from datamodules.channel.motion import Sequence
 from datamodules.errors import InputError
 from datamodules.module import ChannelDataModule
-from foundation import ClassicalPredictor, FineTune
+from foundation import ClassicalPredictor, CNNTransformer, FineTune
 from foundation.baselines import prediction
 from foundation.evaluation.prediction_controls import control_table
 from heads import Prediction
@@ -14,7 +18,7 @@ from tests.datamodules.test_module import build
 from tests.foundation.models.test_csiclip import fit
 
 SIZE = {"snapshots": 6, "num_antennas": 4, "num_subcarriers": 8}
-PREDICTORS = ("hold", "zero", "ar1", "kalman", "wiener", "link_ar", "pad", "pad_strongest")
+PREDICTORS = ("hold", "zero", "ar1", "kalman", "wiener", "link_ar", "pad", "pad_vector")
 
 
 def data(folder, snr_db=(10, 20)):
@@ -62,7 +66,8 @@ def test_predictors_are_scored_once_on_the_same_data(tmp_path, monkeypatch):
         trainer = Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_progress_bar=False)
         trainer.test(model, datamodule=data(tmp_path, snr_db), verbose=False)
         found = {key.rsplit("/", 1)[-1]: float(value) for key, value in trainer.callback_metrics.items()}
-        return {key: found.pop(key) for key in ("nmse_db", "beam_top1", "rate_loss")}, found
+        own = ("nmse_db", "nmse_antenna_db", "beam_top1", "rate_loss", "macs", "cpu_ms")
+        return {key: found.pop(key) for key in own}, found
 
     own, classical = scores("hold", (10, 20))
     assert own["nmse_db"] == pytest.approx(classical["hold_nmse_db"], abs=1e-4)
@@ -74,6 +79,28 @@ def test_predictors_are_scored_once_on_the_same_data(tmp_path, monkeypatch):
     noisier = scores("hold", (0, 5))
     assert len(fitted) == 2
     assert noisier[1]["snr_db"] < 6 < classical["snr_db"]
+
+
+def test_several_horizons_and_the_cost_of_a_prediction(tmp_path):
+    torch.manual_seed(0)
+    sequence = Sequence(6, 1e-3, {"pedestrian": 1}, horizon=2)
+    module = build(tmp_path / "sites", sequence=sequence, observation=[Noise((20, 20))])
+    size = {"channels": 4, "patch": (2, 4), "width": 16, "layers": 1, "heads": 2}
+    head = partial(Prediction, horizons=2, kind="direct", layers=2, hidden=32)
+    model = FineTune(head, CNNTransformer(6, 4, 8, **size), mode="scratch")
+    trainer = fit(model, module, tmp_path, epochs=1, limit_train_batches=1)
+    metrics = trainer.test(model, datamodule=module, verbose=False)[0]
+    found = {key.rsplit("/", 1)[-1]: value for key, value in metrics.items()}
+    for name in ("", "hold_", "limit_"):
+        each = [10 ** (found[f"{name}nmse_db_{h}"] / 10) for h in (1, 2)]
+        assert found[f"{name}nmse_db"] == pytest.approx(10 * math.log10(sum(each) / 2), abs=1e-3)
+    assert found["hold_nmse_db_1"] < found["hold_nmse_db_2"]
+    convolutions = 32 * 9 * (12 * 4 + 3 * 4 * 4) + 4 * 8 * 4 * 16
+    block = 4 * 16 * (3 * 16 + 16 + 2 * 64)  # four tokens: queries, keys and values, their projection, and the MLP
+    layers = 16 * 32 + 32 * 2 * 2 * 4 * 8
+    attention = 2 * 4 * 4 * 16
+    assert convolutions + block + layers <= found["macs"] <= convolutions + block + layers + attention
+    assert found["cpu_ms"] > 0
 
 
 def test_beams_are_chosen_by_what_is_predicted(tested):
@@ -102,15 +129,20 @@ def test_features_are_the_prediction(name):
     torch.testing.assert_close(head(features, past), encoder.predict(past))
 
 
-def test_the_strongest_bins_of_clean_paths_are_predicted_exactly():
-    step = torch.exp(1j * torch.tensor([0.3, -0.4]))[:, None] ** torch.arange(9)
-    grid = torch.zeros(1, 9, 1, 4, 8, dtype=torch.complex64)
-    grid[0, :, 0, 1, 2], grid[0, :, 0, 3, 5] = step[0], 0.5 * step[1]
-    csi = prediction.to_csi(grid[:, :8].permute(0, 2, 3, 4, 1).reshape(1, -1, 8), grid)
-    future = prediction.to_csi(grid[:, 8:].permute(0, 2, 3, 4, 1).reshape(1, -1, 1), grid)
-    torch.testing.assert_close(prediction.pad_strongest(csi, 1, order=1, bins=2), future, atol=1e-4, rtol=0)
-    one = prediction.pad_strongest(csi, 1, order=1, bins=1)
-    assert ((one - future).abs().square().sum() / future.abs().square().sum()).item() == pytest.approx(0.2, abs=1e-3)
+def test_vector_prony_is_the_least_squares_of_the_last_snapshot():
+    g = torch.Generator().manual_seed(0)
+    past = torch.randn(2, 6, 1, 4, 8, dtype=torch.complex128, generator=g)
+    fast = prediction.pad_vector(past, 2, order=3)
+    for link, predicted in zip(past.numpy(), fast.numpy(), strict=True):
+        snapshots = list(link.reshape(6, -1))
+        weights = np.linalg.lstsq(np.stack(snapshots[2:5][::-1], 1), snapshots[5], rcond=None)[0]
+        for step in range(2):
+            snapshots.append(sum(w * snapshots[-1 - o] for o, w in enumerate(weights)))
+            np.testing.assert_allclose(predicted[step].ravel(), snapshots[-1], rtol=1e-9)
+    turns = torch.exp(1j * torch.tensor([0.3, -0.4, 0.9], dtype=torch.float64))[:, None] ** torch.arange(7)
+    waves = torch.einsum("pn,ptk->ntk", turns, torch.randn(3, 4, 8, dtype=torch.complex128, generator=g))[None, :, None]
+    torch.testing.assert_close(prediction.pad_vector(waves[:, :6], 1, order=3), waves[:, 6:], atol=1e-6, rtol=0)
+    assert not prediction.pad_vector(torch.zeros_like(past), 1).any()
 
 
 def test_refuses_what_is_none():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.errors import InputError
-from foundation.studies.rows import data_of, rows_of, variant_of
+from foundation.studies.rows import collect, data_of, rows_of, variant_of
 from foundation.studies.run import main
 from foundation.studies.run_list import finished
 from foundation.studies.study import Study, find
@@ -139,6 +139,22 @@ def test_settings_that_contradict_each_other_are_refused(tmp_path, settings, pro
 )
 def test_variants(run_id, head, mode, variant):
     assert variant_of(run_id, head, mode) == variant
+
+
+def test_a_zero_shot_test_says_what_its_model_learned_from(tmp_path):
+    tested = {"experiment": "x", "mode": "probe", "head": "prediction", "seed": 1, "n_train": 1512, "validations": 0}
+    runs = {
+        "pretrain-filter-s1": {"n_train": 75, "n_validation": 216, "validations": 2, "wall_s": 48.5, "metrics": {}},
+        "filter-zeroshot-@fast-s1": {"metrics": {"test/prediction/nmse_db": -9.0}},
+        "other-zeroshot-@fast-s1": {"metrics": {"test/prediction/nmse_db": -5.0}},
+    }
+    for name, own in runs.items():
+        (tmp_path / "x" / name).mkdir(parents=True)
+        (tmp_path / "x" / name / "summary.json").write_text(json.dumps({**tested, "run_id": name, **own}))
+    filtered, other = collect(tmp_path, X)
+    assert (filtered.variant, filtered.data, filtered.value) == ("filter", "fast", -9.0)
+    assert (filtered.n_train, filtered.n_validation, filtered.scored, filtered.wall_s) == (75, 216, 2, 48.5)
+    assert other.n_train == 1512, "of a model from elsewhere nothing is known"
 
 
 def test_zero_shot_scores_stand_in_a_table_of_their_own():

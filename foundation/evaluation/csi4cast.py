@@ -1,0 +1,89 @@
+"""Classical predictors by the protocol and the measure of CSI-4CAST, beside the figures that it publishes.
+
+The protocol is that of `experiments/data/csi4cast.yaml`: Sionna's clustered delay lines, 16 past snapshots to 4 future
+ones, noise on the past alone. The measure is the mean over links, antennas and steps of error over power, both summed
+over subcarriers, which is larger than that of a link as a whole: antennas in a fade count as much as the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+
+import torch
+from torch import Tensor
+
+from datamodules.channel.arrays import Array
+from datamodules.channel.impairments import Noise
+from datamodules.channel.motion import Sequence
+from datamodules.channel.ofdm import OFDM
+from datamodules.errors import InputError
+from datamodules.module import ChannelDataModule
+from datamodules.sources.tr38901.cdl import CDL
+from foundation.baselines.prediction import hold, link_ar, pad, pad_vector
+from heads.prediction import prediction_error
+
+#: TDD, CDL-A, 30 ns, 25 dB: NMSE [dB] by predictor and speed [m/s]; AI4OPT/CSI-4CAST
+PUBLISHED = {
+    "hold": {1.0: -14.2, 9.0: 1.4},
+    "pad_vector": {1.0: -23.2, 9.0: -9.3},
+    "LLM4CP": {1.0: -23.2, 9.0: -10.6},
+    "CSI-4CAST": {1.0: -24.6, 9.0: -12.2},
+}
+_PREDICTORS = {"hold": hold, "pad_vector": pad_vector, "pad": pad, "link_ar": link_ar}
+_HORIZON, _BATCH = 4, 50
+
+
+def cell(speed: float, links: int, seed: int = 0, snr_db: float = 25.0) -> dict[str, tuple[float, float]]:
+    """Return the NMSE [dB] of each predictor in CDL-A at 30 ns, and its standard error over links [dB]."""
+    data = ChannelDataModule(
+        CDL(["A"], [30e-9], [speed], frequency=2.4e9, links=links, seed=seed),
+        bs=Array(4, 4, pattern="tr38901"), ue=Array(), ofdm=OFDM(300, 9e6), split="random", batch_size=_BATCH,
+        sequence=Sequence(16, 2.352e-3, horizon=_HORIZON, directions="any"), observation=[Noise((snr_db, snr_db))],
+        seed=seed,
+    )  # fmt: skip
+    data.prepare_data()
+    data.setup()
+    errors: dict[str, list[Tensor]] = {name: [] for name in _PREDICTORS}
+    for rows in data.predict_dataloader():
+        batch = data.finish(rows)
+        for name, predict in _PREDICTORS.items():
+            error = prediction_error(predict(batch["csi"], _HORIZON), batch, antennas=True)
+            errors[name].append(error.mean(1).double())
+    found = {}
+    for name, parts in errors.items():
+        each = torch.cat(parts)
+        spread = float(each.std() / each.mean()) / math.sqrt(len(each))
+        found[name] = (10 * math.log10(float(each.mean())), 10 / math.log(10) * spread)
+    return found
+
+
+def report(cells: dict[float, dict[str, tuple[float, float]]]) -> str:
+    """Return a Markdown table of the cells by speed [m/s], beside what is published."""
+    columns = [f"{speed:g} m/s{kind}" for speed in cells for kind in ("", ", published")]
+    lines = [f"| NMSE [dB] | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for name in (*_PREDICTORS, *(name for name in PUBLISHED if name not in _PREDICTORS)):
+        values = []
+        for speed, found in cells.items():
+            values.append(f"{found[name][0]:.2f} ± {found[name][1]:.2f}" if name in found else "")
+            values.append(f"{PUBLISHED[name][speed]:.1f}" if speed in PUBLISHED.get(name, {}) else "")
+        lines.append(f"| {name} | {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print classical predictors in two cells of CSI-4CAST's table, beside its figures."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--links", type=int, default=400, help="links of each cell [400]")
+    parser.add_argument("--seed", type=int, default=0, help="draws links, motion and noise [0]")
+    options = parser.parse_args()
+    try:
+        print(report({speed: cell(speed, options.links, options.seed) for speed in (1.0, 9.0)}))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
