@@ -33,7 +33,7 @@ def write_waird(
 
     `WAIRD(root=...)` and the tools made for WAIR-D read the result; the latter expect 5 base stations x 30 users in
     scenario 1 and 1 x 10,000 in scenario 2. Positions are moved so that the area's lower left corner is the origin.
-    What the layout has no room for: place names, domain labels, array orientation, and the buildings' heights. Three
+    Not part of the layout: city names, domain labels, array orientation, and the buildings' heights. Three
     things are added that other readers pass over: `bounces` and `los` of every link in Path.npy, and Height.npy where
     a base station is not at 6 m or a user not at 1.5 m.
 

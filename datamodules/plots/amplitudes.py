@@ -38,7 +38,7 @@ class Fit(NamedTuple):
 
 
 def amplitudes(site: Site) -> NDArray[np.float64]:
-    """Return the amplitude of every served link: the norm over antennas and subcarriers (section 4.1).
+    """Return the amplitude of every link with a channel: the norm over antennas and subcarriers (section 4.1).
 
     Of rays it is that of one antenna pair and subcarrier on average over their phases: the root of the sum of powers.
     """
@@ -79,7 +79,7 @@ def mismatch(values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
 def plot_amplitudes(sites: Sequence[Site]) -> Figure:
     """Draw the CDFs and histograms of amplitudes, with fits and their p-values, and the matrix of mismatch.
 
-    Colour tells the scenario of a site, the line its downtilt.
+    The colour is that of the scenario, the line style that of the downtilt.
 
     Args:
         sites: One or more sites.

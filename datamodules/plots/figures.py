@@ -164,7 +164,7 @@ def _pool(values: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _amplitude(site: Site) -> Tensor:
-    """Return the channel's magnitude at the first antennas and subcarrier, of every served link and snapshot."""
+    """Return the magnitude at the first antennas and subcarrier of every link with a channel, and snapshot."""
     return site.links.amplitude[site.links.has_path].flatten()
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from datamodules.sites.site import Site
 
-#: the three line-of-sight states: label and colour (told apart by the colour-blind); drawn in this order
+#: the three line-of-sight states: label and colour (distinguishable with colour blindness); drawn in this order
 _LOS = {-1: ("no path", "#999999"), 1: ("line of sight", "#0072b2"), 0: ("no line of sight", "#e69f00")}
 _BS_COLOR = "#d62728"
 
@@ -85,7 +85,7 @@ def draw_map(axes: Axes, site: Site, color: str) -> None:
 
 
 def _sizes(users: int) -> tuple[float, float]:
-    """Return the areas [points^2] of the marks of users that are served, and of those that are not.
+    """Return the areas [points^2] of the marks of users with paths, and of those without.
 
     A few users are to be found on the map; in a grid of thousands those that no path reaches are but its background.
     """
@@ -101,7 +101,7 @@ def draw_buildings(axes: Axes, environment: Environment) -> ScalarMappable | Non
     if not len(heights):
         return None
     shades = PolyCollection(environment.footprints, array=heights, cmap="Greys", zorder=1)
-    # neither white, which is the street, nor black, which would drown the outlines
+    # neither white, the colour of streets, nor black, the colour of outlines
     shades.set_clim(-0.4 * heights.max(), 1.3 * heights.max())
     shades.set_edgecolor("#555555")
     shades.set_linewidth(0.4)

@@ -23,7 +23,7 @@ Window = tuple[float, float, float, float]
 PLACING = 2
 #: what lies at most this far above the ground [m] is still ground: roads, kerbs, lawns
 _GROUND_TOLERANCE = 0.5
-#: half the gap [m] between two outlines through which nobody walks from a courtyard to the street
+#: half of the largest gap [m] between two outlines that encloses a courtyard
 _TOUCHING = 0.1
 #: lowest roof [m] that a base station is put on
 _LOWEST_ROOF = 5.0
@@ -36,7 +36,7 @@ _GROUND_NAME = re.compile(r"(ground|terrain|floor|plane|land)(?![a-z])", re.IGNO
 
 
 class SceneGeometry:
-    """A scene as seen from straight above.
+    """Top view of a scene: ground, buildings and outdoor points.
 
     Its ground is every object named so (ground, terrain, floor, plane, land), or else every flat one that spans more
     than half of the scene. Anything else that rises over half a metre above it is a building.
@@ -94,16 +94,16 @@ class SceneGeometry:
         sees: Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]],
         rng: np.random.Generator,
     ) -> NDArray[Any]:
-        """Draw positions for base stations and keep those that together see most outdoor ground.
+        """Draw positions of base stations, and select those that together cover most outdoor ground.
 
         Args:
-            number: How many to place.
-            window: Where (x_min, y_min, x_max, y_max) [m].
+            number: Number of base stations.
+            window: Window of the positions (x_min, y_min, x_max, y_max) [m].
             mount: On roofs, or outdoors on the ground.
-            height: How high above either [m].
-            reach: How far away ground still counts [m].
-            sees: Says between which points (S, 3) and (V, 3) there is line of sight, see `Tracer.sees`.
-            rng: Generator of the draws.
+            height: Height above roof or ground [m].
+            reach: Largest distance of covered ground [m].
+            sees: Returns the line of sight between points (S, 3) and (V, 3), see `Tracer.sees`.
+            rng: Random generator.
 
         Returns:
             Positions [m], shape (number, 3).
@@ -132,7 +132,7 @@ class SceneGeometry:
         return candidates[chosen]
 
     def check_stations(self, stations: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Hold base stations (S, 3) [m] against the scene.
+        """Check base stations (S, 3) [m] against the scene.
 
         Returns:
             Their positions; one at the height of a roof, or up to 10 cm below, is set 10 cm above it, clear of its
@@ -163,7 +163,7 @@ class SceneGeometry:
         return np.asarray(xy[self.is_outdoors(xy)])
 
     def scatter(self, window: Window, number: int, rng: np.random.Generator) -> NDArray[Any]:
-        """Return `number` outdoor points, uniform over a window, or fewer where hardly any is free, shape (U, 2)."""
+        """Return `number` outdoor points, uniform over a window, or fewer if little ground is free, shape (U, 2)."""
         found = np.zeros((0, 2))
         for _ in range(64 + 64 * number // _DRAWS):
             if len(found) >= number:
@@ -227,7 +227,7 @@ def in_text(numbers: Sequence[float] | NDArray[Any]) -> str:
 
 
 class _Relief:
-    """Heights of the surface that triangles (N, 3, 3) [m] make when seen from above."""
+    """Height map of triangles (N, 3, 3) [m]."""
 
     def __init__(self, triangles: NDArray[Any]) -> None:
         self._triangles = _lying(triangles)
@@ -247,7 +247,7 @@ class _Relief:
 
 
 def _lying(triangles: NDArray[Any]) -> NDArray[Any]:
-    """Leave out triangles that seen from above are nothing: walls, slivers."""
+    """Remove triangles without area in the top view, such as walls."""
     edges = triangles[:, 1:, :2] - triangles[:, :1, :2]
     area = np.abs(edges[:, 0, 0] * edges[:, 1, 1] - edges[:, 0, 1] * edges[:, 1, 0]) / 2
     return np.asarray(triangles[area > 1e-3])
@@ -263,7 +263,7 @@ def _plan_area(triangles: NDArray[Any]) -> float:
 
 
 def _is_flat(triangles: NDArray[Any]) -> bool:
-    """Say whether a surface is one layer thick, as ground is and a closed room is not."""
+    """Return whether a surface has a single layer, unlike a closed solid."""
     relief, (low, high) = _Relief(triangles), _corners(triangles)
     share = np.stack(np.meshgrid(*[np.linspace(0.05, 0.95, 8)] * 2), axis=-1).reshape(-1, 2)
     xy = low + share * (high - low)

@@ -148,7 +148,7 @@ def load(file: Path, frequency: float, scattering: float = 0.0) -> Any:
 
 @lru_cache(maxsize=1)
 def _load(file: Path, _: int, frequency: float, scattering: float) -> Any:
-    # let go of the last scene first, lest it slow this one down
+    # free the last scene first, since scenes in memory slow each other down
     _load.cache_clear()
     gc.collect()
     scene = read(file, merge_shapes=True)

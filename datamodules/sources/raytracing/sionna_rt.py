@@ -150,7 +150,7 @@ class SionnaRT(Source):
         return tuple(f"{self.name}_bs{station}{suffix}" for station in range(self.num_stations) for suffix in suffixes)
 
     def recipes(self) -> list[Recipe]:
-        """List the one recipe that makes all sites, since one trace serves them all."""
+        """List the single recipe of all sites, which are traced together."""
         return [Recipe(self.site_names, self._parameters(), self._make)]
 
     def _parameters(self) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def load_array(path: str, name: str, alone: bool = False) -> NDArray[Any]:
 
     Raises:
         DatasetNotFoundError: There is no such file.
-        InputError: The file cannot be read, or holds no such array of numbers; the message says what it holds.
+        InputError: The file cannot be read, or has no such array of numbers; the message lists its arrays.
     """
     file = Path(path)
     if not file.is_file():

@@ -45,7 +45,7 @@ def arrange(
     Args:
         array: The CSI.
         axes: Letters of its axes.
-        shapes: Rows and columns of the arrays as the user knows them, by `bs` and `ue`, of one polarisation.
+        shapes: Given rows and columns of the arrays of one polarisation, by `bs` and `ue`.
         pairs: Order of pairs.
         polarization: What becomes of an axis P.
         narrowband: Whether an axis K is to be added.

@@ -41,7 +41,7 @@ def read_recording(file: Path, name: str | None = None) -> tuple[Recording, dict
 
     Raises:
         DatasetNotFoundError: There is no such file.
-        InputError: The file is damaged, or what it holds cannot be used; the message names file and link.
+        InputError: The file is damaged, or its content is invalid; the message names file and link.
     """
     refuse_pointer(file)
     try:

@@ -157,7 +157,7 @@ def _parse_areas(areas: list[int] | str | None) -> list[range] | None:
 
 
 def _fingerprint(files: list[Path], ends: int = 4096) -> str:
-    """Tell data sets apart by the size and both ends of every file: cheap, and blind to where the files lie."""
+    """Return a hash of size, first and last bytes of every file, independent of the folder."""
     digest = hashlib.sha256()
     for file in files:
         refuse_pointer(file)
