@@ -1,7 +1,7 @@
-"""The factory: makes the sites of sources in many processes, on one machine or over a Ray cluster.
+"""Parallel construction of sites in several processes, on one machine or on a Ray cluster.
 
-One task is one recipe. `base.make` locks it and writes its sites whole or not at all, so that tasks may be killed, run
-twice, or run beside other programs: what is there is never made again.
+One task is one recipe. `base.make` locks it and writes its sites atomically, so that tasks may be interrupted,
+repeated, or run beside other programs; existing sites are not made again.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ Outcome = tuple[int, str | None]
 def build(sources: Source | Sequence[Source], workers: int | None = None, address: str | None = None) -> dict[str, str]:
     """Make all sites of one or more sources that are not there yet, with one progress bar over all.
 
-    A recipe that fails does not stop the others. Run it again to go on after a failure or a kill.
+    A recipe that fails does not stop the others. A further call continues after a failure or an interruption.
 
     Args:
-        sources: The sources. They travel to the workers as a pickle; what a recipe does is worked out there.
-        workers: Processes on this machine; by default one for each core this process may use. They share the cores
-            out. A script that defines a source of its own needs an `if __name__ == "__main__":` around its work.
-        address: Ray cluster that works in their stead; by default `$RAY_ADDRESS`. Its machines need this package, and
-            the working folder, data and cache at the same paths.
+        sources: The sources, pickled for the workers, which list the recipes.
+        workers: Number of processes on this machine, among which cores are divided; by default one for each core
+            available. A script that defines a source needs an `if __name__ == "__main__":` guard.
+        address: Address of a Ray cluster, used in place of processes; by default `$RAY_ADDRESS`. Its machines need this
+            package, and the working folder, data and cache at the same paths.
 
     Returns:
-        What went wrong, a line each, by the name of the first site of the recipe; empty when all sites are there.
+        Error messages of one line by the name of the first site of the recipe; empty if all sites exist.
 
     Raises:
-        InputError: `workers` is below 1, a source cannot list its recipes, or Ray is asked for and not installed.
+        InputError: `workers` is below 1, a source cannot list its recipes, or Ray is not installed.
     """
     from datamodules.progress import Progress
 

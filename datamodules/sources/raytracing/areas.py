@@ -1,4 +1,4 @@
-"""Windows of cities, each with its own base stations and users: the offline stand-in for WAIR-D's 10,000 areas."""
+"""Windows of cities with base stations and users, in place of the 10,000 areas of WAIR-D."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ _R2 = np.array([0.7548776662466927, 0.5698402909980532])
 
 
 class Areas(Source):
-    """Square windows of cities, with base stations and users outdoors, all placed by seed (env_channel section IV-A).
+    """Random square windows of cities with outdoor base stations and users (environment-channel section IV-A).
 
-    Each area is traced at once and makes one site a base station, `<scene>_<number>_bs<i>`. The sites of an area share
-    its users; one that no path reaches is kept, with los = -1. Antennas are isotropic and vertically polarised.
-    Windows of one city may overlap; the splits keep those that do on one side. More areas of a city leave the first
-    ones as they are.
+    Each area has one site for each base station, `<scene>_<number>_bs<i>`. The sites of an area share its users; users
+    without paths are kept, with los = -1. Antennas are isotropic and vertically polarised. Windows of one city may
+    overlap; the splits assign overlapping windows to one side. The first areas of a city do not depend on the number of
+    areas.
 
     Args:
         cities: Names of shipped scenes, or paths of Mitsuba XML files; by default etoile, munich, florence and
             san_francisco.
-        areas_per_city: How many areas of each city, or one number for each; 20 by default.
+        areas_per_city: Number of areas of each city, or a list with a number for each city; 20 by default.
         size: Shortest and longest side of an area [m]; drawn uniformly between them.
         base_stations: Base stations of each area.
         users: Users of each area.
@@ -51,16 +51,16 @@ class Areas(Source):
         frequency: Carrier [Hz].
         max_depth: Largest number of interactions of a path.
         diffraction: Whether to trace first-order diffraction.
-        scattering: Scattering coefficient in [0, 1] of the materials that state none; 0 leaves diffuse reflection out.
-        samples: Rays shot from each base station.
-        max_paths: Paths kept per link, strongest first.
-        seed: Seed of everything that is drawn.
+        scattering: Scattering coefficient in [0, 1] of the materials that state none; 0 disables diffuse reflection.
+        samples: Rays launched from each base station.
+        max_paths: Largest number of paths of a link, the strongest ones.
+        seed: Random seed.
         cache: Folder of finished sites.
         places: Old name of `cities`.
         areas_per_place: Old name of `areas_per_city`.
 
     Raises:
-        InputError: An argument is out of its range, or a scene does not exist.
+        InputError: An argument is out of range, or a scene does not exist.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Areas(Source):
         }
 
     def recipes(self) -> list[Recipe]:
-        """List one recipe an area, which makes the sites of its base stations."""
+        """List one recipe for each area, with the sites of its base stations."""
         return [self._recipe(file, index) for file, count in self.counts.items() for index in range(count)]
 
     def _recipe(self, file: Path, index: int) -> Recipe:
@@ -171,7 +171,7 @@ class Areas(Source):
             )
 
     def lay_out(self, geometry: SceneGeometry, index: int) -> tuple[Window, NDArray[np.float32], NDArray[np.float32]]:
-        """Place one area in a city, and its base stations and users in the area.
+        """Draw the window of an area, and its base stations and users.
 
         Args:
             geometry: The city.
@@ -210,7 +210,7 @@ class Areas(Source):
         )
 
     def _suits(self, geometry: SceneGeometry, window: Window, rng: np.random.Generator) -> bool:
-        """Say whether a window has both streets and buildings."""
+        """Return whether a window has both streets and buildings."""
         xy = rng.uniform(window[:2], window[2:], (_POINTS, 2))
         built = geometry.surface(xy) - geometry.ground(xy) > _LOWEST
         return bool(built.mean() >= _BUILT and geometry.is_outdoors(xy).mean() >= _OUTDOORS)

@@ -1,4 +1,4 @@
-"""Street trees: where they stand, and what their canopies take from the rays that pass through them."""
+"""Street trees: positions of canopies, and the attenuation of paths through them."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ class Foliage:
 
     A canopy is a lossy material: a ray loses `attenuation` dB for every metre inside. As a radio material of relative
     permittivity 1.05, which is mostly air, 0.64 dB/m at 3.5 GHz is a conductivity of 0.4 mS/m, and 1.16 dB/m at 28 GHz
-    one of 0.7 mS/m. What such a material reflects, -38 dB head-on, is left out, as are bending and trunks. So trees
-    change the power of a path and nothing else: users, angles, delays and line of sight are the same with and without,
-    and no path spends its interactions on leaves, which as surfaces of the scene would take two each.
+    one of 0.7 mS/m. Reflection by canopies (-38 dB at normal incidence), refraction and trunks are neglected. Trees
+    change the power of paths alone: users, angles, delays and line of sight are the same with and without trees, and
+    canopies do not count as interactions of a path.
 
     Streets narrower than twice `setback` have no trees.
 
     Args:
         spacing: Distance between the trees of a row [m].
         setback: Distance of the row from the facade [m].
-        share: Share of these positions, drawn by seed, where a tree stands.
+        share: Fraction of these positions with a tree, drawn at random.
         radius: Least and largest horizontal radius of a canopy [m].
         bottom: Height of the lowest leaf above the ground [m], above the users.
         top: Least and largest height of the topmost leaf above the ground [m].
         attenuation: Specific attenuation [dB/m]; by default that of `attenuation_at` the carrier.
-        seed: Seed of everything that is drawn.
+        seed: Random seed.
 
     Raises:
-        InputError: An argument is out of its range.
+        InputError: An argument is out of range.
     """
 
     spacing: float = 10.0
@@ -96,7 +96,7 @@ def _plant(foliage: Foliage, file: Path, _: int) -> NDArray[np.float64]:
 
 
 def clear_of(canopies: NDArray[np.float64], stations: NDArray[Any]) -> NDArray[np.float64]:
-    """Leave out the canopies (K, 5) that base stations (S, 3) [m] stand in, or nearly so."""
+    """Remove the canopies (K, 5) at or near base stations (S, 3) [m]."""
     step = stations[:, None] - canopies[None, :, :3]
     half = canopies[:, [3, 3, 4]] + _CLEARANCE
     inside = ((step / half) ** 2).sum(-1) < 1
@@ -104,7 +104,7 @@ def clear_of(canopies: NDArray[np.float64], stations: NDArray[Any]) -> NDArray[n
 
 
 def chords(canopies: NDArray[np.float64], start: NDArray[Any], end: NDArray[Any]) -> NDArray[np.float64]:
-    """Measure how far straight lines run inside canopies.
+    """Return the length of straight lines inside canopies.
 
     Args:
         canopies: Centres and half axes (x, y, z, horizontal, vertical) [m], shape (K, 5).
@@ -135,7 +135,7 @@ def chords(canopies: NDArray[np.float64], start: NDArray[Any], end: NDArray[Any]
 def lengths_inside(
     traced: Any, stations: NDArray[Any], users: NDArray[Any], canopies: NDArray[np.float64]
 ) -> NDArray[Any]:
-    """Measure how far every traced path runs inside canopies.
+    """Return the length of every traced path inside canopies.
 
     Args:
         traced: A `sionna.rt.Paths`, traced with `synthetic_array=True`.

@@ -1,11 +1,11 @@
-"""Where the rays of street-level base stations are shot: most of them along the street.
+"""Ray launching for street-level base stations, with most rays near the horizon.
 
-Sionna shoots its rays evenly over the sphere. A base station below the roofs reaches its users between walls that stand
-upright, so whatever arrives has left nearly level, and three rays of four are spent on the sky and on the pavement
-below the antenna. `StreetTracer` bends Sionna's lattice towards the horizon, and orders it so that the rays that a CPU
-follows together fly side by side. In twelve areas of four cities at 28 GHz, 20,000 such rays keep more of the energy
-than 100,000 of Sionna's in a third of the time, and of the average link what 75,000 keep, 2.6 times as fast
-(`python -m foundation.evaluation.tracing_bench 3`).
+Sionna launches rays uniformly over the sphere. The paths from a base station below roof level to its users depart
+nearly horizontally, since walls are vertical, so that three of four rays are lost to the sky and to the ground below
+the antenna. `StreetTracer` concentrates the lattice of Sionna at the horizon, in an order in which the rays that a CPU
+processes together are adjacent. In twelve areas of four cities at 28 GHz, 20,000 such rays capture more energy than
+100,000 of Sionna in a third of the time, and for the average link as much as 75,000, 2.6 times as fast (`python -m
+foundation.evaluation.tracing_bench 3`).
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _GOLDEN = (5**0.5 - 1) / 2
 
 
 class StreetTracer(Tracer):
-    """A `Tracer` for base stations in the street: the same paths from fewer rays.
+    """A `Tracer` for base stations at street level, which finds the same paths with fewer rays.
 
-    With scattering it shoots evenly, as Sionna weighs diffuse reflections by an even lattice.
+    With scattering, rays are launched uniformly, which the weights of diffuse reflections in Sionna require.
     """
 
     def __call__(self, stations: NDArray[Any], users: NDArray[Any]) -> list[Paths]:
@@ -56,7 +56,7 @@ class StreetTracer(Tracer):
 
 @contextmanager
 def towards_horizon() -> Iterator[None]:
-    """Make Sionna's deterministic solver shoot along `horizon_lattice`; it takes no lattice as an argument."""
+    """Replace the lattice of the deterministic solver of Sionna by `horizon_lattice`, in a context."""
     from sionna.rt.path_solvers import sb_deterministic
 
     even = sb_deterministic.fibonacci_lattice
@@ -69,10 +69,10 @@ def towards_horizon() -> Iterator[None]:
 
 @lru_cache(maxsize=4)
 def horizon_lattice(number: int) -> NDArray[np.float32]:
-    """Return points of the unit square, (azimuth / 2 pi, (1 - cos zenith) / 2), dense about the horizon.
+    """Return points of the unit square, (azimuth / 2 pi, (1 - cos zenith) / 2), concentrated at the horizon.
 
     Args:
-        number: How many.
+        number: Number of points.
 
     Returns:
         Shape (number, 2): a golden-ratio lattice, sector by sector in azimuth and from low to high in each.

@@ -1,4 +1,4 @@
-"""Ray-traced channels of real cities and of the user's own scenes, by Sionna RT."""
+"""Ray-traced channels of shipped city scenes and of custom scenes, by Sionna RT."""
 
 from __future__ import annotations
 
@@ -32,31 +32,30 @@ _PLACING = (
 
 
 class SionnaRT(Source):
-    """Ray tracing in a shipped city or in the user's own scene.
+    """Ray tracing in a shipped city or in a custom scene.
 
-    Users stand outdoors: on the scene's ground, under open sky, outside building outlines and courtyards. A user that
-    no path reaches is kept, with los = -1. Antennas are isotropic and vertically polarised; arrays are applied at
-    synthesis.
+    Users are outdoors: on the ground, under open sky, outside building outlines and courtyards. Users without paths are
+    kept, with los = -1. Antennas are isotropic and vertically polarised; arrays are applied at synthesis.
 
-    With n sectors, each is a site of its own: sector i has its boresight at azimuth `bs_orientation[0]` + 2 pi i / n
-    and holds the users within pi / n of it, so that the sectors share out the users.
+    With n sectors, each is a separate site: sector i has its boresight at azimuth `bs_orientation[0]` + 2 pi i / n and
+    the users within pi / n of it.
 
     Args:
         scene: Name of a shipped scene (etoile, munich, florence, san_francisco, simple_street_canyon, ...), or path of
             a Mitsuba XML file.
-        name: Name of the area, which the site names begin with; by default the scene's.
-        base_stations: Positions [x, y, z] [m], or how many to place by seed (within `window`, or else in the central
-            half of the scene) where they see most outdoor ground, within `radius` for a disc.
-        bs_mount: Whether base stations placed by seed stand on roofs or in the street.
-        bs_height: How high above roof or street they stand [m].
+        name: Name of the area, the prefix of site names; by default that of the scene.
+        base_stations: Positions [x, y, z] [m], or a number of random positions (within `window`, by default in the
+            central half of the scene) that cover most outdoor ground, within `radius` for a disc.
+        bs_mount: Whether random base stations are on roofs or at street level.
+        bs_height: Height of random base stations above roof or street [m].
         bs_orientation: Array orientation (alpha, beta, gamma) about z, y, x [rad].
         sectors: Sectors of each base station.
         users: `grid` every `spacing` over the window; `disc` likewise within `radius` of the first base station;
             `random` `num_users` uniformly over the window; `points` as given.
-        window: Where users may stand (x_min, y_min, x_max, y_max) [m]; by default the whole scene.
+        window: Window of the users (x_min, y_min, x_max, y_max) [m]; by default the whole scene.
         spacing: Distance between the users of a grid or disc [m].
         radius: Horizontal radius of the disc [m].
-        num_users: How many users to draw by seed; by default all of a grid or disc.
+        num_users: Number of users drawn at random; by default all of a grid or disc.
         points: User positions as a list of [x, y] or [x, y, z] [m], or a .npy or .csv file of them.
         user_height: Height above the ground [m] of users given without z.
         frequency: Carrier [Hz].
@@ -65,15 +64,16 @@ class SionnaRT(Source):
         specular: Whether to trace specular reflections.
         diffraction: Whether to trace first-order diffraction.
         scattering: Scattering coefficient in [0, 1] of the materials that state none (in the shipped scenes all); 0
-            leaves diffuse reflection out.
-        samples: Rays shot from each base station.
-        max_paths: Paths kept per link, strongest first.
-        chunk: Users traced at a time; by default as many as take about 0.5 GB. A killed run loses at most one chunk.
-        seed: Seed of everything that is drawn.
+            disables diffuse reflection.
+        samples: Rays launched from each base station.
+        max_paths: Largest number of paths of a link, the strongest ones.
+        chunk: Users traced at a time, by default for about 0.5 GB of memory. An interrupted run continues after the
+            last chunk.
+        seed: Random seed.
         cache: Folder of finished sites.
 
     Raises:
-        InputError: An argument is out of its range.
+        InputError: An argument is out of range.
     """
 
     def __init__(
@@ -202,7 +202,7 @@ class SionnaRT(Source):
         return members
 
     def _trace(self, stations: NDArray[Any], users: NDArray[Any], work: Path) -> list[Paths]:
-        """Trace all links chunk by chunk, each kept in `work` once done; return the links of each base station."""
+        """Trace all links in chunks, stored in `work`; return the links of each base station."""
         parts: list[list[Paths]] = []
         with Progress(len(users) * len(stations), f"tracing {self.name}", "link") as progress:
             for index, start in enumerate(range(0, len(users), self.chunk)):

@@ -1,4 +1,4 @@
-"""Tracing links in a scene with Sionna RT, which is imported inside functions only: it takes a second."""
+"""Ray tracing of links with Sionna RT, which is imported inside functions since that takes a second."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from datamodules.sources.raytracing.scenes import load
 
 @dataclass(frozen=True)
 class Tracer:
-    """Traces links in one scene, which stays loaded between the calls of a process. Equal calls give equal bytes.
+    """Traces links in a scene, which stays loaded between calls. Results are deterministic.
 
     Attributes:
         file: Mitsuba XML file of the scene.
@@ -26,9 +26,9 @@ class Tracer:
         specular: Whether to trace specular reflections.
         diffraction: Whether to trace first-order diffraction at wedges.
         scattering: Scattering coefficient of the materials that state none; 0 traces no diffuse reflection.
-        samples: Rays shot from each base station.
-        max_paths: Paths kept per link, strongest first.
-        seed: Seed of the choices that rays make at random (diffraction, scattering).
+        samples: Rays launched from each base station.
+        max_paths: Largest number of paths of a link, the strongest ones.
+        seed: Random seed of diffraction and scattering.
     """
 
     file: Path
@@ -55,7 +55,7 @@ class Tracer:
         return to_paths(solve(self, stations, users), self.frequency, users, self.max_paths)
 
     def sees(self, origins: NDArray[Any], targets: NDArray[Any]) -> NDArray[Any]:
-        """Say between which points (S, 3) and (V, 3) [m] there is line of sight, shape (S, V), bool."""
+        """Return the line of sight between points (S, 3) and (V, 3) [m], shape (S, V), bool."""
         scene = load(self.file, self.frequency, self.scattering)
         import mitsuba as mi
 
@@ -71,10 +71,10 @@ def solve(tracer: Tracer, stations: NDArray[Any], users: NDArray[Any], candidate
     """Trace every base station to every user.
 
     Args:
-        tracer: The scene, and what to trace in it.
+        tracer: Scene and settings.
         stations: Base-station positions [m], shape (S, 3).
         users: User positions [m], shape (U, 3).
-        candidates: Room for the candidate paths of a base station; what does not fit is lost.
+        candidates: Largest number of candidate paths of a base station; further ones are lost.
 
     Returns:
         The `sionna.rt.Paths` between single antennas.
@@ -103,9 +103,9 @@ def solve(tracer: Tracer, stations: NDArray[Any], users: NDArray[Any], candidate
 
 
 def to_paths(traced: Any, frequency: float, users: NDArray[Any], max_paths: int) -> list[Paths]:
-    """Turn what Sionna traced between single antennas into `Paths`, one for each of its transmitters.
+    """Convert traced paths of Sionna between single antennas to `Paths`, one for each transmitter.
 
-    Sionna's coefficient a leaves out the propagation phase, so gain = a e^{-j 2 pi f_c tau}. The product f_c tau, some
+    The coefficient a of Sionna has no propagation phase, so gain = a e^{-j 2 pi f_c tau}. The product f_c tau, some
     10^3 to 10^5 turns, is reduced to less than one in float64; float32 would be wrong by 10^-4 to 10^-2 turns.
 
     Args:

@@ -24,16 +24,16 @@ from datamodules.sources.raytracing.tracing import Tracer, solve, to_paths
 
 
 class Variant(TypedDict, total=False):
-    """What sets one twin apart from the base; what is left out is as there.
+    """Settings of a variant that differ from those of the base.
 
     Attributes:
         max_depth: Largest number of interactions of a path.
         specular: Whether to trace specular reflections.
         diffraction: Whether to trace first-order diffraction.
         scattering: Scattering coefficient in [0, 1] of the materials that state none.
-        samples: Rays shot from each base station.
+        samples: Rays launched from each base station.
         frequency: Carrier [Hz].
-        foliage: Whether trees stand along the streets.
+        foliage: Whether there are street trees.
     """
 
     max_depth: int
@@ -58,7 +58,7 @@ class Twins(Source):
         cache: Folder of finished sites; by default that of `base`.
 
     Raises:
-        InputError: A variant has an unknown or unusable entry.
+        InputError: A variant has an unknown or invalid entry.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Twins(Source):
         self.twins = {name: self._twin(name, variant) for name, variant in variants.items()}
 
     def recipes(self) -> list[Recipe]:
-        """List one recipe a variant, which makes the sites of its base stations."""
+        """List one recipe for each variant, with the sites of its base stations."""
         recipes = []
         for variant, twin in self.twins.items():
             [recipe] = twin.recipes()
@@ -94,7 +94,7 @@ class Twins(Source):
             yield dataclasses.replace(site, area=self.base.name, domain=domain, provenance=parameters)
 
     def _twin(self, name: str, variant: Variant) -> SionnaRT:
-        """Return a copy of the base that traces as a variant does."""
+        """Return a copy of the base with the settings of a variant."""
         known = Variant.__annotations__
         for key in variant:
             if key not in known:
@@ -118,7 +118,7 @@ class Twins(Source):
 
 @dataclasses.dataclass(frozen=True)
 class LeafyTracer(Tracer):
-    """A `Tracer` whose paths are weakened where they pass through trees.
+    """A `Tracer` with attenuation of paths through trees.
 
     Attributes:
         foliage: The trees.

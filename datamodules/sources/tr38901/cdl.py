@@ -43,11 +43,11 @@ class CDL(Source):
     """Links of the clustered delay lines CDL-A to E of TR 38.901 (clause 7.7.1), with Sionna PHY's tables.
 
     There is one site for every combination of `models`, `delay_spreads` and `speeds`, its own area, with `links` links
-    that differ in the phases of their rays and in which rays of departure and arrival belong together. A, B and C have
-    no line of sight, D and E do. The mean power of a channel is one; there is no distance, no map, and all users stand
-    at the base station: neither positions nor splits of the map make sense.
+    that differ in the phases of their rays and in the random coupling of departure and arrival rays. A, B and C are
+    NLOS, D and E are LOS. The mean power of a channel is one. The model has no distances and no map, and all positions
+    are zero, so that positioning and spatial splits do not apply.
 
-    Sites hold rays, vertically polarised: arrays, subcarriers, snapshots and their interval are the datamodule's.
+    Sites contain vertically polarised paths, with arrays, subcarriers and snapshots of the datamodule.
 
     Args:
         models: Some of A, B, C, D and E; by default all.
@@ -58,11 +58,11 @@ class CDL(Source):
         angle_spreads: Root mean square angle spread [rad] to scale the clusters of a table to, by name (`aod`, `aoa`,
             `zod`, `zoa`; clause 7.7.5.1); by default, and for names left out, the table's own.
         release: Version of the tables, 16.1 or 19.2.
-        seed: Draws everything; a site depends on it and on the site's own conditions.
+        seed: Random seed, combined with the conditions of each site.
         cache: Folder of finished sites, see `Source`.
 
     Raises:
-        InputError: An argument cannot be used.
+        InputError: An argument is invalid.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class CDL(Source):
         self.release, self.seed = release, seed
 
     def recipes(self) -> list[Recipe]:
-        """List one recipe a site."""
+        """List one recipe for each site."""
         recipes = []
         for line in self.lines:
             made = {key: getattr(self, key) for key in ("frequency", "links", "angle_spreads", "release", "seed")}

@@ -63,7 +63,7 @@ class _Domain:
 
     @property
     def labels(self) -> dict[str, Any]:
-        """What `Site.domain` says of it."""
+        """Domain labels of the site."""
         mobility = MOBILITIES[int(mobility_class(torch.tensor(self.span[0])))]
         motion = {"mobility": mobility, "speed": list(self.span)}
         return {
@@ -79,17 +79,17 @@ class TR38901(Source):
     """Links of the 3GPP TR 38.901 system-level model (clause 7.5), by Sionna PHY.
 
     There is one site for every combination of `scenarios`, `los`, `speeds`, `downtilts` and `frequencies`, with
-    `sequences` links of its own. It is its own area, on ground of its own, so that a split by `area` holds out
-    conditions; its place is the scenario. Path loss and shadow fading are part of the channel. There is no map, and no
-    two links share an obstacle: positions bear on angles, distances and the probability of line of sight alone.
+    `sequences` links. Each site is a separate area without overlap, so that a split by `area` holds out conditions; its
+    city is the scenario. Path loss and shadow fading are part of the channel. There is no map, and large-scale
+    parameters are independent between links: positions determine angles, distances and the probability of line of sight
+    alone.
 
-    Users are outdoors (`inh`: in the office), never behind the walls of a building or a car. They stand uniformly in
-    the 120 degree sector that the base station looks at, in the cells of Tables 7.2-1 to 7.2-3 (`tr38901_rays.CELLS`).
+    Users are outdoors (`inh`: in the office), without penetration loss. They are uniformly distributed in the 120
+    degree sector of the base station, in the cells of Tables 7.2-1 to 7.2-3 (`rays.CELLS`).
 
-    Sites hold CSI: 4 bytes a value, 82 kB for ten snapshots of a 4 x 4 array on 64 subcarriers. With its 20 rays a
-    cluster a link has up to 400 rays of 30 bytes, twenty times those of a traced one, and as many products for every
-    synthesis: CSI is quicker to train on. `keep: rays` stores the rays instead, 12 kB a link for any number of
-    snapshots, and leaves arrays, subcarriers and snapshots to the datamodule.
+    Sites contain CSI with 4 bytes for each value, 82 kB for ten snapshots of a 4 x 4 array on 64 subcarriers. With 20
+    rays for each cluster a link has up to 400 paths, twenty times those of a traced link, so that synthesis would be
+    slow. `keep: rays` stores paths, 12 kB for each link, with arrays, subcarriers and snapshots of the datamodule.
 
     Args:
         scenarios: `umi`, `uma`, `rma` (up to 30 GHz) and `inh` (open office); by default all.
@@ -105,16 +105,15 @@ class TR38901(Source):
         bs: Base-station array; its downtilt is that of `downtilts`.
         ue: User array.
         ofdm: Subcarrier grid.
-        keep: What a site holds, `csi` or `rays`; `rays` takes no notice of `snapshots`, `interval`, `bs`, `ue` and
-            `ofdm`.
+        keep: Content of a site, `csi` or `rays`; `rays` ignores `snapshots`, `interval`, `bs`, `ue` and `ofdm`.
         release: Version of TR 38.901: 16.1, that of ConTwin and most others, or 19.2, which has other spreads in Table
             7.5-6, fitted anew for 7-24 GHz.
-        max_gib: Refuses to make more than that [GiB] on disk.
-        seed: Draws everything; a site depends on it and on the site's own conditions.
+        max_gib: Largest size of all sites on disk [GiB].
+        seed: Random seed, combined with the conditions of each site.
         cache: Folder of finished sites, see `Source`.
 
     Raises:
-        InputError: An argument cannot be used, or the sites would not fit `max_gib`.
+        InputError: An argument is invalid, or the sites would exceed `max_gib`.
     """
 
     def __init__(
@@ -174,7 +173,7 @@ class TR38901(Source):
 
     @property
     def size(self) -> int:
-        """What all sites take on disk [bytes]; with `keep: rays` at most."""
+        """Size of all sites on disk [bytes]; an upper bound with `keep: rays`."""
         if self.keep == "rays":
             return sum(self.sequences * _RAYS[domain.scenario] * _RAY_BYTES for domain in self.domains)
         values = self.snapshots * self.ue.num_elements * self.bs.num_elements * self.ofdm.num_subcarriers
@@ -182,7 +181,7 @@ class TR38901(Source):
         return len(self.domains) * self.sequences * (4 * values + 17)
 
     def recipes(self) -> list[Recipe]:
-        """List one recipe a site."""
+        """List one recipe for each site."""
         recipes = []
         for place, domains in itertools.groupby(self.domains, lambda domain: domain.scenario):
             for number, domain in enumerate(domains):
@@ -217,7 +216,7 @@ class TR38901(Source):
         )
 
     def _draw(self, domain: _Domain, shift: Tensor, work: Path) -> Paths | Recording:
-        """Draw the links chunk by chunk, each kept in `work` once done."""
+        """Draw the links in chunks, stored in `work`."""
         parts: list[dict[str, Tensor]] = []
         with Progress(self.sequences, domain.name, "link", leave=False) as progress:
             for first in range(0, self.sequences, _CHUNK):
