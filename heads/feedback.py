@@ -33,7 +33,7 @@ class Feedback(Head):
     target is the noise-free channel, and of a sequence its last snapshot.
 
     Args:
-        in_features: Number D of features of a sample, the length of the code.
+        in_features: Number D of features of a sample, the length of the code without `code_size`.
         num_antennas: Antenna pairs R*T; by default those of the data, see `configure`.
         num_subcarriers: Subcarriers K, likewise.
         patch: Antennas and delay taps of a patch, divisors of the size of the channel. Not used when `rank` is
@@ -44,6 +44,8 @@ class Feedback(Head):
         width: Width of the tokens.
         layers: Attention blocks.
         heads: Attention heads of a block.
+        code_size: Real numbers M of the code, to which a linear layer maps the features; by default the features are
+            the code.
 
     Raises:
         ValueError: An argument is out of range, or the patch does not divide the channel.
@@ -64,8 +66,12 @@ class Feedback(Head):
         width: int = 256,
         layers: int = 6,
         heads: int = 8,
+        code_size: int | None = None,
     ) -> None:
         super().__init__(in_features)
+        self.code_size = in_features if code_size is None else code_size
+        check_at_least("code_size", self.code_size, 1)
+        self.compress = nn.Identity() if code_size is None else nn.Linear(in_features, code_size)
         for name, value in {"patch": min(patch), "width": width, "heads": heads}.items():
             check_at_least(name, value, 1)
         check_at_least("layers", layers, 0)
@@ -96,7 +102,7 @@ class Feedback(Head):
         self.grid = (num_antennas // patch[0], num_subcarriers // patch[1])
         tokens = rank or self.grid[0] * self.grid[1]
         values = num_antennas + num_subcarriers if rank else patch[0] * patch[1]
-        self.expand = nn.Linear(self.in_features, tokens * width)
+        self.expand = nn.Linear(self.code_size, tokens * width)
         self.position = nn.Parameter(torch.randn(tokens, width) * width**-0.5)
         self.blocks = attention_blocks(self.depth, width, self.heads)
         self.norm = nn.LayerNorm(width)
@@ -118,7 +124,9 @@ class Feedback(Head):
         """Map features (B, D) to normalised channels in the angle-delay domain, (B, R*T, K) complex64."""
         if self.expand is None:
             raise ValueError("the size of the channel is not set: give the head num_antennas and num_subcarriers")
-        tokens = rearrange(self.expand(features), "b (n d) -> b n d", n=len(self.position)) + self.position
+        tokens = (
+            rearrange(self.expand(self.compress(features)), "b (n d) -> b n d", n=len(self.position)) + self.position
+        )
         patches = self.unpatch(self.norm(self.blocks(tokens)))
         if self.rank:
             profiles = torch.view_as_complex(rearrange(patches.float(), "b n (v c) -> b n v c", c=2).contiguous())

@@ -13,12 +13,13 @@ from torchmetrics import MetricCollection
 from datamodules.errors import InputError, check_not_negative, check_positive
 from foundation.checkpoint import configure_as, find_encoder, model_name
 from foundation.encoder import Encoder
+from foundation.evaluation.feedback_controls import FeedbackControls
 from foundation.evaluation.prediction_controls import PredictionControls
 from foundation.gather import total
 from foundation.optim.schedules import Schedule
 from foundation.runtime.figures import Sample, caption, log_figures, log_rows, shows_rows
 from foundation.task import FoundationTask, OptimizerName, StartFrom
-from heads import Head, Prediction
+from heads import Feedback, Head, Prediction
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -293,7 +294,9 @@ class FineTune(FoundationTask):
         return {"features": features, "prediction": prediction, **where}
 
     def configure_callbacks(self) -> list[Callback]:
-        """Return the classical predictors as references of a prediction head."""
+        """Return what a prediction or feedback head is compared with."""
+        if isinstance(self.head, Feedback):
+            return [FeedbackControls(self.head.code_size)]
         return [PredictionControls(self.head.horizons)] if isinstance(self.head, Prediction) else []
 
     def configure_optimizers(self) -> Any:

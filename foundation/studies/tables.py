@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
 
 from foundation.studies.rows import Row
 
@@ -18,9 +20,14 @@ _KNOWN: dict[str, tuple[int, int, str]] = {
     "snr_db": (0, 1, "dB"),
 }
 
-#: of more metrics than that, tables leave out the details; `results.csv` has them all
+#: of more metrics than that, tables give references lines of their own, and then leave out the details; `results.csv`
+#: has them all
 _WIDEST = 24
 _DETAIL = re.compile(r"_of_\d+$|_n?los(_p10)?$|rate$|nmse_(db_\d+|antenna_db)$")
+#: metrics that a run shares with a reference, `cosine` and `grid_cosine`, before the reference has a line of its own
+_SHARED = 3
+#: between a reference and the run that scored it
+_OF = " beside "
 
 
 def table(rows: Iterable[Row]) -> str:
@@ -35,6 +42,8 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def _table(head: str, rows: list[Row]) -> str:
+    if len({row.metric for row in rows}) > _WIDEST:
+        rows = _with_references(rows)
     metrics = list(dict.fromkeys(row.metric for row in rows))
     if len(metrics) > _WIDEST:
         metrics = [metric for metric in metrics if not _DETAIL.search(metric)]
@@ -46,14 +55,41 @@ def _table(head: str, rows: list[Row]) -> str:
     untuned = "zero-shot" if any(row.mode == "zeroshot" for row in rows) else "pre-training"
     columns = [head or untuned, "mode", *["data"] * with_data, *["place"] * with_places, "labels", *names]
     columns += ["trained parameters", "split", "checkpoint", "seeds"]
-    shown = []
+    shown: list[list[str]] = []
     for group in lines.values():
         row, places, seeds = group[0], shared_places(group), {row.seed for row in group}
         where = f"{len(places)} areas of {row.test_cities}" if len(places) > 1 else next(iter(places))
         values = [cell(metric, by_seed(metric, group)) for metric in metrics]
         start = [row.variant, row.mode, *[row.data] * with_data, *[where] * with_places, f"{row.n_train:,}"]
         shown.append([*start, *values, f"{row.params_trained:,}", row.split, _choice(group), str(len(seeds))])
-    return ruled([columns, *shown])
+    return ruled([columns, *_once(shown)])
+
+
+def _with_references(rows: list[Row]) -> list[Row]:
+    """Return rows in which the metrics of a reference, `grid_cosine` and so on, are those of a variant of its name."""
+    known, parts = {row.metric for row in rows}, {}
+    for metric in known:
+        words = metric.split("_")
+        cuts = (("_".join(words[:at]), "_".join(words[at:])) for at in range(1, len(words)))
+        if found := next((cut for cut in cuts if cut[1] in known), None):
+            parts[metric] = found
+    names = Counter(name for name, _ in parts.values())
+    parts = {metric: (name, rest) for metric, (name, rest) in parts.items() if names[name] >= _SHARED}
+    own = [row for row in rows if row.metric not in parts]
+    for row in (row for row in rows if row.metric in parts):
+        name, rest = parts[row.metric]
+        facts: dict[str, Any] = {"mode": "control", "params_trained": 0, "scored": 0}
+        own.append(replace(row, variant=f"{name}{_OF}{row.variant}", metric=rest, **facts))
+    return own
+
+
+def _once(lines: list[list[str]]) -> list[list[str]]:
+    """Return lines of which a reference that several runs scored alike has one, under its own name."""
+    kept: dict[tuple[str, ...], list[str]] = {}
+    for name, *cells in lines:
+        reference, of, _ = name.partition(_OF)
+        kept.setdefault((reference, *cells) if of else (name, *cells), [reference, *cells])
+    return list(kept.values())
 
 
 def ruled(lines: list[list[str]]) -> str:

@@ -61,7 +61,9 @@ class Worlds:
         self, run: Path, world: str, rule: Selection, count: int, threshold_db: float | None = None, seed: int = 0
     ) -> NDArray[np.int64]:
         """Return which train links of a world are fed back whole, by their errors under a run, see `select`."""
-        return self.links(world)[select(self.errors(run, "train", world), rule, count, threshold_db, seed).numpy()]
+        chosen = select(self.errors(run, "train", world), rule, count, threshold_db, seed)
+        links: NDArray[np.int64] = self.links(world)[chosen.numpy()]
+        return links
 
     def save(self, file: Path, links: NDArray[np.int64]) -> None:
         """Write links to train on."""

@@ -108,3 +108,17 @@ def test_bad_arguments(change: dict[str, object], message: str) -> None:
 def test_a_channel_of_another_size() -> None:
     with pytest.raises(ValueError, match="set its num_antennas and num_subcarriers"):
         Feedback(6, **SIZES).loss(torch.zeros(5, 8, 32, dtype=torch.complex64), make())
+
+
+def test_a_code_of_its_own_is_what_the_channel_is_rebuilt_from() -> None:
+    head = Feedback(6, **SIZES, code_size=3)
+    assert (head.compress.in_features, head.compress.out_features, head.expand.in_features) == (6, 3, 3)
+    with torch.no_grad():
+        head.unpatch.weight.normal_()
+        features = torch.randn(2, 6)
+        unseen = torch.linalg.svd(head.compress.weight)[2][-1]  # a direction that the code does not tell
+        assert torch.allclose(head(features), head(features + 5 * unseen), atol=1e-5)
+        assert not torch.allclose(head(features), head(features + 5 * head.compress.weight[0]), atol=1e-3)
+    assert Feedback(6, **SIZES).code_size == 6
+    with pytest.raises(ValueError, match="code_size"):
+        Feedback(6, **SIZES, code_size=0)

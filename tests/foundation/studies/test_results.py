@@ -162,6 +162,24 @@ def test_the_demo_says_what_pretraining_bought():
     assert ": a loss with every seed, but hand-made profiles without a network have 21.00 ± 0.00 m." in line(21.0, 31.0)
 
 
+def test_references_of_a_wide_table_have_lines_of_their_own_each_once():
+    names = ("cosine", "cosine_los", "cosine_nlos", "rate", *(f"cosine_of_{count}" for count in range(1, 9)))
+
+    def of(variant, value, grid):
+        own = {f"test/{name}": value for name in names}
+        references = {
+            f"test/{kind}_{name}": level for kind, level in (("grid", grid), ("bound", 1.0)) for name in names
+        }
+        return run(run_id=f"pretrain-{variant}-s0", head=None, mode="pretrain", metrics={**own, **references})
+
+    found = lines([*of("full", 0.5, 0.25), *of("twin", 0.4, 0.25), *of("top4", 0.45, 0.2)])
+    assert [(line["pre-training"], line["mode"], line["cosine_los"], line["cosine_of_8"]) for line in found] == [
+        ("full", "pretrain", "0.500", "0.500"), ("twin", "pretrain", "0.400", "0.400"),
+        ("top4", "pretrain", "0.450", "0.450"), ("grid", "control", "0.250", "0.250"),
+        ("bound", "control", "1.000", "1.000"), ("grid", "control", "0.200", "0.200"),
+    ]  # fmt: skip
+
+
 def test_a_metric_is_known_by_the_end_of_its_name_or_its_start():
     metrics = {"test/beam/left_tower_top1": 0.25, "test/door_chance": 0.5, "test/match_house": 0.75, "test/f1": 0.5}
     (line,) = lines(run(metrics=metrics))

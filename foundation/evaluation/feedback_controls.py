@@ -1,0 +1,68 @@
+"""What the head `feedback` is compared with, on the very links that it is tested on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from foundation.baselines.feedback import CHANCE_DB, NUMBERS_A_PATH, PrincipalComponents, matching_pursuit
+from foundation.link_metrics import LinkMeanDb
+from foundation.models.csifeedback import nmse, powered
+from heads.feedback import target_channel
+
+#: the pursuit of more paths takes minutes
+_MOST_PATHS = 64
+
+
+class FeedbackControls(Callback):
+    """Scores CSI feedback without a network at every test of a head `feedback`, of as many real numbers as its code.
+
+    Logged beside the head's own metrics: `pca_nmse_db`, as many principal components of the train side;
+    `pursuit_nmse_db`, the strongest paths that as many numbers tell, for users of one antenna and up to 64 paths; and
+    `chance_nmse_db`, what unrelated channels of equal power have. All three know the clean channel.
+
+    Args:
+        numbers: Real numbers M of the code.
+    """
+
+    def __init__(self, numbers: int) -> None:
+        self.numbers = numbers
+        self._components: PrincipalComponents | None = None
+        self._errors: dict[str, LinkMeanDb] = {}
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Learn the principal components, of a sample of the train side."""
+        sample = trainer.datamodule.sample()  # type: ignore[attr-defined]
+        channels = target_channel(sample).to(pl_module.device)
+        self._components = PrincipalComponents.fit(channels[powered(channels)], self.numbers)
+        is_single = sample["csi"].shape[-3] == 1 and 1 <= self.numbers // NUMBERS_A_PATH <= _MOST_PATHS
+        names = ("pca", "pursuit") if is_single else ("pca",)
+        self._errors = {name: LinkMeanDb().to(pl_module.device) for name in names}
+
+    @torch.no_grad()
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Score a batch."""
+        target = target_channel(batch)
+        target = target[powered(target)]
+        if not len(target) or self._components is None:
+            return
+        self._errors["pca"].update(nmse(self._components.rebuild(target), target))
+        if "pursuit" in self._errors:
+            over_delay, paths = target.mT, self.numbers // NUMBERS_A_PATH  # (B, K, T)
+            self._errors["pursuit"].update(nmse(matching_pursuit(over_delay, paths, over_delay.shape[1]), over_delay))
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the scores of all processes."""
+        scores = {name: error.compute() for name, error in self._errors.items()} | {"chance": torch.tensor(CHANCE_DB)}
+        for name, value in scores.items():
+            pl_module.log(f"test/feedback/{name}_nmse_db", value.to(pl_module.device), batch_size=1, sync_dist=True)
