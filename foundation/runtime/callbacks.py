@@ -1,4 +1,4 @@
-"""What the command line adds to every run: its config, its summary, its predictions on disk."""
+"""Callbacks of every run: config, summary and predictions on disk."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from foundation.runtime.resume import BestCheckpoint
 from foundation.runtime.runs import Run, read_summary, write_summary
 from foundation.runtime.tracking import described, tags_of
 
-#: what fitting tells of itself, which a later test leaves in the summary
+#: entries of the summary of fit, which a later test keeps
 _FITTED = ("epochs", "steps", "validations", "best", "validation")
 
 #: what a logger shows of predictions: the features, and what they are coloured by
@@ -37,7 +37,7 @@ class SaveConfig(SaveConfigCallback):
     """Writes the composed config to the run folder and to the loggers.
 
     `fit` writes `config.yaml`; the other commands write `<command>.yaml` beside it, and `config.yaml` only where the
-    run starts with them. What is written can be given back to `--config`.
+    run starts with them. The files are valid for `--config`.
 
     Args:
         parser: Parser of the command.
@@ -53,7 +53,7 @@ class SaveConfig(SaveConfigCallback):
         self._command = command
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write the file; Lightning calls this on the first process only."""
+        """Write the file; Lightning calls this in the first process only."""
         config = self.config.clone()
         if self._command == "fit":
             # Where a run lay and what it went on from are no settings: given back to --config, it starts afresh.
@@ -74,14 +74,14 @@ class SaveConfig(SaveConfigCallback):
 
 
 class RunSummary(Callback):
-    """Writes `summary.json` at the end of fit and test, the file that every table of results is built from.
+    """Writes `summary.json` at the end of fit and test, from which all tables of results are built.
 
-    The model's `describe()` gives model, head and mode, the datamodule's gives split rule and sizes; both are optional.
-    Test after fit adds its metrics to the file; fitting anew drops the metrics of an earlier test.
+    `describe()` of the model gives model, head and mode, that of the datamodule split rule and sizes; both are
+    optional. A test after fit adds its metrics to the file; a further fit removes the metrics of an earlier test.
 
     Args:
         run: The run.
-        seed: Seed of the run, None where it set none.
+        seed: Seed of the run, None if not set.
     """
 
     def __init__(self, run: Run, seed: int | None) -> None:
@@ -93,11 +93,11 @@ class RunSummary(Callback):
         self._validations = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the seconds of fitting and the validations so far, which a resumed run adds to."""
+        """Return duration of fit [s] and number of validations so far, for a resumed run."""
         return {"wall_s": self._fitted + time.monotonic() - self._started, "validations": self._validations}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the seconds and the validations of the earlier part of the run."""
+        """Restore duration of fit and number of validations."""
         self._fitted = state_dict["wall_s"]
         self._validations = state_dict.get("validations", 0)
 
@@ -106,12 +106,12 @@ class RunSummary(Callback):
         self._started = time.monotonic()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count the checkpoints among which the best is chosen."""
+        """Count the validations, from which the best checkpoint is selected."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._validations += 1
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what fitting tells."""
+        """Write the summary of fit."""
         best = next((c for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint) and c.monitor), None)
         validation = {k: _plain(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
         self._write(
@@ -133,7 +133,7 @@ class RunSummary(Callback):
         self._started = time.monotonic()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what the test tells, and print the model's own table of it."""
+        """Write the summary of the test, and print the table of the model."""
         metrics = {k: _plain(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
         self._write(trainer, pl_module, test_wall_s=round(time.monotonic() - self._started, 3), metrics=metrics)
         table = getattr(pl_module, "table", None)
@@ -170,7 +170,7 @@ class RunSummary(Callback):
                 logger.log_summary(summary)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Say where the results lie, after all else that a command prints."""
+        """Print the paths of the results at the end of a command."""
         if not self._wrote:
             return
         self._wrote = False
@@ -179,10 +179,10 @@ class RunSummary(Callback):
 
 
 class PredictionFile(Callback):
-    """Writes what `predict_step` returns to `predictions.safetensors` in the run folder.
+    """Writes the results of `predict_step` to `predictions.safetensors` in the run folder.
 
-    `predict_step` returns a dict of tensors whose first axis is the batch, say features, prediction, position, site and
-    user; they are joined over batches and processes, in the order of the side. Load the file with one line:
+    `predict_step` returns a dict of tensors (B, ...), such as features, prediction, position, site and user; they are
+    concatenated over batches and processes in the order of the side. To load the file:
 
         predictions = safetensors.torch.load_file("predictions.safetensors")  # or safetensors.numpy
 
@@ -203,7 +203,7 @@ class PredictionFile(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep a batch."""
+        """Store a batch."""
         for key, value in outputs.items():
             self._parts[key].append(value.detach().cpu())
 

@@ -1,4 +1,4 @@
-"""Turns what the parser complains about into one line that names the key, the file or the value."""
+"""Conversion of parser errors to one line with the key, file or value at fault."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NO_FILE = re.compile(r"(?:File does not exist|Unable to read file|not a file)[^
 _PARSER_KEY = re.compile(r"Parser key \"([^\"]+)\"")
 _EXPECTED = re.compile(r"Expected an? ([^\n]+?)(?:\. Got value: ([^\n]*?))?(?:\. Got value: Namespace[^\n]*)?$", re.M)
 _GIVEN = re.compile(r"Given value: (.+)")
-#: Python's types as one who writes YAML knows them
+#: names of Python types in YAML terms
 _NAMES = {
     "NoneType": "null",
     "str": "text",
@@ -35,14 +35,14 @@ _NAMES = {
 def condense(
     message: str, files: Sequence[Path], options: Sequence[str], keys: Iterable[str], classes: Iterable[str]
 ) -> str:
-    """Say in one line what is wrong with the configuration.
+    """Return an error of the configuration as one line.
 
     Args:
-        message: What jsonargparse says, many lines for nested keys.
-        files: The --config files, in order, to say where a key stands.
-        options: The command line; a key that it gives stands in no file.
-        keys: Dotted keys that the command knows, to suggest one.
-        classes: Names that may stand as a class_path, to suggest one.
+        message: Message of jsonargparse, of many lines for nested keys.
+        files: The --config files in order, for the position of a key.
+        options: The command line; keys given there are in no file.
+        keys: Dotted keys of the command, for suggestions.
+        classes: Names valid as a class_path, for suggestions.
     """
 
     def where(word: str) -> str:
@@ -102,18 +102,18 @@ def _quote(value: str) -> str:
 
 
 def _dotted(message: str, found: re.Match[str], leaf: str | None = None) -> str:
-    """Join the keys that the message goes through before it comes to the matched words."""
+    """Return the dotted key from the keys in the message before the match."""
     outer = _PARSER_KEY.findall(message[: found.start()])
     return ".".join([*outer, leaf] if leaf else outer)
 
 
 def _without_children(key: str) -> str:
-    """Cut `modle.class_path` to `modle`: what is under an unknown key is not to blame."""
+    """Return `modle` for `modle.class_path`: only the outermost unknown key is at fault."""
     return re.split(r"\.(?:class_path|init_args|dict_kwargs)\b", key)[0]
 
 
 def _given_where(word: str, files: Sequence[Path], options: Sequence[str]) -> str:
-    """Say where a key, or a class, was given."""
+    """Return the file and line of a key or class, or that it was given on the command line."""
     leaf = word.rsplit(".", 1)[-1]
     flags = [option.partition("=")[0] for option in options if option.startswith("--")]
     if any(flag.lstrip("-").rsplit(".", 1)[-1] == leaf for flag in flags) or word in options:

@@ -1,4 +1,4 @@
-"""The commands behind `lightning`: Lightning's command line, with a folder of its own for every run."""
+"""The commands of `lightning`: the command line of Lightning with a folder for every run."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _load_yaml = get_loader("yaml")
 
 
 def _load_current(text: str) -> Any:
-    """Load YAML; a public class goes by its name, whatever module it lay in when the file was written."""
+    """Load YAML, with class paths of older releases replaced by current ones."""
     return current_paths(_load_yaml(text))
 
 
@@ -48,10 +48,10 @@ set_loader("yaml", _load_current, (yaml.YAMLError,))
 
 
 class Parser(LightningArgumentParser):
-    """Raises `InputError` with one line where jsonargparse prints many and exits; takes no abbreviated option.
+    """Parser that raises an `InputError` of one line, and accepts no abbreviated options.
 
-    A misspelt one must not pass for another, neither here nor in the parsers of nested classes, which are of this class
-    too. And takes numbers such as -1e-3 for values, where argparse knows -0.001 alone.
+    This also holds for the parsers of nested classes, which are of this class. Numbers such as -1e-3 are values;
+    argparse would accept -0.001 alone.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -59,7 +59,7 @@ class Parser(LightningArgumentParser):
         self._negative_number_matcher = NEGATIVE_NUMBER
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Refuse the input."""
+        """Raise an `InputError`."""
         if not self.exit_on_error:
             # The parser of one nested class: the outer ones add their keys to the message. Which keys it knows is
             # only known here.
@@ -78,16 +78,17 @@ class _ParserComplaint(Exception):
 class Commands(LightningCLI):
     """`lightning fit|validate|test|predict`.
 
-    Beyond Lightning's: a run folder with config, checkpoints, metrics and summary; `--ckpt_path best` and `last` across
-    processes; checkpoints that are read without running code from them. A model may have `monitor` and `monitor_mode`,
-    which pick the best checkpoint, and `describe()`; a datamodule may have `describe()` (see `RunSummary`).
+    Beyond the command line of Lightning: a run folder with config, checkpoints, metrics and summary; `--ckpt_path best`
+    and `last`; checkpoints that are read without execution of code in them. A model may have `monitor` and
+    `monitor_mode`, which select the best checkpoint, and `describe()`; a datamodule may have `describe()` (see
+    `RunSummary`).
 
     Args:
         args: The command line.
-        callbacks: For the trainer, beside those of the command line.
+        callbacks: Further callbacks of the trainer.
 
     Attributes:
-        run: The run, None under `fast_dev_run`, which leaves nothing on disk.
+        run: The run, None with `fast_dev_run`, which writes no files.
     """
 
     run: Run | None = None
@@ -128,7 +129,7 @@ class Commands(LightningCLI):
             self.run.release(self._claim)
 
     def _how_to_go_on(self) -> str:
-        """Say how a run that is stopped can go on; empty where nothing was begun."""
+        """Return how a stopped run is resumed; empty without a started run."""
         if self.run is None or self.subcommand != "fit" or not (self.run.folder / "config.yaml").exists():
             return ""
         if self.run.latest is None:
@@ -137,14 +138,14 @@ class Commands(LightningCLI):
         return f"the same command with {command} goes on after the last finished epoch"
 
     def _stop_helpers(self) -> None:
-        """End the processes that Lightning's launcher started: they would wait for this one, then say it is gone."""
+        """End the processes started by the launcher of Lightning, which would otherwise wait for this one."""
         trainer = getattr(self, "trainer", None)
         kill = getattr(trainer.strategy.launcher, "kill", None) if trainer is not None else None
         if callable(kill):
             kill(signal.SIGKILL)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the keys of a run."""
+        """Add the options of a run."""
         parser.add_argument("--experiment", type=str | None, help="Name of the experiment [--config's].")
         parser.add_argument("--run_id", type=str | None, help="Name of the run [date, time and seed].")
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all experiments.")
@@ -152,12 +153,12 @@ class Commands(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """List the commands and the arguments of `Trainer` that are no keys: the four share all their keys."""
+        """Return the commands, with the arguments of `Trainer` methods that are no options."""
         commands = LightningCLI.subcommands()
         return {name: skip | {"weights_only", "verbose", "return_predictions"} for name, skip in commands.items()}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, and complain in one line."""
+        """Parse the command line, with errors of one line."""
         check_yaml(self._args)  # names the line of what is no YAML, and a key that stands twice
         try:
             super().parse_arguments(parser, args)
@@ -200,7 +201,7 @@ class Commands(LightningCLI):
         return dict(yaml.safe_load(text))
 
     def instantiate_classes(self) -> None:
-        """Build model, data and trainer; a value that a constructor refuses is bad input."""
+        """Build model, data and trainer; a ValueError of a constructor becomes an `InputError`."""
         try:
             super().instantiate_classes()
         except ValueError as error:
@@ -219,7 +220,7 @@ class Commands(LightningCLI):
             )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the trainer, with what every run has."""
+        """Build the trainer with the callbacks and loggers of every run."""
         given = self.config_init[self.subcommand].trainer
         callbacks = [*_listed(given.callbacks), *self._callbacks]
         plugins = _listed(given.plugins)
@@ -251,10 +252,10 @@ class Commands(LightningCLI):
 
     @staticmethod
     def _ended_at_once(trainer: Trainer) -> Trainer:
-        """Let SIGTERM end a command at once, and with its status.
+        """Context in which SIGTERM ends a command immediately, with the exit status of that signal.
 
-        Lightning would note it for the end of the batch, which validation and data in the making do not come to, call a
-        collective in the middle of another, and leave with status 0. Its handler of SLURM's requeue signal stays.
+        Lightning would defer it to the end of a training batch, call a collective operation within another, and exit
+        with status 0. Its handler of the requeue signal of SLURM remains.
         """
         trainer._signal_connector._sigterm_notifier_fn = terminate  # type: ignore[method-assign, assignment]
         return trainer
@@ -278,7 +279,7 @@ class Commands(LightningCLI):
         return kwargs | {"verbose": not hasattr(self.model, "table")} if subcommand == "test" else kwargs
 
     def after_fit(self) -> None:
-        """Test the best checkpoint, if asked to."""
+        """Test the best checkpoint, with `--then_test`."""
         if not self._get(self.config, "then_test"):
             return
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "") or None

@@ -1,4 +1,4 @@
-"""What watches every pre-training: an online probe and an alarm for collapse."""
+"""Monitoring of pre-training: an online probe and a collapse alarm."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from heads import LOS, Head
 
 
 class OnlineProbe(Callback):
-    """Trains a linear head on detached features beside the pre-training, and logs how well it does.
+    """Trains a linear head on detached features during pre-training, and logs its metrics.
 
-    The steps of the model must return `features`. Nothing flows back into the model. Every process takes the same step,
-    on the features of all.
+    The steps of the model must return `features`. No gradient reaches the model. Every process takes the same step, on
+    the features of all processes.
 
     Args:
-        in_features: Width D of the features.
+        in_features: Number D of features.
         head: The head, by default linear LOS.
-        lr: Learning rate of its own optimizer.
+        lr: Learning rate of the optimizer of the probe.
     """
 
     def __init__(self, in_features: int, head: Head | None = None, lr: float = 1e-3) -> None:
@@ -37,21 +37,21 @@ class OnlineProbe(Callback):
         self.metrics = self.head.metrics()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs."""
+        """Return the state of the probe for a resumed run."""
         return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up an earlier run."""
+        """Restore the state of the probe."""
         self.net.load_state_dict(state_dict["net"])
         self.optimizer.load_state_dict(state_dict["optimizer"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Learn the label statistics."""
+        """Set the label statistics of the head."""
         if stage == "fit" and trainer.datamodule is not None:  # type: ignore[attr-defined]
             self.head.prepare(trainer.datamodule.statistics())  # type: ignore[attr-defined]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start alike on all processes, on the model's device."""
+        """Set equal initial weights on all processes, on the device of the model."""
         start = {name: value.cpu() for name, value in self.net.state_dict().items()}
         self.net.load_state_dict(trainer.strategy.broadcast(start))
         self._follow(pl_module)
@@ -59,7 +59,7 @@ class OnlineProbe(Callback):
         self.optimizer.load_state_dict(self.optimizer.state_dict())
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Follow the model to its device, also where nothing is fitted."""
+        """Move the probe to the device of the model, also without fitting."""
         self._follow(pl_module)
 
     def _follow(self, module: LightningModule) -> None:
@@ -88,7 +88,7 @@ class OnlineProbe(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Score the probe."""
+        """Update the metrics of the probe."""
         self.net.eval()
         self.metrics.update(self._answer(outputs["features"].float(), batch), batch)
 
@@ -98,14 +98,14 @@ class OnlineProbe(Callback):
         return head.answer(norm(features), batch)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the scores."""
+        """Log the metrics of the probe."""
         for name, value in self.metrics.compute().items():
             pl_module.log(f"val/probe/{self.name}/{name}", value, batch_size=1, sync_dist=True)
         self.metrics.reset()
 
 
 class _Norm(nn.BatchNorm1d):
-    """Batch normalisation that also learns from batches of one, by its running statistics."""
+    """Batch normalisation that uses its running statistics for batches of one."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -122,19 +122,18 @@ class _Norm(nn.BatchNorm1d):
 
 
 class CollapseAlarm(Callback):
-    """Warns, once, when the embeddings of different links have become nearly one.
+    """Warns once when the embeddings of different links are nearly equal.
 
     Args:
-        monitor: Logged name of the spread of the embeddings: their standard deviation times the root of their width,
-            1 when they fill the sphere.
-        threshold: Spread below which to warn.
+        monitor: Logged name of the embedding spread, sqrt(D) times the mean standard deviation, 1 if uniform.
+        threshold: Spread below which a warning is given.
     """
 
     def __init__(self, monitor: str, threshold: float = 0.1) -> None:
         self.monitor, self.threshold, self.warned = monitor, threshold, False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the spread."""
+        """Check the spread."""
         spread = trainer.callback_metrics.get(self.monitor)
         # a single link has no spread: NaN is no collapse
         if spread is None or trainer.sanity_checking or self.warned or not spread < self.threshold:

@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill and resume as if nothing had happened."""
+"""Checkpoints written atomically, and exact resumption of training."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from foundation.runtime.runs import Run
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Replaces a checkpoint in one step, so that a killed run leaves the old one or the new one, whole.
+    """Replaces a checkpoint atomically, so that an interrupted run has either the old or the new one.
 
-    Lightning writes to the system's temporary folder and moves the file, which is a copy when that folder lies on
-    another disk.
+    Lightning writes to the temporary folder of the system and moves the file, which is not atomic between disks.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write beside the file, then rename."""
+        """Write to a temporary file in the same folder, then rename it."""
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
@@ -39,14 +38,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class _RunCheckpoint(ModelCheckpoint):
-    """Keeps one checkpoint of a run under a fixed name."""
+    """Writes one checkpoint of a run under a fixed name."""
 
     def __init__(self, path: Path, **settings: Any) -> None:
         super().__init__(path.parent, path.stem, enable_version_counter=False, **settings)
         self._path = path
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over which is best, also of a run that was moved or copied; a new run begins without."""
+        """Restore the best score, also for a run that was moved or copied; a new run has none."""
         if not self._path.exists():
             return
         best = state_dict["best_model_path"] and str(Path(str(self.dirpath)) / self._path.name)
@@ -56,12 +55,12 @@ class _RunCheckpoint(ModelCheckpoint):
 
 
 class BestCheckpoint(_RunCheckpoint):
-    """Keeps `checkpoints/best.ckpt`.
+    """Writes `checkpoints/best.ckpt`.
 
     Args:
         run: The run.
-        monitor: Metric that picks it; None keeps the latest.
-        mode: Whether a small (`min`) or a large (`max`) value is good.
+        monitor: Metric that selects the checkpoint; None selects the latest.
+        mode: Whether a small (`min`) or a large (`max`) value is better.
     """
 
     def __init__(self, run: Run, monitor: str | None, mode: str) -> None:
@@ -69,9 +68,9 @@ class BestCheckpoint(_RunCheckpoint):
 
 
 class LastCheckpoint(_RunCheckpoint):
-    """Keeps `checkpoints/last.ckpt`, written at the end of every epoch.
+    """Writes `checkpoints/last.ckpt` at the end of every epoch.
 
-    Not `save_last=True`: since Lightning 2.6 that writes only when the best checkpoint changes.
+    With `save_last=True`, Lightning 2.6 writes it only when the best checkpoint changes.
 
     Args:
         run: The run.
@@ -82,17 +81,16 @@ class LastCheckpoint(_RunCheckpoint):
 
 
 class ExactResume(Callback):
-    """Makes a resumed run take the same steps as one that was never stopped.
+    """Makes the training steps of a resumed run equal to those of an uninterrupted one.
 
-    Two things stand in the way, and this mends both. Random numbers: every epoch draws from a stream of its own, fixed
-    by seed, epoch and rank. `ReduceLROnPlateau`: Lightning steps it after the last hook of an epoch, so that a
-    checkpoint of that epoch lacks the step; the metric it needs travels in the checkpoint and the step is made up for.
+    The random numbers of every epoch are seeded by seed, epoch and rank. `ReduceLROnPlateau` is stepped by Lightning
+    after the last hook of an epoch, so that a checkpoint of that epoch lacks the step: its metric is stored in the
+    checkpoint, and the step is repeated on resumption.
 
-    The data must hold their side: a loader with a `generator` of its own (else it draws from the global stream) and an
-    order that is a function of seed and epoch.
+    The data loader must have a separate `generator`, not the global one, and an order that depends on seed and epoch.
 
     Args:
-        seed: Seed of the run; False leaves the random numbers alone.
+        seed: Seed of the run; False does not seed the random numbers.
     """
 
     def __init__(self, seed: int | bool) -> None:
@@ -100,7 +98,7 @@ class ExactResume(Callback):
         self._missed: dict[str, float] = {}
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the epoch's stream of random numbers."""
+        """Seed the random numbers of the epoch."""
         if self._seed is False:
             return
         sequence = np.random.SeedSequence([int(self._seed), trainer.current_epoch, trainer.global_rank])
@@ -110,7 +108,7 @@ class ExactResume(Callback):
         random.seed(for_python)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Note the metrics that the plateau schedulers are about to be stepped with."""
+        """Store the metrics of the next step of plateau schedulers."""
         progress = trainer.fit_loop.epoch_progress.current.state_dict()
         if progress["processed"] > progress["completed"]:
             checkpoint["plateau_metrics"] = {
@@ -120,11 +118,11 @@ class ExactResume(Callback):
             }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Remember what the checkpoint noted."""
+        """Read the stored metrics."""
         self._missed = checkpoint.get("plateau_metrics", {})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make up for the step."""
+        """Repeat the step of plateau schedulers."""
         for config in trainer.lr_scheduler_configs:
             if config.reduce_on_plateau and config.monitor in self._missed:
                 pl_module.lr_scheduler_step(config.scheduler, self._missed[config.monitor])
@@ -143,6 +141,6 @@ def _plateau_monitors(trainer: Trainer) -> list[str]:
 
 
 def first_step_after(checkpoint: dict[str, Any]) -> int | None:
-    """Return the first step that a run resumed from a checkpoint logs, None if the checkpoint does not say."""
+    """Return the first step that a run resumed from a checkpoint logs, None if unknown."""
     step = checkpoint.get("global_step")
     return step if isinstance(step, int) else None

@@ -1,4 +1,4 @@
-"""Which run a command works on, from where it goes on, and whether it may, by its --config files and the run's own."""
+"""Selection of run and checkpoint of a command, and checks of its settings against those of the run."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from datamodules.errors import InputError
 from datamodules.yaml_file import load_yaml, read_yaml
 from foundation.runtime.runs import CHECKPOINTS, Run, check_name, first_process, plain_name
 
-#: settings that a run may change when it goes on, for they take effect then; all others are those of its checkpoint
+#: settings that a resumed run may change; all others are those of its checkpoint
 _MAY_CHANGE = re.compile(r"(trainer|experiment|runs|run_id|ckpt_path|then_test)(\.|$)|data\.(batch_size|predict_on)$")
-#: settings that change nothing of what is served
+#: settings without effect on the data
 _IDLE = re.compile(r"data\.num_workers$|data\..*\b(cache|root|download)$|model\..*\bcheckpoint$|model\.start_from")
 
 
 class Choice(NamedTuple):
-    """What a command works on.
+    """Run and checkpoint of a command.
 
     Attributes:
         run: The run.
         checkpoint: Path of the checkpoint to load, or None.
-        goes_on: Whether training goes on in the run from there.
+        goes_on: Whether training of the run is resumed from the checkpoint.
     """
 
     run: Run
@@ -37,7 +37,7 @@ class Choice(NamedTuple):
 
 
 def choose(config: Any, command: str, files: list[Path], composed: Callable[[], dict[str, Any]]) -> Choice:
-    """Find the run that a command goes on with, or name a new one.
+    """Find the run that a command resumes or evaluates, or name a new one.
 
     Args:
         config: Parsed settings of the command.
@@ -46,7 +46,7 @@ def choose(config: Any, command: str, files: list[Path], composed: Callable[[], 
         composed: Returns the settings as plain data.
 
     Raises:
-        InputError: A name is none, the run or checkpoint does not exist, or the run cannot go on with these settings.
+        InputError: A name is invalid, the run or checkpoint does not exist, or the run cannot have these settings.
     """
     check_name("experiment", config.experiment)
     check_name("run_id", config.run_id)
@@ -96,19 +96,19 @@ def choose(config: Any, command: str, files: list[Path], composed: Callable[[], 
 
 
 def _restarted() -> bool:
-    """Whether SLURM or torchrun has started this very command before."""
+    """Whether SLURM or torchrun has restarted this command."""
     return any(os.environ.get(f"{name}_RESTART_COUNT", "0") != "0" for name in ("SLURM", "TORCHELASTIC"))
 
 
 def _changes(run: Run, composed: dict[str, Any]) -> list[Difference]:
-    """List what differs from the settings a run was started with; nothing where it has no config any more."""
+    """List the differences from the settings of a run; empty if the run has no config."""
     file = run.folder / "config.yaml"
     old = read_yaml(file) if file.is_file() else {}
     return sorted(differences(old, composed), key=lambda change: change.key)
 
 
 def _check_settings(run: Run, composed: dict[str, Any]) -> None:
-    """Say which settings a run goes on with that it did not have, and refuse those that its checkpoint overrules."""
+    """Print changed settings of a resumed run, and refuse those that its checkpoint overrides."""
     changes = [change for change in _changes(run, composed) if not _IDLE.match(change.key)]
     fixed = [change for change in changes if not _MAY_CHANGE.match(change.key)]
     if fixed:
@@ -122,7 +122,7 @@ def _check_settings(run: Run, composed: dict[str, Any]) -> None:
 
 
 def _refuse_other_model(run: Run, command: str, composed: Callable[[], dict[str, Any]]) -> None:
-    """Refuse to train on from a checkpoint of another run with settings that it overrules without a word."""
+    """Refuse training from a checkpoint of another run with settings that the checkpoint overrides."""
     if command == "fit" and (changes := _of("model", run, composed())):
         raise InputError(
             f"a checkpoint of {run.folder} cannot be trained on with {_list(changes)}: it holds an optimizer of its "
@@ -131,7 +131,7 @@ def _refuse_other_model(run: Run, command: str, composed: Callable[[], dict[str,
 
 
 def _part(run: Run, command: str, files: list[Path], composed: dict[str, Any]) -> str:
-    """Return a folder for what a run says of other data than its own, so that its own results stay; else nothing."""
+    """Return the name of a folder for results of a run on other data than its own, otherwise an empty name."""
     idle = {"data.batch_size"} | ({"data.predict_on"} if command != "predict" else set())
     changes = [change for change in _of("data", run, composed) if change.key not in idle]
     if not changes:
@@ -156,12 +156,12 @@ def _list(changes: list[Difference]) -> str:
 
 
 class Difference(NamedTuple):
-    """A setting that two configurations have in common, with another value.
+    """A setting with different values in two configurations.
 
     Attributes:
-        key: Dotted, as on the command line.
-        old: Its value in the first.
-        new: Its value in the second.
+        key: Dotted key, as on the command line.
+        old: Value in the first configuration.
+        new: Value in the second configuration.
     """
 
     key: str
@@ -169,22 +169,22 @@ class Difference(NamedTuple):
     new: Any
 
     def __str__(self) -> str:
-        """Say it in few words."""
+        """Return the difference as text."""
         if len(f"{self.old}{self.new}") > 80:
             return self.key
         return f"{self.key} {self.new} instead of {self.old}"
 
 
 def config_files(args: list[str]) -> list[Path]:
-    """Return the --config files, in order, also of a command line that does not parse."""
+    """Return the --config files in order, also of an invalid command line."""
     return [Path(file) for file, _ in _files(args) if file]
 
 
 def check_yaml(args: list[str]) -> None:
-    """Read every YAML file that a command line names, also by way of another, as strictly as it is meant to be.
+    """Check every YAML file that a command line names, directly or through another file.
 
     Raises:
-        InputError: One is no YAML, a --config file no mapping, or a key stands twice in one of them.
+        InputError: A file is no YAML, a --config file is no mapping, or a file has a key twice.
     """
     for file in filter(Path.is_file, config_files(args)):
         read_yaml(file)
@@ -200,9 +200,9 @@ def check_yaml(args: list[str]) -> None:
 
 
 def replacing_sources(args: list[str]) -> list[str]:
-    """Let a later --config that names a source replace that of an earlier one, arguments and all.
+    """Make a later --config with a source replace the source of an earlier one including its arguments.
 
-    Otherwise the arguments that both classes know would stay: one city with the window and the carrier of another.
+    Otherwise arguments common to both classes would be merged, such as the window of one city with another city.
     """
     replaced: list[str] = []
     named = False
@@ -216,15 +216,15 @@ def replacing_sources(args: list[str]) -> list[str]:
 
 
 def first_with(section: str, files: list[Path]) -> Path | None:
-    """Return the first file with a section such as `model`, else None."""
+    """Return the first file with a section such as `model`, otherwise None."""
     return next((file for file in files if section in _content(file)), None)
 
 
 def differences(old: Any, new: Any, key: str = "") -> Iterator[Difference]:
-    """List what two composed configurations have in common but for the value.
+    """List the settings with different values in two composed configurations.
 
-    A setting that only one of them has came or went with the class, which differs then, or with a release. A class
-    counts by its name, wherever it lies.
+    Settings of only one configuration are ignored: they differ by class, which is itself listed, or by release. Classes
+    are compared by name without their module.
     """
     if isinstance(old, dict) and isinstance(new, dict):
         for name in old.keys() & new.keys():
@@ -241,7 +241,7 @@ def differences(old: Any, new: Any, key: str = "") -> Iterator[Difference]:
 
 
 def _files(args: list[str]) -> Iterator[tuple[str, str]]:
-    """Pair every word of a command line with the file that it says to read, if any."""
+    """Return every word of a command line with the file that it names, if any."""
     for flag, value in itertools.pairwise([*args, ""]):
         yield value if flag in ("-c", "--config") else flag.partition("--config=")[2], flag
 
@@ -254,7 +254,7 @@ def _content(file: Path) -> dict[str, Any]:
 
 
 def _yaml_names(value: Any) -> Iterator[str]:
-    """List the words of nested settings that look like YAML files."""
+    """List the names of YAML files in nested settings."""
     if isinstance(value, dict | list):
         for inner in value.values() if isinstance(value, dict) else value:
             yield from _yaml_names(inner)

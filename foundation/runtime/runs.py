@@ -1,4 +1,4 @@
-"""Where a run lies on disk: `runs/<experiment>/<run id>/`."""
+"""Folders of runs: `runs/<experiment>/<run id>/`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from datamodules.errors import InputError
 
-#: checkpoints that every run keeps, by the word that names them on the command line
+#: checkpoints of every run, by their names on the command line
 CHECKPOINTS = ("best", "last")
 _NAME = re.compile(r"[\w@+=,:][\w@+=,:.-]*")
 
@@ -29,7 +29,7 @@ class Run:
         root: Folder of all experiments.
         experiment: Name of the experiment.
         id: Name of the run within the experiment.
-        part: Folder within the run for what it says of other data than its own; empty for the run itself.
+        part: Folder within the run for results on other data than its own; empty for its own results.
     """
 
     root: Path
@@ -53,32 +53,32 @@ class Run:
 
     @property
     def latest(self) -> Path | None:
-        """The checkpoint to go on from: that of the last epoch, or a later one that SLURM's signal had written."""
+        """The checkpoint to resume from: that of the last epoch, or a later one written on a signal of SLURM."""
         found = [path for path in (self.checkpoint("last"), *self.folder.glob("hpc_ckpt_*.ckpt")) if path.exists()]
         return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
     @property
     def has_result(self) -> bool:
-        """Whether there is something that starting over would lose."""
+        """Whether the run has results that a restart would lose."""
         left = ("checkpoints/last.ckpt", "summary.json", "predictions.safetensors")
         return any((self.folder / name).exists() for name in left)
 
     @classmethod
     def new(cls, root: Path, experiment: str, seed: int | bool, run_id: str | None = None) -> Run:
-        """Name a new run, and make its folder where this is the first process of the job.
+        """Name a new run, and create its folder in the first process of the job.
 
-        The folder is the claim: of two runs that start in the same second, the later one takes another name. The other
-        processes of a job only name a run and learn the first one's folder from Lightning, which broadcasts it. A named
-        run that was stopped before it left anything to go on from starts over in its folder.
+        Creating the folder reserves the name: of two runs started in the same second, the later one takes another name.
+        The other processes of a job receive the folder from Lightning, which broadcasts it. A run with a given id that
+        was stopped before its first checkpoint is restarted in its folder.
 
         Args:
             root: Folder of all experiments.
             experiment: Name of the experiment.
             seed: Seed, part of the run id.
-            run_id: Name to take instead of date, time and seed.
+            run_id: Id of the run, by default from date, time and seed.
 
         Raises:
-            InputError: `run_id` is taken.
+            InputError: A run of that id exists.
         """
         if run_id is not None:
             run = cls(root, experiment, run_id)
@@ -104,16 +104,16 @@ class Run:
 
     @classmethod
     def newest(cls, root: Path, experiment: str, checkpoint: str, run_id: str | None = None) -> Run:
-        """Find the run of an experiment whose checkpoint was written last.
+        """Return the run of an experiment with the newest checkpoint.
 
         Args:
             root: Folder of all experiments.
             experiment: Name of the experiment.
             checkpoint: `best` or `last`.
-            run_id: Only this run will do.
+            run_id: Id of the run, by default any.
 
         Raises:
-            InputError: There is none.
+            InputError: There is no such run.
         """
         found = list((root / experiment).glob(f"{run_id or '*'}/checkpoints/{checkpoint}.ckpt"))
         if not found:
@@ -126,7 +126,7 @@ class Run:
 
     @classmethod
     def of(cls, path: str | os.PathLike[str]) -> Run | None:
-        """Return the run that a checkpoint, or the config of a run, belongs to."""
+        """Return the run of a checkpoint or of a config file."""
         path = Path(path)
         folder = path.parent.parent if path.suffix == ".ckpt" else path.parent
         if not (folder / "checkpoints").is_dir():
@@ -134,10 +134,10 @@ class Run:
         return cls(folder.parent.parent, folder.parent.name, folder.name)
 
     def claim(self) -> FileLock:
-        """Keep other processes from training the run until the lock is released, see `release`.
+        """Lock the run against training by other processes, until `release`.
 
         Raises:
-            InputError: Another process has it.
+            InputError: Another process has the lock.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / ".lock")
@@ -150,7 +150,7 @@ class Run:
         return lock
 
     def release(self, lock: FileLock | None) -> None:
-        """Give up the claim, and remove the folder of a run that ended before it wrote anything."""
+        """Release the lock, and remove the folder of a run without results."""
         if lock is not None:
             Path(lock.lock_file).unlink(missing_ok=True)
             lock.release()
@@ -159,22 +159,22 @@ class Run:
 
 
 def check_name(key: str, name: str | None) -> None:
-    """Refuse a name that could not be found again, or leads out of the folder of runs.
+    """Check that a name is a plain name, without path separators or pattern characters.
 
     Raises:
-        InputError: It is no plain name.
+        InputError: It is not.
     """
     if name is not None and not _NAME.fullmatch(name):
         raise InputError(f"--{key} '{name}' is no plain name: use letters, digits and any of _ - . @ + = , :")
 
 
 def plain_name(text: str) -> str:
-    """Return a plain name made of any text."""
+    """Return a plain name from any text."""
     return re.sub(r"[^\w@+=,:.-]", "_", text).lstrip(".-") or "run"
 
 
 def read_summary(file: Path) -> dict[str, Any]:
-    """Read a `summary.json`; empty where there is none. One that is damaged is set aside, with a warning."""
+    """Read a `summary.json`; empty if missing. A damaged file is renamed, with a warning."""
     if not file.exists():
         return {}
     try:
@@ -189,7 +189,7 @@ def read_summary(file: Path) -> dict[str, Any]:
 
 
 def write_summary(file: Path, summary: dict[str, Any]) -> None:
-    """Write a `summary.json`, whole or not at all."""
+    """Write a `summary.json` atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(".json.tmp")
     temporary.write_text(json.dumps(summary, indent=2) + "\n")
@@ -203,13 +203,13 @@ def add_metrics(file: Path, metrics: dict[str, float]) -> None:
 
 
 def first_process() -> bool:
-    """Whether this is the process of a job that owns the run folder; decided before any process group exists."""
+    """Whether this is the first process of a job, which owns the run folder; also before there is a process group."""
     # Lightning's launcher starts one process a node by hand, told apart by NODE_RANK alone.
     return rank() == 0 and os.environ.get("NODE_RANK", "0") == "0"
 
 
 def rank() -> int:
-    """Return the rank of this process, from the environment before and from the process group after it exists."""
+    """Return the rank of this process, from the environment or, once it exists, from the process group."""
     from lightning_utilities.core.rank_zero import rank_zero_only
 
     return getattr(rank_zero_only, "rank", 0)

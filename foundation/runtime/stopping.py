@@ -1,4 +1,4 @@
-"""How the program ends when it is told to: one line, a status that says so, and how to go on."""
+"""Termination by signals: one line with the command to resume, and the exit status of the signal."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-#: what a shell returns for a process that SIGINT or SIGTERM has ended; SLURM and `make` go by it
+#: exit status of a process ended by SIGINT or SIGTERM, which SLURM and `make` evaluate
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
 
 class Terminated(SystemExit):
-    """SIGTERM has come: ends the process with its status wherever nothing else is done about it."""
+    """Raised on SIGTERM; ends the process with the exit status of that signal unless caught."""
 
 
 def terminate(signum: int, frame: FrameType | None) -> NoReturn:
-    """Handle SIGTERM as Python handles SIGINT, at once; a second one ends the process without more ado."""
+    """Handle SIGTERM as Python handles SIGINT; a second signal ends the process immediately."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     raise Terminated(TERMINATED)
 
 
 @contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM raise `Terminated` in what is run here."""
+    """Context in which SIGTERM raises `Terminated`."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -37,5 +37,5 @@ def ended_by_sigterm() -> Iterator[None]:
 
 
 def how_to_go_on(error: BaseException) -> str:
-    """Return what `Commands` has noted on an error, as the end of a line; empty where nothing was begun."""
+    """Return the hint that `Commands` attached to an error, as the end of a line; empty without a started run."""
     return "".join(f": {note}" for note in getattr(error, "__notes__", []))
