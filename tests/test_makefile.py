@@ -53,8 +53,6 @@ def test_a_checkpoint_may_have_spaces(make):
         (("finetune", "TASK=beam", "MODEL=foo", "MODE=control"), "no experiments/encoders/foo.yaml"),
         (("finetune", "TASK=foo"), "no experiments/finetune/foo.yaml; tasks: "),
         (("finetune",), "say which task"),
-        (("study",), "say which study, such as make study STUDY=demo; there are:"),
-        (("study", "STUDY=foo"), "say which study"),
         (("tune",), "say which search, such as make tune EXPERIMENT=beam; there are:"),
         (("tune", "EXPERIMENT=foo"), "say which search"),
     ],

@@ -68,6 +68,19 @@ def test_a_study_says_what_is_wrong_in_one_line(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("error: study x: refine needs ways by name")
 
 
+@pytest.mark.parametrize("name", ["", "foo"])
+def test_a_study_that_there_is_not_is_one_line(name, monkeypatch, capsys):
+    monkeypatch.chdir(Path(__file__).parents[3])
+    monkeypatch.setattr("sys.argv", ["study", name])
+    with pytest.raises(SystemExit) as leaving:
+        main()
+    assert leaving.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: no study '{name}' in experiments/studies: must be one of ")
+    assert "demo" in said
+    assert said.count("\n") == 1
+
+
 def test_the_old_name_of_its_data_is_read(tmp_path):
     file = tmp_path / "x.yaml"
     file.write_text("seeds: [0]\nplaces: {here: [--data.seed, '3']}\n")
