@@ -10,6 +10,7 @@ MODE ?= $(if $(filter prediction,$(TASK)),probe,finetune)
 CKPT ?=
 DATA ?=
 STUDY ?=
+PAPER ?=
 EXPERIMENT ?=
 TRIALS ?= 20
 ARGS ?=
@@ -17,7 +18,7 @@ WORKERS ?= auto
 CONFIG := $(if $(DATA),--config $(DATA))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint types format data bench pretrain finetune study refine results tune dashboard clean
+.PHONY: help install demo test test-slow lint types format data bench pretrain finetune study refine results reproduce tune dashboard clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -101,6 +102,9 @@ tune: $(READY) ## search the settings of EXPERIMENT=, a YAML in experiments/tune
 
 dashboard: $(READY) ## a W&B workspace of the runs [EXPERIMENT= ARGS=]
 	$(BIN)/python -m foundation.studies.dashboard $(EXPERIMENT) $(ARGS)
+
+reproduce: $(READY) ## make every row that experiments/results.csv lacks [PAPER=csiclip, or a study]
+	$(BIN)/python -m foundation.studies.reproduce $(PAPER)
 
 clean: ## remove caches; keeps .venv, data and runs
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -40,7 +40,7 @@ class Progress(tqdm):  # type: ignore[type-arg, misc, unused-ignore]
             options["disable"] = True  # the first process of a machine speaks for all
         if self._lines:
             form = options.pop("bar_format", _ENDLESS if total is None else _LINE)
-            options |= {"mininterval": _EVERY, "maxinterval": _EVERY, "miniters": 1, "bar_format": form}
+            options = {"miniters": 1, **options, "mininterval": _EVERY, "maxinterval": _EVERY, "bar_format": form}
         super().__init__(total=total, desc=desc, unit=unit, leave=leave, file=sys.stderr, **options)
         if not self.disable:
             self._open.append(self)

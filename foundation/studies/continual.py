@@ -1,7 +1,9 @@
-"""Refinement again and again: the world changes, and changes on, and what was learned before must last."""
+"""A study of refinement, and refinement again and again: what was learned of earlier worlds must last."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +13,12 @@ import torch
 
 from datamodules.errors import InputError
 from foundation.adaptation.refine import forgotten
+from foundation.evaluation.feedback_curves import PUBLISHED, figure4, figure5, published
 from foundation.runtime.runs import add_metrics, read_summary
-from foundation.studies.refinement import TWIN, Refinement, Way, command, in_db, worlds_of
+from foundation.studies.refinement import TWIN, Refinement, Way, command, in_db, offline_of, refine_seed, worlds_of
+from foundation.studies.rows import collect
 from foundation.studies.run_list import run_all
+from foundation.studies.tables import table
 
 if TYPE_CHECKING:
     from foundation.studies.study import Study
@@ -99,3 +104,39 @@ def _named(metric: str, names: tuple[str, ...], values: torch.Tensor) -> dict[st
 
 def _scored(run: Path) -> bool:
     return f"refine/{TWIN}_nmse_db" in read_summary(run / "summary.json").get("metrics", {})
+
+
+def refine(study: Study, runs: Path) -> int:
+    """Pre-train, choose links, refine the twin's model in every way, and keep it where that made nothing better.
+
+    All of a seed comes before the next one. With sizes, the twin's model of the largest is refined. The links chosen
+    stand in `<run id>.links.json` beside the runs; `held_nmse_db` and `replaces` of a refined run say how it does on
+    held-out target links and whether it takes the place of the model before. Figure 4 is drawn of the results, figure 5
+    of `correlation-s<seed>.json`, whose means stand in the metrics of the offline model.
+
+    Returns:
+        The exit status: that of the first run that failed, or 0.
+
+    Raises:
+        InputError: The study says otherwise.
+    """
+    settings = Refinement.of(study)
+    continual = Continual.of(study, settings) if settings.continual else None
+    folder = runs / study.name
+    for seed in study.seeds:
+        offline = folder / f"pretrain-{offline_of(study)}-s{seed}"
+        pretraining = dataclasses.replace(study, seeds=[seed]).commands(runs)
+        if status := run_all(study.name, pretraining, runs) or refine_seed(study, settings, runs, offline, seed):
+            return status
+        if continual is not None and (status := continual.run(runs, offline, seed)):
+            return status
+        print(f"\n{table(collect(runs, study))}")
+        for name, figure in {
+            "figure4": figure4(collect(runs, study), published() if PUBLISHED.is_file() else {}),
+            "figure5": figure5([json.loads(file.read_text()) for file in folder.glob("correlation-s*.json")]),
+        }.items():
+            picture = folder / "plots" / f"{name}.png"
+            picture.parent.mkdir(exist_ok=True)
+            figure.savefig(picture, dpi=150, bbox_inches="tight")
+            print(f"picture: {picture}")
+    return 0

@@ -14,11 +14,8 @@ from torch import Tensor
 
 from datamodules.errors import InputError
 from foundation.adaptation.refine import replaces
-from foundation.evaluation.feedback_curves import PUBLISHED, figure4, figure5, published
 from foundation.runtime.runs import add_metrics, read_summary
-from foundation.studies.rows import collect
 from foundation.studies.run_list import finished, run_all
-from foundation.studies.tables import table
 
 if TYPE_CHECKING:
     from foundation.studies.study import Study
@@ -97,50 +94,12 @@ class Refinement:
         return {f"{name}-n{count}-s{seed}": (name, count) for name, count in named}
 
 
-def refine(study: Study, runs: Path) -> int:
-    """Pre-train, choose links, refine the twin's model in every way, and keep it where that made nothing better.
-
-    All of a seed comes before the next one. With sizes, the twin's model of the largest is refined. The links chosen
-    stand in `<run id>.links.json` beside the runs; `held_nmse_db` and `replaces` of a refined run say how it does on
-    held-out target links and whether it takes the place of the model before. Figure 4 is drawn of the results, figure 5
-    of `correlation-s<seed>.json`, whose means stand in the metrics of the offline model.
-
-    Returns:
-        The exit status: that of the first run that failed, or 0.
-
-    Raises:
-        InputError: The study says otherwise.
-    """
-    from foundation.studies.continual import Continual
-
-    settings = Refinement.of(study)
-    continual = Continual.of(study, settings) if settings.continual else None
-    folder = runs / study.name
-    for seed in study.seeds:
-        offline = folder / f"pretrain-{offline_of(study)}-s{seed}"
-        pretraining = dataclasses.replace(study, seeds=[seed]).commands(runs)
-        if status := run_all(study.name, pretraining, runs) or _refine(study, settings, runs, offline, seed):
-            return status
-        if continual is not None and (status := continual.run(runs, offline, seed)):
-            return status
-        print(f"\n{table(collect(runs, study))}")
-        for name, figure in {
-            "figure4": figure4(collect(runs, study), published() if PUBLISHED.is_file() else {}),
-            "figure5": figure5([json.loads(file.read_text()) for file in folder.glob("correlation-s*.json")]),
-        }.items():
-            picture = folder / "plots" / f"{name}.png"
-            picture.parent.mkdir(exist_ok=True)
-            figure.savefig(picture, dpi=150, bbox_inches="tight")
-            print(f"picture: {picture}")
-    return 0
-
-
 def offline_of(study: Study) -> str:
     """Return the name of the variant that is refined."""
     return f"{TWIN}-n{max(study.sizes)}" if study.sizes else TWIN
 
 
-def _refine(study: Study, settings: Refinement, runs: Path, offline: Path, seed: int) -> int:
+def refine_seed(study: Study, settings: Refinement, runs: Path, offline: Path, seed: int) -> int:
     """Refine the model of a seed in every way, and decide."""
     folder, named = runs / study.name, settings.runs(seed)
     if all(finished(folder / run_id) and _scored(folder / run_id) for run_id in named):

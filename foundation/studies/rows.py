@@ -122,7 +122,7 @@ def _split(summary: dict[str, Any]) -> str:
 
 def variant_of(run_id: str, head: str, mode: str) -> str:
     """Return the name of a run without mode, data and seed, and without its task where the head says it."""
-    name = _DATA_AND_SEED.sub("", run_id)
+    name = stem(run_id)
     return name.removesuffix("-zeroshot").removesuffix(f"-{mode}").removesuffix(f"-{head}").removeprefix("pretrain-")
 
 
@@ -130,6 +130,11 @@ def data_of(run_id: str) -> str:
     """Return the name of the data, or of the area, in the id of a run, empty where it has none."""
     found = _DATA_AND_SEED.search(run_id)
     return (found and found["data"]) or ""
+
+
+def stem(run_id: str) -> str:
+    """Return what the ids of runs have in common that differ in data and seed alone."""
+    return _DATA_AND_SEED.sub("", run_id)
 
 
 def collect(runs: Path, study: Study) -> list[Row]:

@@ -20,7 +20,7 @@ def run_study(study: Study, runs: Path) -> int:
         The exit status: that of the first run that failed, or 0.
     """
     if study.refine:
-        from foundation.studies.refinement import refine
+        from foundation.studies.continual import refine
 
         return refine(study, runs)
     status = run_all(study.name, study.commands(runs), runs)

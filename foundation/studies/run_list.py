@@ -4,11 +4,30 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.yaml_file import read_yaml
+from foundation.runtime.progress import SharedProgress
 from foundation.runtime.runs import read_summary
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be made.
+
+    Attributes:
+        experiment: Name of the study.
+        run: Id of the run.
+        make: Makes it and returns the exit status.
+        seconds: How long that is expected to take [s].
+    """
+
+    experiment: str
+    run: str
+    make: Callable[[], int]
+    seconds: float = 1.0
 
 
 def finished(folder: Path) -> bool:
@@ -27,16 +46,41 @@ def run_all(experiment: str, commands: Sequence[tuple[str, list[str]]], runs: Pa
         The exit status: that of the first run that failed, or 0.
     """
     todo = [(run_id, args) for run_id, args in commands if not finished(runs / experiment / run_id)]
-    for number, (run_id, args) in enumerate(todo, 1):
+    return run_jobs([Job(experiment, run_id, command(runs / experiment / run_id, args)) for run_id, args in todo])
+
+
+def run_jobs(jobs: Sequence[Job], done: Callable[[Job], None] = lambda job: None) -> int:
+    """Make runs one after another, with one bar over all of them: the run, its epoch and metric, and the time left.
+
+    Args:
+        jobs: What to make.
+        done: Called after each that succeeded.
+
+    Returns:
+        The exit status: that of the first run that failed, or 0.
+    """
+    with SharedProgress([job.seconds for job in jobs]) as progress:
+        for number, job in enumerate(jobs, 1):
+            name = f"[{number}/{len(jobs)}] {job.experiment}/{job.run}"
+            print(name, flush=True)
+            progress.begin(name)
+            started = time.monotonic()
+            if status := job.make():
+                print("this stops here; the same command goes on with this run", file=sys.stderr)
+                return status
+            done(job)
+            progress.end()
+            print(f"    {time.monotonic() - started:.0f} s", flush=True)
+    return 0
+
+
+def command(folder: Path, args: list[str]) -> Callable[[], int]:
+    """Return what runs the command line with arguments, going on where the run of a folder was stopped."""
+
+    def make() -> int:
         from foundation.cli import main  # not before there is something to run: it is slow to import
 
-        print(f"[{number}/{len(todo)}] {experiment}/{run_id}", flush=True)
-        started = time.monotonic()
-        if (runs / experiment / run_id / "checkpoints" / "last.ckpt").exists():
-            args = [*args, "--ckpt_path", "last"]
-        status = main(args)
-        if status:
-            print("the study stops here; the same command goes on with this run", file=sys.stderr)
-            return status
-        print(f"    {time.monotonic() - started:.0f} s", flush=True)
-    return 0
+        stopped = (folder / "checkpoints" / "last.ckpt").exists()
+        return main([*args, "--ckpt_path", "last"] if stopped else args)
+
+    return make

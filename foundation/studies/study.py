@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ class Study:
         sizes: Numbers of training links; every variant is pre-trained with each, as `<variant>-n<size>`.
         modes: Modes to run each variant's checkpoint in.
         baselines: Per name, arguments that make a run to compare with, with `{seed}` for the seed.
+        only: Tasks of a variant or baseline that is not run on all of them.
         args: Arguments of every run.
         adapt: Arguments of every adaptation run.
         pretrain_per_seed: Whether to pre-train anew for every seed; else one pre-training serves them all.
@@ -53,6 +55,7 @@ class Study:
     sizes: list[int] = field(default_factory=list)
     modes: list[str] = field(default_factory=lambda: ["probe", "finetune"])
     baselines: dict[str, list[str]] = field(default_factory=dict)
+    only: dict[str, list[str]] = field(default_factory=dict)
     args: list[str] = field(default_factory=list)
     adapt: list[str] = field(default_factory=list)
     pretrain_per_seed: bool = False
@@ -116,14 +119,15 @@ class Study:
         for task, (name, data), seed in product(self.tasks, by_name.items(), self.seeds):
             start = ["fit", "--config", f"experiments/finetune/{task}.yaml", *common, *self.adapt, *data]
             start += ["--seed_everything", str(seed), "--data.seed", str(seed)]
-            for variant, mode in product(self._variants, self.modes):
+            for variant, mode in product(filter(partial(self._takes, task), self._variants), self.modes):
                 chosen = ["--model.mode", mode, "--model.checkpoint", self._checkpoint(runs, variant, name, seed)]
                 commands.append((_name(variant, task, mode, name, seed), [*start, *chosen]))
-            for baseline, args in self.baselines.items():
+            for baseline in filter(partial(self._takes, task), self.baselines):
+                args = self.baselines[baseline]
                 mode = args[args.index("--model.mode") + 1]
                 drawn = [arg.replace("{seed}", str(seed)) for arg in args]
                 commands.append((_name(baseline, task, mode, name, seed), [*start, *drawn]))
-        return [(run_id, [*args, "--run_id", run_id]) for run_id, args in commands]
+        return [(run_id, [*(_within(runs, arg) for arg in args), "--run_id", run_id]) for run_id, args in commands]
 
     @property
     def _pretrainings(self) -> dict[str, list[str]]:
@@ -138,6 +142,9 @@ class Study:
     @property
     def _variants(self) -> list[str]:
         return [*self._pretrainings, *self.checkpoints]
+
+    def _takes(self, task: str, variant: str) -> bool:
+        return task in self.only.get(variant, self.tasks)
 
     def _checkpoint(self, runs: Path, variant: str, data: str, seed: int) -> str:
         if variant in self.checkpoints:
@@ -166,6 +173,11 @@ def find(name: str, folder: Path = FOLDER) -> Path:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(names) or "none"
+
+
+def _within(runs: Path, arg: str) -> str:
+    """Return an argument with the folder of all runs in it: a study names the runs of others by `runs/`."""
+    return f"{runs}/{arg.removeprefix('runs/')}" if arg.startswith("runs/") else arg
 
 
 def _name(variant: str, task: str, mode: str, data: str, seed: int | None) -> str:

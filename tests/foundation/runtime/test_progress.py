@@ -6,6 +6,7 @@ import pytest
 
 import tests.foundation.toy  # noqa: F401 (its classes, by their bare names)
 from foundation.cli import main
+from foundation.runtime.progress import SharedProgress
 
 
 @pytest.fixture
@@ -45,6 +46,23 @@ def test_test_and_predict_tell_theirs(toy_folder, lines):
     assert lines("test", "--ckpt_path", "best")[-1].startswith("testing: 100 %")
     assert lines("validate", "--ckpt_path", "best")[-1].startswith("validating: 100 %")
     assert lines("predict", "--ckpt_path", "best")[-1].startswith("predicting: 100 %")
+
+
+def test_a_shared_bar_tells_run_epoch_metric_and_how_much_of_all_is_done(toy_folder, lines, monkeypatch):
+    monkeypatch.setattr("datamodules.progress._EVERY", 0.0)
+    monkeypatch.setattr("sys.stderr", stream := io.StringIO())
+    with SharedProgress([30.0, 90.0]) as progress:
+        for run in ("x/a", "x/b"):
+            progress.begin(run)
+            assert main(["fit", "--config", "toy.yaml", "--trainer.max_epochs", "2", "--then_test", "true"]) == 0
+            progress.end()
+    told = [line for line in stream.getvalue().splitlines() if " gone" in line]
+    assert told[0].startswith("x/a epoch 1/2: ")
+    assert "loss=" in told[0]
+    shares = [int(line.partition(": ")[2].partition(" %")[0]) for line in told]
+    assert shares == sorted(shares)
+    assert max(share for share, line in zip(shares, told, strict=True) if line.startswith("x/a")) == 25
+    assert told[-1].startswith("x/b: 100 % of all")
 
 
 def test_it_can_be_left_out(toy_folder, lines):

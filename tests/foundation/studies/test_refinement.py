@@ -13,7 +13,7 @@ from foundation.adaptation.rehearsal import RehearsalSampler, in_world
 from foundation.evaluation import feedback_curves
 from foundation.evaluation.feedback_curves import figure4, figure5
 from foundation.studies import continual, refinement
-from foundation.studies.refinement import refine
+from foundation.studies.continual import refine
 from foundation.studies.rows import collect
 from foundation.studies.study import Study
 from tests.datamodules.rays import random_site

@@ -1,0 +1,243 @@
+"""`make reproduce`: make every row that is missing in `experiments/results.csv`, and no other."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from datamodules.errors import InputError
+from datamodules.yaml_file import read_yaml
+from foundation.runtime.runs import read_summary
+from foundation.studies import results
+from foundation.studies.rows import Row, read, rows_of, stem, with_run, write
+from foundation.studies.run_list import Job, command, finished, run_jobs
+from foundation.studies.study import FOLDER, Study, studies
+
+#: guess of a run that no row tells of [s]
+_GUESS = 60.0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A run whose rows are not all there.
+
+    Attributes:
+        study: Its study.
+        run: Its id.
+        args: Arguments of `lightning`; none where `continual.refine` makes it.
+    """
+
+    study: Study
+    run: str
+    args: list[str] | None
+
+
+def missing(chosen: Sequence[Study], rows: Sequence[Row], runs: Path) -> list[Wanted]:
+    """Return the runs of studies that are tested and whose rows are not all there, in the order to make them."""
+    held: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        held[row.experiment, row.run].append(row)
+    wanted = []
+    for study in chosen:
+        tested = [Wanted(study, run, args) for run, args in study.commands(runs) if is_tested(args)]
+        for each in [*tested, *(Wanted(study, run, None) for run in refined(study))]:
+            found = held[study.name, each.run]
+            if not found or len(found) < found[0].metrics:
+                wanted.append(each)
+    return wanted
+
+
+def is_tested(args: Sequence[str]) -> bool:
+    """Return whether a command ends in a test, and so in rows."""
+    told = args[0] == "test"
+    for flag, value in _options(args):
+        if flag == "--config" and Path(value).is_file():
+            told = bool(read_yaml(Path(value)).get("then_test", told))
+        elif flag == "--then_test":
+            told = value == "true"
+    return told
+
+
+def _options(args: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Return options and their values, of both `--key value` and `--key=value`."""
+    for arg, following in itertools.pairwise([*args, ""]):
+        flag, equals, value = arg.partition("=")
+        if flag.startswith("--"):
+            yield flag, value if equals else following
+
+
+def refined(study: Study) -> list[str]:
+    """Return the ids of the runs in which a study refines its model, see `refinement`."""
+    if not study.refine:
+        return []
+    from foundation.studies.continual import Continual
+    from foundation.studies.refinement import Refinement
+
+    settings = Refinement.of(study)
+    continual = Continual.of(study, settings) if settings.continual else None
+    stages = (
+        [] if continual is None else [f"{name}-to-{world}" for name in continual.ways for world in continual.worlds]
+    )
+    return [run for seed in study.seeds for run in (*settings.runs(seed), *(f"{stage}-s{seed}" for stage in stages))]
+
+
+class Plan:
+    """What is to be run so that all wanted runs are there: these, and the runs whose checkpoints they need.
+
+    Args:
+        wanted: The runs whose rows are missing.
+        rows: The rows that are there, which tell how long runs took.
+        runs: Folder of all runs.
+        folder: Folder of the studies.
+    """
+
+    def __init__(self, wanted: Sequence[Wanted], rows: Sequence[Row], runs: Path, folder: Path = FOLDER) -> None:
+        self.runs, self.folder = runs, folder
+        self.jobs: dict[tuple[str, str], Job] = {}
+        self.guessed = 0.0
+        self._known: dict[tuple[str, str], list[float]] = defaultdict(list)
+        for row in rows:
+            self._known[row.experiment, stem(row.run)].append(row.wall_s)
+        for each in wanted:
+            if each.study.refine and (part := alone(each.study, each.run)) is not None:
+                self._refine(each, part)
+            elif each.args is not None:
+                self._add(each.study, each.run, each.args)
+
+    def _refine(self, wanted: Wanted, part: Study) -> None:
+        from foundation.studies.continual import refine
+
+        whole = (part.name, f"all of s{part.seeds[0]}")
+        if whole in self.jobs or finished(self.runs / part.name / wanted.run):
+            return
+        key = whole if part.refine == wanted.study.refine else (part.name, wanted.run)
+        self.jobs[key] = Job(*key, partial(refine, part, self.runs), self._seconds(part.name, wanted.run))
+
+    def _add(self, study: Study, run: str, args: list[str]) -> None:
+        if (study.name, run) in self.jobs or finished(self.runs / study.name / run):
+            return
+        for name, other in _needed(args, self.runs):
+            source = study if name == study.name else Study.named(name, self.folder)
+            commands = dict(source.commands(self.runs))
+            if other not in commands:
+                raise InputError(f"study {study.name}: needs the run {other} of {name}, which makes no such run")
+            self._add(source, other, commands[other])
+        make = command(self.runs / study.name / run, args)
+        self.jobs[study.name, run] = Job(study.name, run, make, self._seconds(study.name, run))
+
+    def _seconds(self, experiment: str, run: str) -> float:
+        """Return how long a run is expected to take [s]: as its like did, else as others of the study."""
+        if known := [seconds for seconds in self._known[experiment, stem(run)] if seconds > 0]:
+            return statistics.fmean(known)
+        like = [s for (name, _), each in self._known.items() if name == experiment for s in each if s > 0]
+        guess = statistics.fmean(like) if like else _GUESS
+        self.guessed += guess
+        return guess
+
+    def told(self) -> str:
+        """Say what is to be run and how long that takes."""
+        total = sum(job.seconds for job in self.jobs.values())
+        guess = f", {_minutes(self.guessed)} of it a guess, as no row tells of such runs" if self.guessed else ""
+        return f"{len(self.jobs)} runs, about {_minutes(total)} as on the machines of the rows{guess}"
+
+
+def _needed(args: Sequence[str], runs: Path) -> list[tuple[str, str]]:
+    """Return study and id of the runs whose files a command reads."""
+    values = [value for flag, value in _options(args) if flag != "--runs" and value.startswith(f"{runs}/")]
+    parts = [Path(value).relative_to(runs).parts for value in values]
+    return list(dict.fromkeys((part[0], part[1]) for part in parts if len(part) > 2))
+
+
+def alone(study: Study, run: str) -> Study | None:
+    """Return the least part of a study of refinement that makes one of its runs; None of one that refines nothing.
+
+    A model that is refined, and one that goes through several worlds, hang together with all of their seed.
+    """
+    from foundation.studies.refinement import TWIN, Refinement, offline_of
+
+    seed = int(run.rpartition("-s")[2])
+    whole, named = replace(study, seeds=[seed]), Refinement.of(study).runs(seed)
+    if run in named:
+        name, count = named[run]
+        ways = {name: {**study.refine["ways"][name], "counts": [count]}}
+        sizes = [max(study.sizes)] if study.sizes else []
+        return replace(whole, pretrain={TWIN: study.pretrain[TWIN]}, sizes=sizes, refine={"ways": ways})
+    pretrained = run.startswith("pretrain-") and run != f"pretrain-{offline_of(study)}-s{seed}"
+    return None if pretrained else whole
+
+
+def _minutes(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def reproduce(chosen: Sequence[Study], runs: Path, folder: Path = FOLDER) -> int:
+    """Make the rows of studies that are missing in `results.csv`, and write RESULTS.md where there were any.
+
+    A run that lies finished in `runs` is not made again: its rows are taken from it. Rows are written after every run,
+    so that the same command goes on after a kill.
+
+    Returns:
+        The exit status: that of the first run that failed, or 0.
+    """
+    rows = read(results.ROWS)
+    wanted = missing(chosen, rows, runs)
+    if not wanted:
+        print(f"nothing is missing: {results.ROWS} has all rows of {', '.join(study.name for study in chosen)}")
+        return 0
+    plan = Plan(wanted, rows, runs, folder)
+    names = list(dict.fromkeys(each.study.name for each in wanted))
+    print(f"{len(wanted)} runs of {', '.join(names)} lack rows in {results.ROWS}: {plan.told()}", flush=True)
+    by_name = {(each.study.name, each.run): each for each in wanted}
+
+    def take() -> None:
+        there = [w for w in by_name.values() if finished(runs / w.study.name / w.run)]
+        for each in there:
+            summary = read_summary(runs / each.study.name / each.run / "summary.json")
+            write(results.ROWS, with_run(read(results.ROWS), rows_of(summary, each.study)))
+            del by_name[each.study.name, each.run]
+
+    take()
+    try:
+        return run_jobs(list(plan.jobs.values()), lambda _: take())
+    finally:
+        results.publish(read(results.ROWS), results.PAGE, folder)
+
+
+def choose(paper: str, folder: Path = FOLDER) -> list[Study]:
+    """Return the studies of a paper, or the one of that name; all where nothing is said.
+
+    Raises:
+        InputError: There is neither.
+    """
+    every = [Study.load(file) for file in studies(folder)]
+    chosen = [study for study in every if paper in ("", study.paper, study.name)]
+    if not chosen:
+        raise InputError(f"no paper and no study '{paper}': papers are {', '.join(filter(None, results.PAPERS))}")
+    return chosen
+
+
+def main() -> None:
+    """Make every row that is missing in `experiments/results.csv`."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("paper", nargs="?", default="", help="a paper, such as csiclip, or a study; by default all")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
+    options = parser.parse_args()
+    try:
+        status = reproduce(choose(options.paper), options.runs)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()
