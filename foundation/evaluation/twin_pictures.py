@@ -61,7 +61,12 @@ def feedback_table(metrics: Mapping[str, float], numbers: int) -> str:
     lines += [[name, f"{metrics[key]:.2f}"] for key, name in _REBUILT.items() if key in metrics]
     kept = f"; the delays kept hold {metrics['kept_energy']:.1%} of the energy" if "kept_energy" in metrics else ""
     whole = f"NMSE of the whole CSI {metrics['csi_nmse_db']:.2f} dB{kept}; " if "csi_nmse_db" in metrics else ""
-    rate = f"{metrics['se_ratio']:.1%} of the rate with perfect CSI" if "se_ratio" in metrics else ""
+    rate = ""
+    if "se_ratio" in metrics:
+        rate = (
+            f"rate {metrics['rate']:.2f} bit/s/Hz, {metrics['se_ratio']:.1%} of the {metrics['perfect_rate']:.2f} with "
+            "perfect CSI"
+        )
     return "\n".join([markdown(lines), f"{whole}{rate}".strip("; ")])
 
 

@@ -148,13 +148,16 @@ class CsiFeedback(FoundationTask):
         kept = kept_energy(csi, self.autoencoder.rows)
         noise = noise_power(csi, _SNR_DB)
         channel = to_csi(rebuilt, csi.shape[-1], csi.shape[1])
+        reached, perfect = (rate(csi, precoder(known), noise) for known in (channel, csi))
         values = {
             "nmse_db": error,
             "cosine": (rebuilt.conj() * target).sum((1, 2)).abs(),  # both have unit norm
             # the energy lost by truncation is orthogonal to the reconstruction
             "csi_nmse_db": 1 - kept + kept * error,
             "kept_energy": kept,
-            "se_ratio": rate(csi, precoder(channel), noise) / rate(csi, precoder(csi), noise),
+            "se_ratio": reached / perfect,
+            "rate": reached,
+            "perfect_rate": perfect,
         }
         self._log_links(stage, metrics, values)
 
@@ -178,7 +181,7 @@ class CsiFeedback(FoundationTask):
 
 
 def _metrics() -> nn.ModuleDict:
-    means = {"cosine": LinkMean(), "kept_energy": LinkMean(), "se_ratio": LinkMean()}
+    means = {name: LinkMean() for name in ("cosine", "kept_energy", "se_ratio", "rate", "perfect_rate")}
     return nn.ModuleDict({"nmse_db": LinkMeanDb(), "csi_nmse_db": LinkMeanDb(), **means})
 
 

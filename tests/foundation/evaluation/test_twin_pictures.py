@@ -29,11 +29,12 @@ def test_the_table_of_calibration_has_a_line_for_each_that_was_scored():
 
 
 def test_the_table_of_feedback_sets_chance_beside_the_network():
-    table = feedback_table({"nmse_db": -8.0, "chance_nmse_db": 3.01, "pca_nmse_db": -0.4, "se_ratio": 0.9}, 32)
+    rates = {"se_ratio": 0.9, "rate": 4.5, "perfect_rate": 5.0}
+    table = feedback_table({"nmse_db": -8.0, "chance_nmse_db": 3.01, "pca_nmse_db": -0.4, **rates}, 32)
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if "|" in line]
     assert cells[0] == ["32 numbers a link", "NMSE [dB]"]
     assert cells[2:] == [["network", "-8.00"], ["principal components", "-0.40"], ["chance", "3.01"]]
-    assert table.endswith("90.0% of the rate with perfect CSI")
+    assert table.endswith("rate 4.50 bit/s/Hz, 90.0% of the 5.00 with perfect CSI")
 
 
 def test_beams_are_as_far_apart_as_on_a_circle():

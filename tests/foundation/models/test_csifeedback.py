@@ -76,7 +76,7 @@ def test_a_batch_without_power_trains_nothing(monkeypatch):
     model.test_step({"csi": torch.zeros_like(channels(3))}, 0)
     assert model.val_metrics["nmse_db"].denominator == 0
     # several processes wait for what each of them logs
-    means = ("nmse_db", "csi_nmse_db", "cosine", "kept_energy", "se_ratio")
+    means = ("nmse_db", "csi_nmse_db", "cosine", "kept_energy", "se_ratio", "rate", "perfect_rate")
     expected = ["train/loss", *(f"{stage}/{name}" for stage in ("val", "test") for name in means)]
     assert sorted(logged) == sorted([*expected, "test/pursuit_nmse_db"])
     assert all(p.grad.abs().sum() == 0 for p in model.autoencoder.parameters())
@@ -96,15 +96,19 @@ def test_training_learns_logs_and_is_tested_with_its_controls(observation, tmp_p
     [tested] = trainer.test(model, datamodule=data, verbose=False)
     assert set(tested) == {
         f"test/{name}"
-        for name in ("nmse_db", "csi_nmse_db", "cosine", "kept_energy", "se_ratio", "pca_nmse_db", "pursuit_nmse_db",
-                     "chance_nmse_db")
+        for name in ("nmse_db", "csi_nmse_db", "cosine", "kept_energy", "se_ratio", "rate", "perfect_rate",
+                     "pca_nmse_db", "pursuit_nmse_db", "chance_nmse_db")
     }  # fmt: skip
     assert tested["test/chance_nmse_db"] == pytest.approx(3.01, abs=0.01)
     assert tested["test/pca_nmse_db"] < 0
     assert tested["test/pursuit_nmse_db"] < 0
     assert 0 < tested["test/cosine"] < 1
     assert 0 < tested["test/se_ratio"] <= 1
+    assert 0 < tested["test/rate"] < tested["test/perfect_rate"]
     batch = data.finish(next(iter(data.test_dataloader())))
+    csi = batch.get("clean_csi", batch["csi"])
+    snr = 10 * csi.abs().square().sum((1, 2)) / csi.abs().square().mean((1, 2, 3))[:, None]  # eq 4 at 10 dB an antenna
+    assert tested["test/perfect_rate"] == pytest.approx((1 + snr).log2().mean().item(), rel=0.02)
     assert tested["test/kept_energy"] == pytest.approx(
         kept_energy(batch.get("clean_csi", batch["csi"]), 8).mean().item(), abs=0.1
     )
