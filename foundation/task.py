@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW, Optimizer
 
 from datamodules.batch import SETTINGS
@@ -118,6 +119,25 @@ class FoundationTask(LightningModule):
                 head.check(statistics)
         except ValueError as error:
             raise InputError(str(error)) from error
+
+    def on_after_backward(self) -> None:
+        """Check in the first step under DDP that every trained parameter has a gradient, which DDP requires.
+
+        Raises:
+            InputError: A parameter has none.
+        """
+        if self.global_step:
+            return
+        wrapped = self.trainer.strategy.model
+        if not isinstance(wrapped, DistributedDataParallel) or wrapped.find_unused_parameters:
+            return
+        unused = [name for name, value in self.named_parameters() if value.requires_grad and value.grad is None]
+        if unused:
+            raise InputError(
+                f"{unused[0]}{f' and {len(unused) - 1} more' * (len(unused) > 1)} had no gradient in a training step, "
+                "which several processes need of every parameter: leave them out of the encoder, return them in its "
+                "beyond_tokens where the head reads tokens, or set trainer.strategy to ddp_find_unused_parameters_true"
+            )
 
     def held_parts(self) -> dict[str, str]:
         """Return the parts of the model by name in checkpoints, with their attributes."""

@@ -57,7 +57,7 @@ def split_links(
     """
     rule = current_name(rule)
     if min(fractions) < 0 or not math.isclose(sum(fractions), 1.0, abs_tol=1e-6):
-        raise InputError(f"split fractions must be three fractions of sum 1, got {tuple(fractions)}")
+        raise InputError(f"split fractions must be three numbers of sum 1, got {tuple(fractions)}")
     if holdout and rule not in ("area", "city"):
         raise InputError(f"holdout is for the splits `area` and `city`, not `{rule}`")
     site_of = np.repeat(np.arange(len(sites)), [len(site) for site in sites])

@@ -73,7 +73,7 @@ def read_links(file: str | Path, sites: Sequence[Site]) -> NDArray[np.int64]:
         if name not in known:
             raise InputError(f"{file} names the site {name}, which the data lack")
         if part.ndim != 1 or (len(part) and (part.is_floating_point() or part.dtype == torch.bool)):
-            raise InputError(f"{file}: the rows of site {name} must be whole numbers, one beside another")
+            raise InputError(f"{file}: the rows of site {name} must be whole numbers, in one list")
         size = len(sites[known[name]])
         outside = part[(part < 0) | (part >= size)]
         if len(outside):

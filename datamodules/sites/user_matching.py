@@ -51,7 +51,7 @@ def _match(a: Site, b: Site, tolerance: float) -> tuple[Tensor, Tensor]:
             raise InputError(f"users of {site.name} have no known position: they cannot be paired")
         trees.append(KDTree(position))
         if trees[-1].query_pairs(tolerance):
-            raise InputError(f"users of {site.name} stand closer than {tolerance} m: they cannot be told apart")
+            raise InputError(f"users of {site.name} are nearer than {tolerance} m to each other: they cannot be paired")
     distance, index = trees[1].query(trees[0].data, distance_upper_bound=tolerance)
     first = np.flatnonzero(np.isfinite(distance))
     return torch.from_numpy(first), torch.from_numpy(index[first].astype(np.int64))

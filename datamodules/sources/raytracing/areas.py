@@ -111,7 +111,7 @@ class Areas(Source):
             raise InputError(f"scattering must lie in [0, 1], got {scattering}")
         files = [scenes.find(city) for city in cities]
         if len({file.stem for file in files}) < len(files):
-            raise InputError(f"cities {', '.join(cities)} share a name: areas are named after the scene's file")
+            raise InputError(f"cities {', '.join(cities)} share a name: areas are named by the file of the scene")
         self.counts = dict(zip(files, counts, strict=True))
         self.size, self.base_stations, self.users = (float(size[0]), float(size[1])), base_stations, users
         self.bs_height, self.user_height = bs_height, user_height

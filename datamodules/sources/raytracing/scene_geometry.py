@@ -60,7 +60,7 @@ class SceneGeometry:
             half = _plan_area(np.concatenate(list(meshes.values()))) / 2
             ground = {name for name, mesh in meshes.items() if _plan_area(mesh) > half and _is_flat(mesh)}
         if not ground:
-            raise InputError(f"scene {file.stem} has no ground for users to stand on: name its ground object 'ground'")
+            raise InputError(f"scene {file.stem} has no ground object: name it 'ground'")
         self._obstacles = [mesh for name, mesh in meshes.items() if name not in ground]
         everything = np.concatenate([meshes[name] for name in sorted(ground)])
         self._ground = _Relief(everything)

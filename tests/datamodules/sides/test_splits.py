@@ -182,7 +182,7 @@ def test_the_guard_band_is_what_a_search_over_all_pairs_finds():
         ({"rule": "spatial", "block": 1e6}, "side of the `spatial` split is empty"),
         ({"rule": "city", "holdout": ["atlantis"]}, "names atlantis, but the data hold city"),
         ({"rule": "random", "holdout": ["city"]}, "holdout is for the splits"),
-        ({"rule": "random", "fractions": (0.5, 0.1, 0.1)}, "three fractions of sum 1"),
+        ({"rule": "random", "fractions": (0.5, 0.1, 0.1)}, "three numbers of sum 1"),
         ({"rule": "spatial", "block": 0.0}, "block must be positive"),
     ],
 )

@@ -57,7 +57,7 @@ def test_sites_that_do_not_belong_together(sites: list[Site]) -> None:
     ):
         pair(sites, sites[::-1])
     twice = replace(sites[0], links=sites[0].paths[torch.tensor([0, 1, 1])])
-    with pytest.raises(InputError, match="users of street_3p5_bs1 stand closer than"):
+    with pytest.raises(InputError, match="users of street_3p5_bs1 are nearer than"):
         pair([twice], [twice])
     nowhere = Recording.build(torch.ones(2, 1, 1, 4, dtype=torch.complex64), torch.full((2, 3), torch.nan))
     with pytest.raises(InputError, match="users of street_3p5_bs1 have no known position"):

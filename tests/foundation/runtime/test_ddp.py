@@ -1,4 +1,6 @@
 import socket
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -6,12 +8,15 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
+from datamodules.errors import InputError
+from foundation.adaptation.finetune import FineTune
+from foundation.encoder import Encoder
 from foundation.models.csiclip import CSICLIP
 from foundation.models.envchannel import EnvChannel
 from foundation.nets.environment_tower import EnvironmentTransformer
 from foundation.nets.resnet import ResNet
 from foundation.nets.transformer import ChannelTransformer
-from heads import Feedback
+from heads import LOS, Feedback
 
 # float64 shows that the two are one and the same computation, float32 that its rounding does not grow
 BOUNDS = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -110,3 +115,37 @@ def test_two_ranks_equal_one_process(kind, tmp_path):
         flat, other = (torch.cat([g[name].flatten() for name in ours]) for g in (ours, two["gradients"]))
         error = (other - flat).norm() / flat.norm()
         assert error <= bound, f"gradients of two ranks are off by {error:.1e} in {dtype}"
+
+
+class Half(Encoder):
+    """An encoder whose author forgot that its last layer has no part in its tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_features, self.token_shape = 2, (4, 3)
+        self.first, self.last = torch.nn.Linear(1, 3), torch.nn.Linear(12, 2)
+
+    def tokens(self, batch):
+        return self.first(batch["csi"].abs().flatten(1)[:, :4, None])
+
+    def forward(self, csi):
+        return self.last(self.tokens({"csi": csi}).flatten(1))
+
+
+@pytest.mark.parametrize("tokens", [None, 2])
+def test_a_parameter_without_a_gradient_is_named_before_ddp_stops(tokens, tmp_path):
+    model = FineTune(LOS, Half(), mode="scratch", tokens=tokens)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1)
+    try:
+        strategy = SimpleNamespace(model=DistributedDataParallel(model))
+        model._trainer = SimpleNamespace(global_step=0, strategy=strategy)
+        model({"csi": torch.randn(5, 1, 2, 4, dtype=torch.complex64)}).sum().backward()
+        unread = nullcontext()
+        if tokens:
+            unread = pytest.raises(
+                InputError, match=r"encoder\.last\.weight and 1 more had no gradient .* beyond_tokens"
+            )
+        with unread:
+            model.on_after_backward()
+    finally:
+        dist.destroy_process_group()
