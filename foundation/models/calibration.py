@@ -254,8 +254,10 @@ class TwinCalibration(FoundationTask):
             cosines[name] = self._score(name, links, self.feedback(links, weights, self.codewords))
             self._log("test", f"{name}hit_rate", hits(best[name], choosers["target_"]))
             for count in SWEEP:
-                known = self.feedback(links, weights, min(count, len(self.codebook)))
-                self._log("test", f"{name}cosine_of_{count}", cosine(high, known))
+                sent = min(count, len(self.codebook))
+                self._log("test", f"{name}cosine_of_{count}", cosine(high, self.feedback(links, weights, sent)))
+                found = hits(top_codewords(weights, sent), choosers["target_"])
+                self._log("test", f"{name}hit_rate_of_{count}", found)
         unknown = torch.full_like(cosines[""], torch.nan)
         self._shown.add(
             {

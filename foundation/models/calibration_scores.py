@@ -21,5 +21,6 @@ def metrics_of_test() -> nn.ModuleDict:
         metrics |= {f"{name}{key}": LinkMean() for key in SCORES}
         metrics |= {f"{name}{key}_p10": LinkQuantile(0.1) for key in SCORES if key != "rate"}
         if name != "direct_":
-            metrics |= {f"{name}{key}": LinkMean() for key in ("hit_rate", *(f"cosine_of_{n}" for n in SWEEP))}
+            swept = [f"{key}_of_{count}" for key in ("cosine", "hit_rate") for count in SWEEP]
+            metrics |= {f"{name}{key}": LinkMean() for key in ("hit_rate", *swept)}
     return nn.ModuleDict(metrics)

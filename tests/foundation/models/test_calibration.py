@@ -100,6 +100,9 @@ def test_calibration_learns_what_the_twin_gets_wrong(tmp_path):
         assert tested[f"test/{name}cosine_of_2"] == pytest.approx(tested[f"test/{name}cosine"], abs=1e-6)
         assert tested[f"test/{name}cosine_of_8"] > tested[f"test/{name}cosine_of_1"]
         assert 0 <= tested[f"test/{name}hit_rate"] <= tested["test/target_hit_rate"] == 1
+        assert tested[f"test/{name}hit_rate_of_2"] == tested[f"test/{name}hit_rate"]
+        assert tested[f"test/{name}hit_rate_of_1"] <= tested[f"test/{name}hit_rate_of_8"]
+        assert tested["test/target_hit_rate_of_1"] == 1
     los = street(60, seed=1)["los"].float().mean().item()
     both = los * tested["test/cosine_los"] + (1 - los) * tested["test/cosine_nlos"]
     assert both == pytest.approx(tested["test/cosine"], abs=1e-5)
