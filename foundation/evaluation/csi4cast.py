@@ -1,8 +1,8 @@
 """Classical predictors by the protocol and the measure of CSI-4CAST, beside the figures that it publishes.
 
-The protocol is that of `experiments/data/csi4cast.yaml`: Sionna's clustered delay lines, 16 past snapshots to 4 future
-ones, noise on the past alone. The measure is the mean over links, antennas and steps of error over power, both summed
-over subcarriers, which is larger than that of a link as a whole: antennas in a fade count as much as the others.
+The protocol is that of `experiments/paper/data_csi4cast.yaml`: Sionna's clustered delay lines, 16 past snapshots to 4
+future ones, noise on the past alone. The measure is the mean over links, antennas and steps of error over power, both
+summed over subcarriers, which is larger than that of a whole link: antennas in a fade count as much as the others.
 """
 
 from __future__ import annotations

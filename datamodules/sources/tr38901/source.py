@@ -20,7 +20,7 @@ from datamodules.channel.motion import MOBILITIES, SPEEDS, Mobility, draw_motion
 from datamodules.channel.motion import Sequence as Snapshots
 from datamodules.channel.ofdm import OFDM, SPEED_OF_LIGHT
 from datamodules.channel.synthesis import synthesize
-from datamodules.errors import InputError, needs
+from datamodules.errors import InputError, finite_numbers, needs
 from datamodules.progress import Progress
 from datamodules.sites.environment import Environment
 from datamodules.sites.paths import Paths
@@ -30,6 +30,8 @@ from datamodules.sources.base import Recipe, Source, restore_chunk, store_chunk
 from datamodules.sources.tr38901.rays import CELLS, NEEDS_SIONNA, Release, Scenario, Sight, drop
 
 Keep = Literal["csi", "rays"]
+#: a class, a speed [m/s], or a range of speeds
+Speed = Mobility | float | tuple[float, float]
 #: grows when the source changes what it makes, so that sites in the cache are made anew
 _VERSION = 1
 #: links that are drawn, and kept over a kill, together
@@ -46,26 +48,30 @@ class _Domain:
 
     scenario: Scenario
     sight: Sight
-    speed: Mobility | float
+    speed: Speed
     downtilt: float
     frequency: float
 
     @property
     def name(self) -> str:
-        speed = self.speed if isinstance(self.speed, str) else f"{self.speed:g}mps"
+        low, high = self.span
+        speed = self.speed if isinstance(self.speed, str) else f"{low:g}mps" if low == high else f"{low:g}to{high:g}mps"
         tilt, carrier = math.degrees(self.downtilt), self.frequency / 1e9
         return f"tr38901_{self.scenario}_{self.sight}_{speed}_{tilt:g}deg_{carrier:g}ghz".replace(".", "p")
 
     @property
     def span(self) -> tuple[float, float]:
         """Lowest and highest speed [m/s]."""
+        if isinstance(self.speed, tuple):
+            return self.speed
         return SPEEDS[self.speed] if isinstance(self.speed, str) else (float(self.speed), float(self.speed))
 
     @property
     def labels(self) -> dict[str, Any]:
         """Domain labels of the site."""
-        mobility = MOBILITIES[int(mobility_class(torch.tensor(self.span[0])))]
-        motion = {"mobility": mobility, "speed": list(self.span)}
+        classes = {MOBILITIES[int(code)] for code in mobility_class(torch.tensor(self.span))}
+        motion: dict[str, Any] = {"mobility": next(iter(classes))} if len(classes) == 1 else {}
+        motion["speed"] = list(self.span)
         return {
             "scenario": self.scenario,
             "los": self.sight,
@@ -96,7 +102,8 @@ class TR38901(Source):
         los: `los` and `nlos` force the state of all links, `mixed` draws it by Table 7.4.2-1; by default `los` and
             `nlos`.
         speeds: User speeds, each a number [m/s], or `static`, `pedestrian` (3-6 km/h) or `vehicular` (30-120 km/h)
-            for a speed drawn for each link; by default all three. Directions are uniform and horizontal.
+            or a range [m/s], such as [0.0, 30.0], for a speed drawn for each link; by default all three classes. A site
+            of a range over several classes has none. Directions are uniform and horizontal.
         downtilts: Downtilts of the base-station array [rad].
         frequencies: Carriers [Hz].
         sequences: Number of links of each site.
@@ -120,7 +127,7 @@ class TR38901(Source):
         self,
         scenarios: list[Scenario] | None = None,
         los: list[Sight] | None = None,
-        speeds: list[Mobility | float] | None = None,
+        speeds: list[Speed] | None = None,
         downtilts: list[float] | None = None,
         frequencies: list[float] | None = None,
         sequences: int = 500,
@@ -273,9 +280,15 @@ def _within(key: str, values: Sequence[float], low: float, high: float, unit: st
     return list(dict.fromkeys(map(float, values)))
 
 
-def _speeds(values: Sequence[Mobility | float]) -> list[Mobility | float]:
-    """Return the classes, then the numbers, each once."""
+def _speeds(values: Sequence[Speed]) -> list[Speed]:
+    """Return the classes, then the numbers, then the ranges, each once."""
     classes = [value for value in values if isinstance(value, str)]
-    numbers = [value for value in values if not isinstance(value, str)]
-    chosen = _among("speeds", classes, MOBILITIES) if classes or not numbers else []
-    return chosen + (_within("speeds", numbers, 0.0, 1e3, "m/s") if numbers else [])
+    ranges = [value for value in values if isinstance(value, (tuple, list))]
+    numbers = [value for value in values if not isinstance(value, (str, tuple, list))]
+    chosen: list[Speed] = _among("speeds", classes, MOBILITIES) if classes or not (numbers or ranges) else []
+    chosen += _within("speeds", numbers, 0.0, 1e3, "m/s") if numbers else []
+    for low, high in (finite_numbers("speeds", span, "lowest", "highest") for span in ranges):
+        if not 0 <= low < high <= 1e3:
+            raise InputError(f"speeds must have ranges (lowest, highest) within [0, 1000] [m/s], got {(low, high)}")
+        chosen.append((low, high))
+    return list(dict.fromkeys(chosen))

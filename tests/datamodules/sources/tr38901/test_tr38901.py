@@ -18,9 +18,11 @@ import pytest
 import torch
 
 from datamodules.channel.arrays import Array
+from datamodules.channel.motion import Sequence, draw_motion
 from datamodules.channel.ofdm import OFDM
 from datamodules.errors import InputError
 from datamodules.module import ChannelDataModule
+from datamodules.sides.domains import speed_spans
 from datamodules.sites.paths import Paths
 from datamodules.sites.recording import Recording
 from datamodules.sites.site import Site
@@ -136,6 +138,23 @@ def test_snapshots_turn_with_the_speed(tmp_path: Path) -> None:
     assert ((csi[:, 1:] - csi[:, :-1]).flatten(1).norm(dim=1) / csi.flatten(1).norm(dim=1)).median() > 0.2
 
 
+def test_speeds_of_a_range_are_drawn_for_each_link(tmp_path: Path) -> None:
+    sites = source(tmp_path, speeds=["static", [0.0, 30.0], (10.0, 20.0)], keep="rays")
+    still, wide, fast = sites.sites()
+    assert "0to30mps" in wide.name
+    assert (still.domain["mobility"], fast.domain["mobility"]) == ("static", "vehicular")
+    assert "mobility" not in wide.domain
+    assert wide.domain["speed"] == [0.0, 30.0]
+    data = ChannelDataModule(sites, bs=SMALL["bs"], ofdm=SMALL["ofdm"], split="random", sequence=Sequence(2, 1e-3))
+    data.setup()
+    rows = data.sides["all"].__getitems__(range(60))
+    speed = draw_motion(data.sequence, rows["site"], rows["user"], span=speed_spans([still, wide, fast])[rows["site"]])
+    drawn = speed.velocity.norm(dim=1)
+    of_wide = drawn[rows["site"] == 1]
+    assert 0 < of_wide.min() < 6 < 20 < of_wide.max() < 30, "of every class"
+    assert 10 <= drawn[rows["site"] == 2].min() < drawn[rows["site"] == 2].max() <= 20
+
+
 def test_a_site_of_rays_gives_the_csi_that_is_kept_otherwise(tmp_path: Path) -> None:
     bs = Array(4, 2, pattern="tr38901")
     rays, csi = (made(tmp_path / keep, bs=bs, downtilts=[0.2], keep=keep) for keep in ("rays", "csi"))
@@ -173,6 +192,7 @@ def test_size_is_known_before(tmp_path: Path, keep: Any) -> None:
         ({"scenarios": ["umx"]}, "scenarios must be some of umi, uma, rma, inh, got umx"),
         ({"los": []}, "los must be some of los, nlos, mixed, got none"),
         ({"speeds": ["fast"]}, "speeds must be some of static, pedestrian, vehicular, got fast"),
+        ({"speeds": [[3.0, 1.0]]}, r"speeds must have ranges \(lowest, highest\) within \[0, 1000\] \[m/s\], got"),
         ({"speeds": [-1.0]}, r"speeds must lie in \[0, 1000\] \[m/s\], got \[-1.0\]"),
         ({"downtilts": [15.0]}, r"downtilts must lie in \[-1.5708, 1.5708\] \[rad\], got \[15.0\]"),
         ({"frequencies": [3.5]}, "frequencies must lie in"),
