@@ -101,9 +101,10 @@ class TR38901(Source):
         scenarios: `umi`, `uma`, `rma` (up to 30 GHz) and `inh` (open office); by default all.
         los: `los` and `nlos` force the state of all links, `mixed` draws it by Table 7.4.2-1; by default `los` and
             `nlos`.
-        speeds: User speeds, each a number [m/s], or `static`, `pedestrian` (3-6 km/h) or `vehicular` (30-120 km/h)
-            or a range [m/s], such as [0.0, 30.0], for a speed drawn for each link; by default all three classes. A site
-            of a range over several classes has none. Directions are uniform and horizontal.
+        speeds: User speeds, each a number [m/s], or a range [m/s] such as [0.0, 30.0] or a class, `static`,
+            `pedestrian` (3-6 km/h) or `vehicular` (30-120 km/h), for a speed drawn for each link; by default all
+            classes. A site whose range spans several classes has no mobility label. Directions are uniform and
+            horizontal.
         downtilts: Downtilts of the base-station array [rad].
         frequencies: Carriers [Hz].
         sequences: Number of links of each site.
