@@ -11,6 +11,7 @@ CKPT ?=
 DATA ?=
 STUDY ?=
 PAPER ?=
+RUNS ?=
 EXPERIMENT ?=
 TRIALS ?= 20
 ARGS ?=
@@ -18,7 +19,7 @@ WORKERS ?= auto
 CONFIG := $(if $(DATA),--config $(DATA))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint types format data bench pretrain finetune study refine results reproduce tune dashboard clean
+.PHONY: help install demo test test-slow lint types format data bench pretrain finetune study refine results reproduce tune dashboard report clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -105,6 +106,9 @@ dashboard: $(READY) ## a W&B workspace of the runs [EXPERIMENT= ARGS=]
 
 reproduce: $(READY) ## make every row that experiments/results.csv lacks [PAPER=csiclip, or a study]
 	$(BIN)/python -m foundation.studies.reproduce $(PAPER)
+
+report: $(READY) ## one HTML page that compares runs, offline [RUNS="runs/demo runs/csiclip" ARGS=]
+	$(BIN)/python -m foundation.report $(RUNS) $(ARGS)
 
 clean: ## remove caches; keeps .venv, data and runs
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -250,3 +250,8 @@ def _is_live(value: object) -> bool:
     if isinstance(value, list | tuple):
         return any(_is_live(v) for v in value)
     return not isinstance(value, str | int | float | bool | type(None) | torch.Tensor)
+
+
+def whereabouts(batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return whose links of a batch are, for `predict_step`: what a picture of features is coloured by."""
+    return {key: batch[key] for key in ("position", "site", "user", "los", "beam", "domain") if key in batch}

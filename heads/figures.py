@@ -26,6 +26,21 @@ def new_figure(title: str) -> tuple[Figure, Any]:
     return figure, axes
 
 
+def keep_data(figure: Figure, kind: str, **data: Any) -> Figure:
+    """Keep with a figure what it draws, as plain data, so that a page can draw several runs into one.
+
+    Args:
+        figure: The figure, which gets the attribute `plot_data`.
+        kind: `cdf`, `confusion` or `map`.
+        **data: What JSON can hold, arrays and tensors.
+    """
+    figure.plot_data = {  # type: ignore[attr-defined]
+        "kind": kind,
+        **{key: value.tolist() if hasattr(value, "tolist") else value for key, value in data.items()},
+    }
+    return figure
+
+
 def cdf_figure(values: Tensor, title: str, label: str, unit: str, marks: Sequence[float] = (0.5, 0.9)) -> Figure:
     """Draw the empirical distribution function of values (n,), with some of its quantiles marked.
 
@@ -41,14 +56,16 @@ def cdf_figure(values: Tensor, title: str, label: str, unit: str, marks: Sequenc
     """
     figure, axes = new_figure(title)
     probability = np.linspace(0, 1, 1001)  # a curve of bounded size, whatever the number of samples
-    axes.plot(np.quantile(values.numpy(), probability), probability)
+    quantiles = np.quantile(values.numpy(), probability)
+    axes.plot(quantiles, probability)
     for mark, quantile in zip(marks, np.quantile(values.numpy(), marks), strict=True):
         axes.plot(quantile, mark, "o", color="black", markersize=4)
         axes.axhline(mark, color="0.8", linewidth=0.8, zorder=0)
         axes.annotate(f"{mark:.0%}: {quantile:.2f} {unit}", (quantile, mark), (6, -10), textcoords="offset points")
     axes.set(xlabel=f"{label} [{unit}]", ylabel="fraction of samples", ylim=(0, 1.01))
     axes.grid(alpha=0.3)
-    return figure
+    percentiles = np.round(quantiles[::10], 4)
+    return keep_data(figure, "cdf", title=title, label=label, unit=unit, quantiles=percentiles)
 
 
 def confusion_figure(confusion: Tensor, title: str, classes: Sequence[str] | None = None) -> Figure:
@@ -81,7 +98,7 @@ def confusion_figure(confusion: Tensor, title: str, classes: Sequence[str] | Non
             text = f"{share:.1%}\n({counts[row, column]})" if totals[row] else "no sample"
             color = "white" if share > 0.5 else "black"
             axes.text(column, row, text, ha="center", va="center", color=color)
-    return figure
+    return keep_data(figure, "confusion", title=title, classes=list(classes or ()), counts=counts)
 
 
 def channel_figure(true: Tensor, rebuilt: Tensor, title: str) -> Figure:

@@ -13,7 +13,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat
 
 from heads.base import Head, check_at_least, keep_labelled, statistic
-from heads.figures import cdf_figure, new_figure
+from heads.figures import cdf_figure, keep_data, new_figure
 from heads.layers import mlp
 from heads.metrics import RatioOfSums
 
@@ -158,6 +158,10 @@ class Positioning(Head):
         axes.legend(loc="upper right")
         axes.set(xlabel="x [m]", ylabel="y [m]")
         axes.set_aspect("equal", "datalim")
+        places = {"position": user, "stations": station[:, :2].unique(dim=0), "value": error}
+        places |= {key: batch[key][..., :2] for key in ("walls", "train_position") if key in batch}
+        shown = {key: value.mul(10).round().div(10) for key, value in places.items()}
+        keep_data(figure, "map", title="Where the error arises", label="error", unit="m", **shown)
         return {"error_cdf": cdf_figure(error, "Positioning error", "error", "m"), "error_map": figure}
 
 

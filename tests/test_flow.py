@@ -9,9 +9,12 @@ import time
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from foundation.cli import main
+from foundation.report.embedding import embeddings_of
+from foundation.report.plots import read_plots
 
 QUIET = [
     "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false", "--trainer.accelerator", "cpu",
@@ -30,7 +33,7 @@ def pretrained(street_data, tmp_path):
     return tmp_path / "runs" / "csiclip" / "a"
 
 
-def test_pretrain_adapt_test_predict(pretrained, street_data, tmp_path, capsys):
+def test_pretrain_adapt_test_predict(pretrained, street_data, tmp_path, capsys, monkeypatch):
     assert {file.name for file in pretrained.iterdir()} >= {"config.yaml", "metrics.csv", "summary.json", "checkpoints"}
     small = ["--data.bs.cols", "8", "--data.ofdm.num_subcarriers", "16", *QUIET, "--runs", str(tmp_path / "runs")]
     start = ["fit", "--config", "experiments/finetune/positioning.yaml", *street_data, *small, "--run_id", "b"]
@@ -44,11 +47,21 @@ def test_pretrain_adapt_test_predict(pretrained, street_data, tmp_path, capsys):
     assert (summary["head"], summary["mode"], summary["split"]) == ("positioning", "finetune", "spatial")
     assert summary["n_train"] == 20
     assert summary["metrics"]["test/positioning/mean_m"] > 0
-    assert {file.name for file in (folder / "plots").iterdir()} == {"error_cdf.png", "error_map.png"}
+    drawn, others = read_plots(folder)
+    assert {plot["name"]: plot["kind"] for plot in drawn} == {"error_cdf": "cdf", "error_map": "map"}
+    assert others == []
+    assert {file.suffix for file in (folder / "plots").iterdir()} == {".png", ".json"}
+    middle = next(plot for plot in drawn if plot["kind"] == "cdf")["quantiles"][50]
+    assert middle == pytest.approx(summary["metrics"]["test/positioning/median_m"], abs=1e-3)
     best = str(folder / "checkpoints" / "best.ckpt")
     assert main(["predict", "--config", str(folder / "config.yaml"), "--ckpt_path", best]) == 0
     rows = load_file(folder / "predictions.safetensors")
     assert rows["prediction"].shape == (len(rows["user"]), 2)
+    monkeypatch.setitem(sys.modules, "umap", None)
+    [embedding] = embeddings_of(folder)
+    assert len(embedding["x"]) == len(rows["user"])
+    with safe_open(folder / "predictions.safetensors", "pt") as file:
+        assert {site["city"] for site in json.loads(file.metadata()["sites"])} == set(summary["test_cities"])
 
 
 def test_another_model_or_width_is_refused_in_one_line(pretrained, street_data, tmp_path, capsys):

@@ -18,7 +18,7 @@ from foundation.evaluation.prediction_controls import PredictionControls
 from foundation.gather import total
 from foundation.optim.schedules import Schedule
 from foundation.runtime.figures import Sample, caption, log_figures, log_rows, shows_rows
-from foundation.task import FoundationTask, OptimizerName, StartFrom
+from foundation.task import FoundationTask, OptimizerName, StartFrom, whereabouts
 from heads import Feedback, Head, Prediction
 
 if TYPE_CHECKING:
@@ -290,8 +290,7 @@ class FineTune(FoundationTask):
         """Return features and predictions, with position, site, user and LOS status."""
         features = self.features(batch, self.encoder)
         prediction = self.head.predict(self.answer(features, batch))
-        where = {key: batch[key] for key in ("position", "site", "user", "los")}
-        return {"features": features, "prediction": prediction, **where}
+        return {"features": features, "prediction": prediction, **whereabouts(batch)}
 
     def configure_callbacks(self) -> list[Callback]:
         """Return what a prediction or feedback head is compared with."""

@@ -32,7 +32,7 @@ from foundation.models.csifeedback import sum_of
 from foundation.nets.unet1d import UNet1d
 from foundation.optim.schedules import Schedule
 from foundation.runtime.figures import Sample, caption, log_figures
-from foundation.task import FoundationTask, StartFrom
+from foundation.task import FoundationTask, StartFrom, whereabouts
 
 #: nearest training users of the reference `neighbours`
 _NEIGHBOURS = 4
@@ -306,8 +306,7 @@ class TwinCalibration(FoundationTask):
         """
         csi = batch["csi"]
         weights = self(csi[:, 0], batch["position"] - batch["bs_position"])
-        where = {key: batch[key] for key in ("position", "site", "user", "los")}
-        return {"weights": weights, "codewords": top_codewords(weights, self.codewords), **where}
+        return {"weights": weights, "codewords": top_codewords(weights, self.codewords), **whereabouts(batch)}
 
     def configure_optimizers(self) -> Any:
         """Return Adam and the schedule."""

@@ -18,7 +18,7 @@ from foundation.losses.ntxent import Negatives, NTXentLoss
 from foundation.nets.contwin import CNNTransformer, past_image
 from foundation.optim.schedules import Schedule
 from foundation.runtime.probe import CollapseAlarm, OnlineProbe
-from foundation.task import FoundationTask, StartFrom
+from foundation.task import FoundationTask, StartFrom, whereabouts
 
 Objective = Literal["contrast", "reconstruction"]
 #: links in a group; the validation loss is a mean over groups
@@ -216,8 +216,7 @@ class ConTwin(FoundationTask):
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return features and embeddings of the observed channels, with position, site, user and LOS status."""
         features, embedding = self(batch["csi"])
-        where = {key: batch[key] for key in ("position", "site", "user", "los")}
-        return {"features": features, "embedding": nn.functional.normalize(embedding, dim=-1), **where}
+        return {"features": features, "embedding": nn.functional.normalize(embedding, dim=-1), **whereabouts(batch)}
 
     def configure_optimizers(self) -> Any:
         """Return AdamW and the schedule."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import math
 import os
 import platform
@@ -182,7 +183,8 @@ class PredictionFile(Callback):
     """Writes the results of `predict_step` to `predictions.safetensors` in the run folder.
 
     `predict_step` returns a dict of tensors (B, ...), such as features, prediction, position, site and user; they are
-    concatenated over batches and processes in the order of the side. To load the file:
+    concatenated over batches and processes in the order of the side. The metadata of the file list the
+    sites that `site` counts. To load the file:
 
         predictions = safetensors.torch.load_file("predictions.safetensors")  # or safetensors.numpy
 
@@ -215,7 +217,8 @@ class PredictionFile(Callback):
         folder = Path(trainer.strategy.broadcast(str(self._run.folder)))
         folder.mkdir(parents=True, exist_ok=True)
         parts = [folder / f"predictions.{rank}.tmp" for rank in range(trainer.world_size)]
-        save_file(joined, parts[trainer.global_rank])
+        sites = _sites(trainer)
+        save_file(joined, parts[trainer.global_rank], sites)
         trainer.strategy.barrier("predictions")
         if not trainer.is_global_zero:
             return
@@ -223,13 +226,23 @@ class PredictionFile(Callback):
         if len(parts) == 1:
             os.replace(parts[0], path)
         else:
-            save_file(interleaved([load_file(part) for part in parts]), path)
+            save_file(interleaved([load_file(part) for part in parts]), path, sites)
             for part in parts:
                 part.unlink()
             joined = load_file(path) if shows_rows(trainer) else joined
         if "features" in joined:
             log_rows(trainer, {key: joined[key] for key in _COLOURS if key in joined})
         print(f"predictions: {path} ({', '.join(joined)})", flush=True)
+
+
+def _sites(trainer: Trainer) -> dict[str, str]:
+    """Return what `site` counts, with the domain of each, as metadata of the file."""
+    side = next(iter((getattr(trainer.datamodule, "sides", None) or {}).values()), None)  # type: ignore[attr-defined]
+    sites = getattr(side, "sites", [])
+    told = [
+        {"name": s.name, "area": s.area, "city": s.city, "frequency": s.carrier_frequency} | s.domain for s in sites
+    ]
+    return {"sites": json.dumps(told)} if told else {}
 
 
 def _plain(value: Any) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable
@@ -27,6 +28,8 @@ _GOLDEN = 0.6180339887498949
 def log_figures(trainer: Trainer, draw: Callable[[], dict[str, Figure]], caption: str) -> None:
     """Save figures as `<run folder>/plots/<name>.png` and hand them to the loggers that take images.
 
+    What a figure keeps of its data, see `heads.figures.keep_data`, is saved beside it as `<name>.json`.
+
     All processes must call it: the run folder is the first one's, which Lightning broadcasts.
 
     Args:
@@ -47,6 +50,8 @@ def _save(trainer: Trainer, folder: str, figures: dict[str, Figure], caption: st
         file.parent.mkdir(parents=True, exist_ok=True)
         figure.supxlabel(caption, fontsize="x-small", color="0.3")
         figure.savefig(file, dpi=150, bbox_inches="tight")
+        if data := getattr(figure, "plot_data", None):
+            file.with_suffix(".json").write_text(json.dumps(data))
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):
                 logger.log_image(key=f"plots/{name}", images=[str(file)])

@@ -1,0 +1,1 @@
+"""One HTML page that shows and compares runs, without a server or an account."""

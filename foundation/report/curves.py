@@ -1,0 +1,71 @@
+"""What a run logged while it ran, from its `metrics.csv`."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Curve:
+    """One metric over the steps of a run.
+
+    Attributes:
+        steps: Steps, in the order of the file.
+        epochs: Epoch of each, None where it was not logged.
+        values: Values, None for NaN and infinity.
+    """
+
+    steps: list[int] = field(default_factory=list)
+    epochs: list[int | None] = field(default_factory=list)
+    values: list[float | None] = field(default_factory=list)
+
+    @property
+    def last(self) -> float | None:
+        """The last value."""
+        return self.values[-1] if self.values else None
+
+    def thinned(self, most: int) -> Curve:
+        """Return the curve with a number of points at most, the first and the last among them."""
+        count = len(self.steps)
+        if count <= most:
+            return self
+        kept = sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
+        steps, epochs, values = ([column[i] for i in kept] for column in (self.steps, self.epochs, self.values))
+        return Curve(steps, epochs, values)
+
+
+def finite(value: Any) -> float | None:
+    """Return a number, rounded to six digits, or None where there is none."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return float(f"{number:.6g}") if math.isfinite(number) else None
+
+
+def read_curves(file: Path) -> dict[str, Curve]:
+    """Read every column but `step` and `epoch`; empty where there is no file.
+
+    Rows that a kill, a full disk or a copy has cut short are left out, and so is the last one while it is written.
+    """
+    if not file.exists():
+        return {}
+    lines = file.read_bytes().decode(errors="replace").replace("\0", "\ufffd").splitlines(keepends=True)
+    reader = csv.DictReader(line for line in lines if line.endswith(("\n", "\r")) and "\ufffd" not in line)
+    curves: dict[str, Curve] = {}
+    for row in reader:
+        step = row.get("step") or ""
+        if None in row or None in row.values() or not step.isdigit():
+            continue
+        epoch = finite(row.get("epoch"))
+        for name, cell in row.items():
+            if cell and name not in ("step", "epoch"):
+                curve = curves.setdefault(name, Curve())
+                curve.steps.append(int(step))
+                curve.epochs.append(None if epoch is None else int(epoch))
+                curve.values.append(finite(cell))
+    return curves

@@ -1,0 +1,43 @@
+"""Tuning: the trials of an experiment, from its `tune.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from datamodules.errors import InputError
+from foundation.report.curves import finite
+
+
+def read_tunings(experiments: Iterable[Path]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Read the trials of experiments that have some, and say which files are damaged."""
+    read, warned = [], []
+    for folder in experiments:
+        file = folder / "tune.json"
+        if file.is_file():
+            try:
+                read.append({"experiment": folder.name, **_study(json.loads(file.read_text()))})
+            except (OSError, ValueError) as error:
+                warned.append(f"skipped {file}: {error}")
+    return read, warned
+
+
+def _study(content: Any) -> dict[str, Any]:
+    try:
+        return {
+            "metric": str(content["metric"]),
+            "direction": "minimize" if content["direction"] == "minimize" else "maximize",
+            "trials": [_trial(trial) for trial in content["trials"]],
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"it is no study ({error})") from error
+
+
+def _trial(trial: dict[str, Any]) -> dict[str, Any]:
+    params = {
+        str(key): value if isinstance(value, int | float) else str(value) for key, value in trial["params"].items()
+    }
+    told = {"number": int(trial["number"]), "state": str(trial["state"]), "value": finite(trial.get("value"))}
+    return told | {"run": str(trial.get("run_id") or ""), "params": params}
