@@ -1,7 +1,6 @@
 """Every YAML under experiments/ is composed, and those with a model are run."""
 
 import inspect
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import yaml
 import datamodules
 from datamodules.errors import InputError
 from foundation.cli import main, run
+from foundation.studies.reproduce import options
 from foundation.studies.results import PAPERS
 from foundation.studies.study import Study
 from foundation.tuning.search_space import Search
@@ -174,7 +174,7 @@ def test_studies_name_what_exists(file, monkeypatch):
     commands = study.commands(Path("runs"))
     assert len({run_id for run_id, _ in commands}) == len(commands)
     for _, args in commands:
-        for flag, value in itertools.pairwise(args):
+        for flag, value in options(args):
             if flag == "--config" and "runs/" not in value:
                 assert Path(value).is_file(), value
 

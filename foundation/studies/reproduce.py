@@ -57,7 +57,7 @@ def missing(chosen: Sequence[Study], rows: Sequence[Row], runs: Path) -> list[Wa
 def is_tested(args: Sequence[str]) -> bool:
     """Return whether a command ends in a test, and so in rows."""
     told = args[0] == "test"
-    for flag, value in _options(args):
+    for flag, value in options(args):
         if flag == "--config" and Path(value).is_file():
             told = bool(read_yaml(Path(value)).get("then_test", told))
         elif flag == "--then_test":
@@ -65,7 +65,7 @@ def is_tested(args: Sequence[str]) -> bool:
     return told
 
 
-def _options(args: Sequence[str]) -> Iterator[tuple[str, str]]:
+def options(args: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Return options and their values, of both `--key value` and `--key=value`."""
     for arg, following in itertools.pairwise([*args, ""]):
         flag, equals, value = arg.partition("=")
@@ -150,7 +150,7 @@ class Plan:
 
 def _needed(args: Sequence[str], runs: Path) -> list[tuple[str, str]]:
     """Return study and id of the runs whose files a command reads."""
-    values = [value for flag, value in _options(args) if flag != "--runs" and value.startswith(f"{runs}/")]
+    values = [value for flag, value in options(args) if flag != "--runs" and value.startswith(f"{runs}/")]
     parts = [Path(value).relative_to(runs).parts for value in values]
     return list(dict.fromkeys((part[0], part[1]) for part in parts if len(part) > 2))
 
