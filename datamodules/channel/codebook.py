@@ -7,7 +7,8 @@ from torch import Tensor
 
 from datamodules.channel.arrays import Array
 from datamodules.channel.ofdm import OFDM
-from datamodules.channel.response import array_response, link_factors
+from datamodules.channel.response import array_response
+from datamodules.channel.synthesis import fastest_factors
 from datamodules.sites.paths import Paths
 
 
@@ -71,10 +72,12 @@ def beam_power_of_paths(
     Returns:
         Power [W for 1 W sent in every subcarrier], shape (B, Q).
     """
-    space, tones = link_factors(paths, Array(), ue, ofdm)
-    space, tones = space.permute(1, 2, 0), tones.permute(1, 2, 0)
-    gram = (space @ space.mH) * (tones @ tones.mH)
-    beams = array_response(paths.aod, bs, mount) @ codebook.T.to(space)
+    space, tones = (factor.permute(1, 2, 0) for factor in fastest_factors(paths, bs, Array(), ofdm, mount))
+    gram = tones @ tones.mH
+    if ue.num_elements > 1 or not ue.isotropic:
+        arrival = array_response(paths.aoa[:, : space.shape[1]], ue)
+        gram = gram * (arrival @ arrival.mH)
+    beams = space @ codebook.T.to(space)
     return (beams * (gram @ beams.conj())).sum(1).real.clamp_min(0)
 
 

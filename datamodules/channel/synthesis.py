@@ -75,28 +75,18 @@ def synthesize(
     if velocity is not None:
         velocity = velocity.to(paths.gain.device).expand(num_links, 3)
 
-    needs_grad = torch.is_grad_enabled() and any(
-        value.requires_grad for value in (paths.gain, paths.delay, paths.aod, paths.aoa)
-    )
-    fused = not needs_grad and _is_fusable(paths, bs, ue)
+    needs_grad, fused = _needs_grad(paths), _is_fusable(paths, bs, ue)
 
     def product(start: int, stop: int, into: Tensor | None) -> Tensor:
         part = paths if stop - start == num_links else paths[start:stop]
         frames = None if mount is None else mount[start:stop]
-        if fused:
-            from datamodules.channel.synthesis_cpu import (  # here: the compiler takes time to import
-                batched_product,
-                sum_paths,
-            )
-            from datamodules.channel.synthesis_cpu import link_factors as fused_factors
+        if fused and into is not None and velocity is None:
+            from datamodules.channel.synthesis_cpu import batched_product, sum_paths  # numba is slow to import
 
-            if into is not None and velocity is None and batched_product() is not None:
+            if batched_product() is not None:
                 sum_paths(part, bs, ue, ofdm, frames, reference, into)
                 return into
-            space, tones = fused_factors(part, bs, ue, ofdm, frames, reference)
-        else:
-            part = _filled(part)
-            space, tones = link_factors(part, bs, ue, ofdm, frames, reference)
+        space, tones = fastest_factors(part, bs, ue, ofdm, frames, reference)
         if velocity is not None and times is not None and wavelength is not None:
             length = wavelength[start:stop, None] if isinstance(wavelength, Tensor) else wavelength
             space = _with_doppler(
@@ -115,10 +105,31 @@ def synthesize(
     return result
 
 
+def fastest_factors(
+    paths: Paths, bs: Array, ue: Array, ofdm: OFDM, mount: Tensor | None = None, reference: Reference = "corner"
+) -> tuple[Tensor, Tensor]:
+    """Return the factors of `link_factors`, by `synthesis_cpu` if it applies, with P that of the longest link.
+
+    Returns:
+        The space factor (R*T, U, P), including gains, and the frequency factor (K, U, P), both complex64, valid until
+        the next call of the thread.
+    """
+    if _is_fusable(paths, bs, ue):
+        from datamodules.channel.synthesis_cpu import link_factors as fused_factors  # numba is slow to import
+
+        return fused_factors(paths, bs, ue, ofdm, mount, reference)
+    return link_factors(_filled(paths), bs, ue, ofdm, mount, reference)
+
+
+def _needs_grad(paths: Paths) -> bool:
+    fields = (paths.gain, paths.delay, paths.aod, paths.aoa)
+    return torch.is_grad_enabled() and any(value.requires_grad for value in fields)
+
+
 def _is_fusable(paths: Paths, bs: Array, ue: Array) -> bool:
-    """Return whether `synthesis_cpu` applies: isotropic arrays on the CPU, outside `torch.compile`."""
+    """Return whether `synthesis_cpu` applies: isotropic arrays on the CPU, without gradients or `torch.compile`."""
     plain = bs.isotropic and ue.isotropic and paths.gain.device.type == "cpu"
-    return plain and not torch.compiler.is_compiling()
+    return plain and not torch.compiler.is_compiling() and not _needs_grad(paths)
 
 
 def _filled(paths: Paths) -> Paths:
