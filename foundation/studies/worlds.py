@@ -66,9 +66,11 @@ class Worlds:
         return links
 
     def save(self, file: Path, links: NDArray[np.int64]) -> None:
-        """Write links to train on."""
+        """Write links to train on, whole or not at all."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_links(file, self.data.sides["train"].sites, links)
+        temporary = file.with_name(f".{file.name}")
+        save_links(temporary, self.data.sides["train"].sites, links)
+        temporary.replace(file)
 
     def read(self, file: Path) -> NDArray[np.int64]:
         """Read what `save` wrote."""
