@@ -154,13 +154,14 @@ class Positioning(Head):
         limit = float(error.quantile(0.95))
         points = axes.scatter(*user.T.numpy(), c=error.numpy(), s=6, vmin=0, vmax=limit, rasterized=True)
         figure.colorbar(points, label="error [m]", extend="max")
-        axes.plot(*np.unique(station[:, :2].numpy(), axis=0).T, "r^", markersize=8, label="base station")
+        stations = np.unique(station[:, :2].numpy(), axis=0)
+        axes.plot(*stations.T, "r^", markersize=8, label="base station")
         axes.legend(loc="upper right")
         axes.set(xlabel="x [m]", ylabel="y [m]")
         axes.set_aspect("equal", "datalim")
-        places = {"position": user, "stations": station[:, :2].unique(dim=0), "value": error}
+        places = {"position": user, "value": error, "stations": stations}
         places |= {key: batch[key][..., :2] for key in ("walls", "train_position") if key in batch}
-        shown = {key: value.mul(10).round().div(10) for key, value in places.items()}
+        shown = {key: np.asarray(value, dtype=float).round(1) for key, value in places.items()}
         keep_data(figure, "map", title="Where the error arises", label="error", unit="m", **shown)
         return {"error_cdf": cdf_figure(error, "Positioning error", "error", "m"), "error_map": figure}
 

@@ -34,8 +34,8 @@ class Curve:
         if count <= most:
             return self
         kept = sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
-        steps, epochs, values = ([column[i] for i in kept] for column in (self.steps, self.epochs, self.values))
-        return Curve(steps, epochs, values)
+        steps, epochs, values = self.steps, self.epochs, self.values
+        return Curve([steps[i] for i in kept], [epochs[i] for i in kept], [values[i] for i in kept])
 
 
 def finite(value: Any) -> float | None:

@@ -139,8 +139,7 @@ def _colours(rows: Mapping[str, NDArray[Any]], sites: list[dict[str, Any]]) -> I
     if "domain" in rows and rows["domain"].ndim == 2:
         for axis, column in zip(AXES, rows["domain"].T, strict=False):
             if axis != "los" and len(found := np.unique(column)) > 1:
-                names = {int(v): "unknown" if v == UNKNOWN else str(v) for v in found}
-                yield _classes(f"domain: {axis}", column, names)
+                yield _classes(f"domain: {axis}", column, {int(v): "unknown" for v in found if v == UNKNOWN})
     prediction = rows.get("prediction")
     if prediction is not None and prediction.ndim == 1 and prediction.dtype.kind in "if":
         yield _numbers("prediction", prediction)

@@ -82,7 +82,8 @@ def sample(rows: NDArray[Any], most: int) -> NDArray[Any]:
     """Return evenly spaced rows, so many at most."""
     if len(rows) <= most:
         return rows
-    return rows[np.linspace(0, len(rows) - 1, most).round().astype(int)]
+    kept: NDArray[Any] = rows[np.linspace(0, len(rows) - 1, most).round().astype(int)]
+    return kept
 
 
 def shrink(pictures: Sequence[Path], budget: int) -> dict[Path, str]:

@@ -112,8 +112,19 @@ function mapChart(plot, limit) {
         hovertemplate: `%{marker.color:.3~g} ${plain(plot.unit)}<br>x %{x:.0f} m, y %{y:.0f} m<extra></extra>` },
       { x: plot.stations_x, y: plot.stations_y, mode: "markers", marker: { symbol: "triangle-up", size: 12, color: PALETTE[theme()][1], line: { width: 1, color: css("--card") } }, hovertemplate: "base station<extra></extra>" },
     ],
-    layout: { xaxis: axis("x [m]", { showgrid: false, zeroline: false }), yaxis: axis("y [m]", { showgrid: false, zeroline: false, scaleanchor: "x" }) },
+    layout: {
+      xaxis: axis("x [m]", { showgrid: false, zeroline: false, range: around([...plot.x, ...plot.stations_x, ...plot.trained_x]) }),
+      yaxis: axis("y [m]", { showgrid: false, zeroline: false, scaleanchor: "x", range: around([...plot.y, ...plot.stations_y, ...plot.trained_y]) }),
+    },
   };
+}
+
+/** A range with some room around values: buildings reach much farther than the users. */
+function around(values) {
+  const found = values.filter(isNumber);
+  const [low, high] = [Math.min(...found), Math.max(...found)];
+  const room = 0.06 * (high - low) + 5;
+  return found.length ? [low - room, high + room] : undefined;
 }
 
 function confusionPart(entries) {
