@@ -145,7 +145,7 @@ class Plan:
         """Say what is to be run and how long that takes."""
         total = sum(job.seconds for job in self.jobs.values())
         guess = f", {_minutes(self.guessed)} of it a guess, as no row tells of such runs" if self.guessed else ""
-        return f"{len(self.jobs)} runs, about {_minutes(total)} as on the machines of the rows{guess}"
+        return f"{_counted(len(self.jobs))}, about {_minutes(total)} as on the machines of the rows{guess}"
 
 
 def _needed(args: Sequence[str], runs: Path) -> list[tuple[str, str]]:
@@ -173,6 +173,10 @@ def alone(study: Study, run: str) -> Study | None:
     return None if pretrained else whole
 
 
+def _counted(runs: int) -> str:
+    return f"{runs} run" if runs == 1 else f"{runs} runs"
+
+
 def _minutes(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
@@ -195,7 +199,8 @@ def reproduce(chosen: Sequence[Study], runs: Path, folder: Path = FOLDER) -> int
         return 0
     plan = Plan(wanted, rows, runs, folder)
     names = list(dict.fromkeys(each.study.name for each in wanted))
-    print(f"{len(wanted)} runs of {', '.join(names)} lack rows in {results.ROWS}: {plan.told()}", flush=True)
+    lacking = f"rows in {results.ROWS} are missing of {_counted(len(wanted))} of {', '.join(names)}"
+    print(f"{lacking}: {plan.told()}", flush=True)
     by_name = {(each.study.name, each.run): each for each in wanted}
 
     def take() -> None:

@@ -56,7 +56,7 @@ def made():
 def test_it_makes_every_row_and_then_nothing(call):
     status, out, err = call()
     assert status == 0
-    assert out.startswith("3 runs of x, y lack rows in experiments/results.csv: 4 runs, about 4 min as on")
+    assert out.startswith("rows in experiments/results.csv are missing of 3 runs of x, y: 4 runs, about 4 min as on")
     assert "4 min of it a guess" in out
     assert "[4/4] y/pretrain-c: 100 % of all" in err
     assert made() == ["x/pretrain-a", "x/pretrain-b", "y/pretrain-c", "z/pretrain-first"]
@@ -79,7 +79,7 @@ def test_on_a_fresh_clone_a_deleted_row_is_made_alone_with_what_it_needs(call):
     shutil.rmtree("runs")
     status, out, _ = call()
     assert status == 0
-    assert out.startswith("1 runs of y lack rows in experiments/results.csv: 2 runs, about 2 min")
+    assert out.startswith("rows in experiments/results.csv are missing of 1 run of y: 2 runs, about 2 min")
     assert made() == ["y/pretrain-c", "z/pretrain-first"]
     assert read(ROWS)[:2] == rows[:2]
     assert read(ROWS)[2].value != 7.0
@@ -130,7 +130,7 @@ def test_rows_of_runs_that_lie_there_finished_are_taken(call):
     call()
     rows = read(ROWS)
     write(ROWS, rows[1:])
-    assert call()[1].startswith("1 runs of x lack rows in experiments/results.csv: 0 runs, about 0 s")
+    assert call()[1].startswith("rows in experiments/results.csv are missing of 1 run of x: 0 runs, about 0 s")
     assert read(ROWS) == rows
 
 
