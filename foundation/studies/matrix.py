@@ -49,7 +49,7 @@ def matrix(rows: Sequence[Row]) -> str:
         for head, (metric, _, _) in _HEADS.items():
             for variant, mode in _LINES:
                 group = [r for r in known if (r.data, r.head, r.variant, r.mode) == (name, head, variant, mode)]
-                if values := by_seed(metric, group) if group else []:
+                if values := by_seed(metric, group):
                     cells[name, head, variant, mode] = values
     lines = [["tested on", "model", *(f"{head}, {words}" for head, (_, words, _) in _HEADS.items())]]
     for name in data:

@@ -47,7 +47,8 @@ def publish(rows: list[Row], page: Path = PAGE, folder: Path = FOLDER) -> None:
         folder: Where the studies lie that the rows are of.
     """
     files = {file.stem: file for file in studies(folder)}
-    papers = {name: Study.load(file).paper for name, file in files.items()}
+    loaded = {name: Study.load(file) for name, file in files.items()}
+    papers = {name: study.paper for name, study in loaded.items()}
     experiments = list(dict.fromkeys(row.experiment for row in rows))
     parts = ["# Results", "", *_PREFACE, ""]
     if made := [name for name in STUDIES if name in experiments]:
@@ -56,13 +57,14 @@ def publish(rows: list[Row], page: Path = PAGE, folder: Path = FOLDER) -> None:
         group = [row for row in rows if row.experiment in made]
         parts += ["## Every model by every head", "", *comments, f"{commands}: {_facts(group)}", "", matrix(rows), ""]
     for paper, title in PAPERS.items():
-        told = [name for name in experiments if papers.get(name, "") == paper and name not in STUDIES]
-        parts += [f"## {title}", ""] if told else []
-        for name in told:
+        names = [name for name in experiments if papers.get(name, "") == paper and name not in STUDIES]
+        parts += [f"## {title}", ""] if names else []
+        for name in names:
             group = [row for row in rows if row.experiment == name]
             comment = _comment(files[name]) if name in files else []
             command = f"`make study STUDY={name}`: {_facts(group)}"
-            parts += [f"### {name}", "", *comment, "", command, "", table(group), ""]
+            told = loaded[name].told if name in loaded else ""
+            parts += [f"### {name}", "", *comment, "", command, "", table(group, told), ""]
     page.write_text("\n".join(parts))
 
 

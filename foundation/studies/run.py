@@ -25,7 +25,7 @@ def run_study(study: Study, runs: Path) -> int:
         return refine(study, runs)
     status = run_all(study.name, study.commands(runs), runs)
     if not status:
-        print(table(collect(runs, study)))
+        print(table(collect(runs, study), study.told))
     return status
 
 

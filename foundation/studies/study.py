@@ -45,6 +45,8 @@ class Study:
         refine: How the variant `twin` is refined in another world, see `refinement.Refinement`; empty for not.
         paper: Whose table the study is of, such as `csiclip`, see `results.PAPERS`; empty where it compares several.
         tuned_on: By what links its sizes, steps and rates were chosen, such as `areas 207-223`.
+        told: The one metric of its table, with a line for each of `data` and a column for each variant and reference;
+            empty for a line for each variant with all metrics.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Study:
     refine: dict[str, Any] = field(default_factory=dict)
     paper: str = ""
     tuned_on: str = ""
+    told: str = ""
 
     @classmethod
     def load(cls, file: Path) -> Study:

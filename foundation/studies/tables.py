@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,9 @@ _KNOWN: dict[str, tuple[int, int, str]] = {
     "snr_db": (0, 1, "dB"),
 }
 
+#: what a model spends on one link
+_COSTS = {"macs": "multiply-adds a link", "cpu_ms": "CPU [ms] a link"}
+
 #: of more metrics than that, tables give references lines of their own, and then leave out the details; `results.csv`
 #: has them all
 _WIDEST = 24
@@ -30,15 +33,62 @@ _SHARED = 3
 _OF = " beside "
 
 
-def table(rows: Iterable[Row]) -> str:
+def table(rows: Sequence[Row], told: str = "") -> str:
     """Return a Markdown table for each head: a line a variant, mode, data and city, mean and deviation over seeds.
 
     Several areas of one city are averaged within every seed first: how much they differ is no spread over seeds.
+
+    Args:
+        rows: Rows of one study.
+        told: `Study.told`, with which there is one table of that metric alone.
     """
+    if told and any(row.metric == told for row in rows):
+        return _side_by_side(rows, told)
     by_head: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_head[row.head].append(row)
     return "\n\n".join(_table(head, group) for head, group in by_head.items())
+
+
+def _side_by_side(rows: Sequence[Row], metric: str) -> str:
+    """Return one Markdown table of one metric: a line for each data name, a column for each variant and reference.
+
+    Args:
+        rows: Rows of runs that were made on several data (`Study.data`).
+        metric: What is told, `nmse_db`; a reference is what another metric, `hold_nmse_db`, is named after. Metrics of
+            no reference that are the same for all variants, such as f_D T, come first.
+    """
+    rows = [row for row in rows if row.data]
+    known = dict.fromkeys(row.metric for row in rows)
+    references = [name.removesuffix(f"_{metric}") for name in known if name.endswith(f"_{metric}")]
+    variants = list(dict.fromkeys(row.variant for row in rows))
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row.data, row.metric].append(row)
+    of_reference = tuple(f"{name}_" for name in references)
+    varied = {
+        name
+        for (_, name), group in groups.items()
+        if len({(row.seed, row.value) for row in group}) > len({row.seed for row in group})
+    }
+    own = {metric, *_COSTS, *varied}
+    facts = [name for name in known if name not in own and not name.startswith(of_reference)]
+    unit = f" [{_form(metric)[2]}]" if _form(metric)[2] else ""
+    lines = [["data", *facts, *(f"{name}{unit}" for name in (*variants, *references)), "seeds"]]
+    for data in dict.fromkeys(row.data for row in rows):
+        shown = [cell(name, by_seed(name, groups[data, name])) for name in facts]
+        told = groups[data, metric]
+        shown += [cell(metric, by_seed(metric, [row for row in told if row.variant == name])) for name in variants]
+        shown += [cell(metric, by_seed(f"{name}_{metric}", groups[data, f"{name}_{metric}"])) for name in references]
+        lines.append([data, *shown, str(len({row.seed for row in told}))])
+    first = [next(row for row in rows if row.variant == name) for name in variants]
+    costs = {"labels": [f"{row.n_train:,}" for row in first], "parameters": [f"{row.params_total:,}" for row in first]}
+    for name, words in _COSTS.items():
+        spent = [by_seed(name, [r for r in rows if (r.variant, r.metric) == (row.variant, name)]) for row in first]
+        if any(spent):
+            costs[words] = [f"{statistics.fmean(values):.3g}" if values else "" for values in spent]
+    lines += [[words, *[""] * len(facts), *values, *[""] * (len(references) + 1)] for words, values in costs.items()]
+    return ruled(lines)
 
 
 def _table(head: str, rows: list[Row]) -> str:
@@ -107,8 +157,8 @@ def shared_places(rows: list[Row]) -> set[str]:
 
 
 def by_seed(metric: str, rows: list[Row]) -> list[float]:
-    """Return the mean of a metric over the places that all seeds have, for each seed."""
-    places = shared_places(rows)
+    """Return the mean of a metric over the places that all seeds have, for each seed; nothing of no rows."""
+    places = shared_places(rows) if rows else set()
     values: dict[int, list[float]] = defaultdict(list)
     for row in rows:
         if row.metric == metric and row.place in places:

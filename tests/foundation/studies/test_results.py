@@ -2,6 +2,7 @@
 
 import statistics
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -185,3 +186,19 @@ def test_a_metric_is_known_by_the_end_of_its_name_or_its_start():
     (line,) = lines(run(metrics=metrics))
     shown = {key: value for key, value in line.items() if key.partition(" ")[0] in {k.split("/")[-1] for k in metrics}}
     assert shown == {"left_tower_top1 [%]": "25.0", "door_chance [%]": "50.0", "match_house [%]": "75.0", "f1": "0.500"}
+
+
+def test_a_study_that_tells_one_metric_sets_its_variants_side_by_side():
+    def of(variant, data, seed, **metrics):
+        at = {"variant": variant, "data": data, "seed": seed, "n_train": 75}
+        return [replace(run()[0], metric=name, value=value, **at) for name, value in metrics.items()]
+
+    rows = of("filter", "fast", 0, nmse_db=-12.0, hold_nmse_db=-1.0, hold_rate=0.5, fd_t=0.25, beam=0.9, macs=2e6)
+    rows += of("filter", "fast", 1, nmse_db=-14.0, hold_nmse_db=-2.0, hold_rate=0.6, fd_t=0.25, beam=0.8, macs=2e6)
+    rows += of("direct", "fast", 0, nmse_db=0.5, hold_nmse_db=-1.0, hold_rate=0.5, fd_t=0.25, beam=0.7)
+    head, _, fast, labels, parameters, macs = table(rows, "nmse_db").splitlines()
+    assert head == "| data | fd_t | filter [dB] | direct [dB] | hold [dB] | seeds |"
+    assert fast == "| fast | 0.250 ± 0.000 | -13.00 ± 1.41 | 0.50 | -1.50 ± 0.71 | 2 |"
+    assert labels == "| labels |  | 75 | 75 |  |  |"
+    assert parameters.startswith("| parameters |")
+    assert macs == "| multiply-adds a link |  | 2e+06 |  |  |  |"
