@@ -119,7 +119,7 @@ def test_calibration_runs_on_twins(tmp_path, monkeypatch):
     assert areas == [{"etoile_grid"}, {"etoile_offgrid"}]
     tested = commands.trainer.callback_metrics
     assert 0 < tested["test/cosine"] < tested["test/target_cosine"]
-    with pytest.raises(InputError, match=r"low fidelity first, but the data serve high, low: set data\.variants"):
+    with pytest.raises(InputError, match=r"low fidelity first, but the data have high, low: set data\.variants"):
         run([*args, "--data.variants", "[high, low]", *QUICK])
 
 
