@@ -29,6 +29,7 @@ class Study:
         pretrain_on: Per name of `data`, arguments that choose what the variants are pre-trained on for it; empty where
             one pre-training serves all data.
         sizes: Numbers of training links; every variant is pre-trained with each, as `<variant>-n<size>`.
+        available: Per variant that has fewer links than the largest of `sizes`, how many it has and learns from then.
         modes: Modes to run each variant's checkpoint in.
         baselines: Per name, arguments that make a run to compare with, with `{seed}` for the seed.
         only: Tasks of a variant or baseline that is not run on all of them.
@@ -55,6 +56,7 @@ class Study:
     pretrain: dict[str, list[str]] = field(default_factory=dict)
     pretrain_on: dict[str, list[str]] = field(default_factory=dict)
     sizes: list[int] = field(default_factory=list)
+    available: dict[str, int] = field(default_factory=dict)
     modes: list[str] = field(default_factory=lambda: ["probe", "finetune"])
     baselines: dict[str, list[str]] = field(default_factory=dict)
     only: dict[str, list[str]] = field(default_factory=dict)
@@ -138,7 +140,7 @@ class Study:
         if not self.sizes:
             return self.pretrain
         return {
-            f"{variant}-n{size}": [*args, "--data.num_labels", str(size)]
+            f"{variant}-n{size}": [*args, "--data.num_labels", str(min(size, self.available.get(variant, size)))]
             for (variant, args), size in product(self.pretrain.items(), self.sizes)
         }
 

@@ -39,10 +39,12 @@ def test_one_pretraining_serves_all_seeds_or_each_has_its_own():
 def test_every_variant_is_pretrained_with_each_size():
     study = Study(
         name="x", seeds=[0, 1], pretrain={"twin": ["--config", "a.yaml"], "city": []}, sizes=[10, 5120],
-        pretrain_per_seed=True,
+        available={"city": 4000}, pretrain_per_seed=True,
     )  # fmt: skip
     commands = dict(study.commands(Path("runs")))
     assert len(commands) == 8
+    sizes = [flag(commands[f"pretrain-city-n{size}-s0"], "--data.num_labels") for size in (10, 5120)]
+    assert sizes == ["10", "4000"]
     assert flag(commands["pretrain-twin-n5120-s1"], "--data.num_labels") == "5120"
     assert variant_of("pretrain-twin-n5120-s1", "", "pretrain") == "twin-n5120"
 
