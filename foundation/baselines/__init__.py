@@ -1,1 +1,1 @@
-"""What costs no training, or next to none, and every learned figure stands beside."""
+"""Baselines without a neural network: the reference values that every learned result is compared with."""

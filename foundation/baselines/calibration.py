@@ -1,4 +1,4 @@
-"""Codewords without a calibrator: those of users nearby, whose channels are known."""
+"""Baseline of twin calibration: the codewords of the nearest training users, whose channels are known."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from torch import Tensor
 
 
 def nearest_mean(positions: Tensor, known_positions: Tensor, known_weights: Tensor, neighbours: int = 1) -> Tensor:
-    """Return the mean weights of the nearest users that are known; of one, the grid search of twin calibration V-B.
+    """Return the mean weights of the nearest known users; one neighbour is the grid search of twin calibration V-B.
 
     Args:
         positions: Coordinates of the users [m], shape (B, C).
         known_positions: Coordinates of the known users [m], shape (M, C).
-        known_weights: Their DFT weights, shape (M, Q); all should sum to one, or the strong ones decide.
-        neighbours: How many, at most M.
+        known_weights: Their DFT weights, shape (M, Q), each row of sum one; else strong users dominate the mean.
+        neighbours: Number of nearest users to average, at most M.
 
     Returns:
         Shape (B, Q).
     """
-    # not by a matrix product, which at kilometres from the origin loses the metres
+    # not by a matrix product, whose rounding kilometres from the origin exceeds a metre
     distances = torch.cdist(positions, known_positions, compute_mode="donot_use_mm_for_euclid_dist")
     nearest = distances.topk(min(neighbours, len(known_positions)), largest=False).indices
     return known_weights[nearest].mean(1)

@@ -1,8 +1,7 @@
 """Classical predictors of the channel.
 
-Each takes the past (B, N, R, T, K), complex, as it was observed with noise and evenly spaced, the latest snapshot last,
-and returns the channel 1 to H snapshots after it, (B, H, R, T, K). All are linear in the past and keep its scale. What
-has no power predicts zeros.
+Each takes the past (B, N, R, T, K), complex: noisy observations at equal intervals, the latest snapshot last. It
+returns the channel 1 to H snapshots later, (B, H, R, T, K), on the scale of the past; a link without power gives zeros.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ def hold(past: Tensor, horizons: int) -> Tensor:
 
 
 def zero(past: Tensor, horizons: int) -> Tensor:
-    """Predict nothing, which costs 0 dB."""
+    """Predict zeros, an NMSE of 0 dB."""
     return torch.zeros_like(past[:, :1]).expand(-1, horizons, -1, -1, -1)
 
 
@@ -39,7 +38,7 @@ def fit_ar1(past: Tensor) -> float:
     """Return the rho of ConTwin appendix D: Re(sum <h_t, h_t+1> / sum |h_t|^2) over sequences, clipped to [0, 1].
 
     Args:
-        past: Sequences of the train side, (B, N, R, T, K). Every link counts alike, so that path loss plays no part.
+        past: Sequences of the train side, (B, N, R, T, K). Each link is scaled to unit power first.
     """
     unit = past * _scale(past)
     before, after = unit[:, :-1], unit[:, 1:]
@@ -54,15 +53,15 @@ def ar1(past: Tensor, horizons: int, rho: float) -> Tensor:
 
 
 def kalman(past: Tensor, horizons: int, rho: float, snr: float | Tensor) -> Tensor:
-    """Filter an AR(1) state observed with noise, then let it run (ConTwin appendix D).
+    """Filter an AR(1) state observed with noise, then extrapolate it (ConTwin appendix D).
 
     State x, F = rho, Q = (1 - rho^2) s, R = noise, from x = 0 of variance s. Only the ratio of s to the noise matters.
 
     Args:
         past: As of all predictors.
         horizons: Number H.
-        rho: What `fit_ar1` found on sequences without noise.
-        snr: Power of the channel over that of the noise, linear, of each link, (B,), or of all.
+        rho: Coefficient of `fit_ar1`, fitted to sequences without noise.
+        snr: Power of the channel over that of the noise, linear, for each link, (B,), or one for all.
     """
     noise = 1 / torch.as_tensor(snr, device=past.device, dtype=past.real.dtype).expand(len(past))
     state, variance = torch.zeros_like(past[:, 0]), torch.ones_like(noise)
@@ -75,21 +74,21 @@ def kalman(past: Tensor, horizons: int, rho: float, snr: float | Tensor) -> Tens
 
 
 def fit_wiener(past: Tensor, future: Tensor, taps: int | None = None) -> Tensor:
-    """Return one linear predictor of all links, the least squares over a train side (pooled Wiener-N).
+    """Fit one linear predictor to all links of a train side by least squares (pooled Wiener-N).
 
     Args:
-        past: As observed, (B, N, R, T, K).
-        future: What came, without noise, (B, H, R, T, K).
-        taps: How many of the last snapshots it sees; by default all N.
+        past: Noisy observations, (B, N, R, T, K).
+        future: The snapshots that follow, without noise, (B, H, R, T, K).
+        taps: Number of latest snapshots that it reads; by default all N.
 
     Returns:
-        Weights (H, taps), complex, the latest snapshot first. Every link counts alike.
+        Weights (H, taps), complex, the latest snapshot first. Each link is scaled to unit power before the fit.
     """
     scale = _scale(past)
     seen = rearrange((past * scale).flip(1)[:, :taps], "b n r t k -> n (b r t k)")
     wanted = rearrange(future * scale, "b h r t k -> h (b r t k)")
     gram = seen.conj() @ seen.T
-    # a channel that does not move makes all snapshots one
+    # the Gram matrix of a static channel without noise has rank one
     floor = 1e-6 * gram.diagonal().real.mean().clamp_min(1e-30)
     weights: Tensor = torch.linalg.solve(
         gram + floor * torch.eye(len(gram), device=gram.device), seen.conj() @ wanted.T
@@ -103,10 +102,10 @@ def wiener(past: Tensor, horizons: int, weights: Tensor) -> Tensor:
 
 
 def link_ar(past: Tensor, horizons: int, order: int | None = None, noise: Tensor | None = None) -> Tensor:
-    """Predict by one autoregression a link, fitted to its own past: the classical predictor to beat.
+    """Predict by one autoregression for each link, fitted to its own past.
 
     It is fitted in the angle-delay domain to all strong bins together, forwards and backwards over all windows, and
-    iterated over the horizons. Weak bins are left out, and predicted as zero.
+    iterated over the horizons. Weak bins are excluded from the fit and predicted as zero.
 
     Args:
         past: As of all predictors.
@@ -130,7 +129,7 @@ def pad(past: Tensor, horizons: int, order: int = 2, noise: Tensor | None = None
     Args:
         past: As of all predictors.
         horizons: Number H.
-        order: Paths that a bin is thought to hold, the taps of its autoregression.
+        order: Number of taps of the autoregression, the number of paths assumed in each bin.
         noise: As of `link_ar`.
     """
     bins = to_bins(past)
@@ -143,8 +142,8 @@ def pad(past: Tensor, horizons: int, order: int = 2, noise: Tensor | None = None
 def pad_vector(past: Tensor, horizons: int, order: int = 8) -> Tensor:
     """Predict all entries by one filter, fitted to the last snapshot alone: vector Prony, PAD in CSI-4CAST's table.
 
-    The least squares over entries e of |x_e(N) - sum_o w_o x_e(N - o)|^2, without any measure against the noise, as the
-    public code of LLM4CP has it, with its order of 8.
+    Least squares over entries e of |x_e(N) - sum_o w_o x_e(N - o)|^2, without regularisation against noise, as in the
+    public code of LLM4CP, with its order of 8.
 
     Args:
         past: As of all predictors.
@@ -155,7 +154,7 @@ def pad_vector(past: Tensor, horizons: int, order: int = 8) -> Tensor:
     taps = min(order, past.shape[1] - 1)
     before, last = entries[..., -1 - taps : -1].flip(-1), entries[..., -1:]
     gram = before.mH @ before
-    # the snapshots of a user at rest without noise are all one
+    # the snapshots of a static user without noise are equal, and the system is singular
     floor = torch.finfo(past.real.dtype).eps * gram.diagonal(dim1=1, dim2=2).real.mean(1)
     floor = torch.where(floor > 0, floor, 1.0).reshape(-1, 1, 1)
     eye = torch.eye(taps, dtype=past.dtype, device=past.device)
@@ -166,6 +165,6 @@ def pad_vector(past: Tensor, horizons: int, order: int = 8) -> Tensor:
 
 
 def _scale(past: Tensor) -> Tensor:
-    """Return what brings each link (B, N, R, T, K) to unit power, (B, 1, 1, 1, 1); 1 where there is none."""
+    """Return the factor that scales each link (B, N, R, T, K) to unit power, (B, 1, 1, 1, 1); 1 without power."""
     level = past.abs().square().mean((1, 2, 3, 4), keepdim=True)
     return torch.where(level > 0, level, torch.ones_like(level)).rsqrt()

@@ -64,7 +64,7 @@ def limit(
         flat = past.flatten(2, 3).to(torch.complex128)
         matched = torch.einsum("bnsk,bpk->bnsp", flat, tones.conj())
         matched = torch.einsum("bnsp,bps,bpn->bp", matched, space.conj(), seen.conj())
-        # regularised, since padding has no gain, and without noise the solution is not unique
+        # regularised: padding has zero gain, and without noise the system is singular
         level = gram.diagonal(dim1=1, dim2=2).real.amax(1)
         sigma = torch.maximum(noise.double(), 1e-12 * level).clamp_min(1e-300)
         eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)

@@ -1,1 +1,1 @@
-"""Benchmarks, controls and pictures."""
+"""Benchmarks, baselines scored at tests, and figures."""

@@ -1,4 +1,4 @@
-"""Speed and memory, ours beside theirs, in one run: `make bench`."""
+"""Speed and memory compared with other implementations, in one run: `make bench`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CASES = (
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison; `ratio` is ours over theirs."""
+    """One comparison: `ours` of this package, `theirs` of the reference, and `ratio`, ours over theirs."""
 
     name: str
     ours: float
@@ -47,11 +47,11 @@ class Row:
 
 
 def rates(works: list[Callable[[], None]], count: int) -> list[float]:
-    """Return items a second of several works, the median of runs taken in turn, so that all meet the same machine."""
+    """Return items per second of several functions: medians of alternating runs, so that machine load affects all."""
     seconds: list[list[float]] = [[] for _ in works]
     for _ in range(RUNS):
         for work, times in zip(works, seconds, strict=True):
-            work()  # not counted: threads and caches are left as the work before it wanted them
+            work()  # untimed warm-up: thread pools and caches are in the state of the function before
             started = time.perf_counter()
             work()
             times.append(time.perf_counter() - started)
@@ -59,14 +59,14 @@ def rates(works: list[Callable[[], None]], count: int) -> list[float]:
 
 
 def real_site() -> Site:
-    """Return real links: New York where `$CSI_DATA` has it, else a traced square in Paris."""
+    """Return ray-traced links of a real city: New York where `$CSI_DATA` has it, else a square in Paris."""
     if (Path(os.environ.get("CSI_DATA", "data")) / "deepmimo" / "city_0_newyork_3p5").is_dir():
         return DeepMIMO("city_0_newyork_3p5", base_stations=[1]).sites()[0]
     return SionnaRT("etoile", base_stations=[[0, 0, 30]], num_users=900).sites()[0]
 
 
 def synthesis(site: Site) -> list[Row]:
-    """Compare with DeepMIMO's `compute_channels`, and with the bare product over paths."""
+    """Compare synthesis with DeepMIMO's `compute_channels`, and with the matrix product over paths alone."""
     paths = site.paths[site.paths.has_path]
     paths = paths[: len(paths) // BATCH * BATCH]
     batches = [paths[i : i + BATCH] for i in range(0, len(paths), BATCH)]
@@ -78,7 +78,7 @@ def synthesis(site: Site) -> list[Row]:
         flat = out.view(BATCH, -1, ofdm.num_subcarriers)
         factors = []
         for batch in batches:
-            # ready factors have no column that is padding in every link: the bar would be lower with them
+            # without columns that are padding in every link, which would slow the reference down
             space, tones = link_factors(batch.narrow(int(batch.mask.any(0).sum())), bs, ue, ofdm)
             factors.append((space.permute(1, 0, 2).contiguous(), tones.permute(1, 2, 0).contiguous()))
 
@@ -137,7 +137,7 @@ def _deepmimo(site: Site, paths: Paths, folder: Path) -> Callable[[Array, Array,
 
 
 class RandomLinks(Source):
-    """Links of random rays, for measurements of size alone.
+    """Links of random rays, for benchmarks that depend on the size of the data only.
 
     Args:
         count: Number of links.
@@ -171,10 +171,10 @@ class RandomLinks(Source):
 
 
 class Turns(Callback):
-    """Times the epochs of a fit, from the start of one to the start of the next, in turn with those of another loop.
+    """Times the epochs of a fit, from the start of one to the start of the next, alternating with another loop.
 
-    Of two epochs in turn the second is timed, so that each loop finds threads and caches as it left them. Trainer and
-    loaders are ready by then: what is timed is the loop.
+    Each loop runs two epochs, of which the second is timed: the first warms up threads and caches. The set-up of the
+    trainer and loaders is not included.
 
     Args:
         other: Runs an epoch of the other loop.
@@ -186,7 +186,7 @@ class Turns(Callback):
         self.theirs: list[float] = []
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock, or stop it and let the other loop have its turn."""
+        """Start the timer, or stop it and run two epochs of the other loop."""
         now = time.perf_counter()
         if trainer.current_epoch % 2 == 0:
             if trainer.current_epoch > 0:
@@ -199,11 +199,11 @@ class Turns(Callback):
 
 
 def training_loop(folder: str, probe: bool) -> Row:
-    """Compare Lightning's loop, our logging in it, with a bare one: same model, data and optimizer.
+    """Compare Lightning's loop, with the logging of this package, with a plain PyTorch loop of the same training.
 
     Args:
         folder: Cache of the links.
-        probe: Whether Lightning also trains the online probe, which is work that the bare loop does not do.
+        probe: Whether Lightning also trains the online probe, which the plain loop does not.
     """
     from foundation import CSICLIP, ResNet
     from foundation.nets.resnet import Domain
@@ -252,13 +252,13 @@ def training_loop(folder: str, probe: bool) -> Row:
     links = len(loader.sampler)  # type: ignore[arg-type]
     our_rate, their_rate = (links / statistics.median(seconds) for seconds in zip(*pairs, strict=True))
     name = f"training, CSI-CLIP with two ResNet-18 of half width{', online probe on top' if probe else ''}"
-    # neighbours in time: a machine that slows down meets both
+    # ratios of consecutive epochs, so that a change of machine load affects both
     ratio = statistics.median(theirs / ours for ours, theirs in pairs)
     return Row(f"{name}: bare PyTorch loop", our_rate, their_rate, ratio, "links/s")
 
 
 def _open_large(folder: str) -> None:
-    """Open 700,000 links, serve an epoch's worth of batches, and print seconds and resident bytes added."""
+    """Open 700,000 links, load the batches of one epoch, and print seconds and resident bytes added."""
     source = RandomLinks(700_000, folder)
     before = _resident()
     started = time.perf_counter()
@@ -278,7 +278,7 @@ def _resident() -> int:
 
 
 def large_data(folder: str) -> list[Row]:
-    """Measure opening and serving 700,000 links in a process of its own; theirs is the bar."""
+    """Measure opening and loading 700,000 links in a separate process; `theirs` is the target value."""
     RandomLinks(700_000, folder).sites()
     program = f"from foundation.evaluation.bench import _open_large; _open_large({folder!r})"
     command = [sys.executable, "-c", program]

@@ -1,9 +1,8 @@
-"""What a calibrated twin saves: `python -m foundation.evaluation.calibration_bench`.
+"""Computation time of a calibrated twin: `python -m foundation.evaluation.calibration_bench`.
 
-Times a user at low and at high fidelity, traced as `experiments/calibration.yaml` has it, and through the calibrator
-(twin calibration section V-B: 20 times less than high fidelity), in one process, in turns, after one warm-up each.
-Either fidelity has as many users in a call as `Twins` gives it, for the same memory: a call has a cost of its own,
-whatever it traces.
+Times for one user the tracing at low and at high fidelity, with the settings of `experiments/calibration.yaml`, and the
+calibrator, in one process, alternating, after one warm-up each (twin calibration section V-B states 20 times less than
+high fidelity). Each fidelity has the number of users per call that `Twins` uses, as every call has a fixed cost.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ from datamodules.yaml_file import read_yaml
 from foundation.evaluation.twin_pictures import markdown
 from foundation.models.calibration import TwinCalibration
 
-#: rounds, of which the median counts
+#: number of rounds, of which the median is taken
 _ROUNDS = 3
 _EXPERIMENT = Path("experiments/calibration.yaml")
 
 
 def costs(source: Twins, rounds: int = _ROUNDS) -> dict[str, tuple[float, float]]:
-    """Time one user of each step.
+    """Return the time of each step for one user.
 
     Args:
         source: Twins with the variants `low` and `high`.
-        rounds: Rounds, of which the median counts.
+        rounds: Number of rounds; the median is returned.
 
     Returns:
         Wall and CPU time [s] of one user, the latter summed over threads: of tracing `low` and `high`, of the
@@ -77,7 +76,7 @@ def costs(source: Twins, rounds: int = _ROUNDS) -> dict[str, tuple[float, float]
 
 
 def cost_table(spent: dict[str, tuple[float, float]]) -> str:
-    """Return the table of `costs`, each beside how many times less than high fidelity it is."""
+    """Return the table of `costs`, with the CPU time of high fidelity over that of each step."""
     names = {
         "high": "high-fidelity tracing", "low": "low-fidelity tracing", "calibrator": "calibrator",
         "calibrated": "low fidelity and calibrator",

@@ -1,8 +1,8 @@
-"""Classical predictors by the protocol and the measure of CSI-4CAST, beside the figures that it publishes.
+"""Classical predictors by the protocol and the metric of CSI-4CAST, compared with its published values.
 
 The protocol is that of `experiments/paper/data_csi4cast.yaml`: Sionna's clustered delay lines, 16 past snapshots to 4
-future ones, noise on the past alone. The measure is the mean over links, antennas and steps of error over power, both
-summed over subcarriers, which is larger than that of a whole link: antennas in a fade count as much as the others.
+future ones, noise on the past only. The metric is the mean over links, antennas and steps of squared error over power,
+both summed over subcarriers. It exceeds the NMSE of whole links, as antennas in a fade have equal weight.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def cell(speed: float, links: int, seed: int = 0, snr_db: float = 25.0) -> dict[
 
 
 def report(cells: dict[float, dict[str, tuple[float, float]]]) -> str:
-    """Return a Markdown table of the cells by speed [m/s], beside what is published."""
+    """Return a Markdown table of the cells by speed [m/s], with the published values."""
     columns = [f"{speed:g} m/s{kind}" for speed in cells for kind in ("", ", published")]
     lines = [f"| NMSE [dB] | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for name in (*_PREDICTORS, *(name for name in PUBLISHED if name not in _PREDICTORS)):
@@ -73,7 +73,7 @@ def report(cells: dict[float, dict[str, tuple[float, float]]]) -> str:
 
 
 def main() -> None:
-    """Print classical predictors in two cells of CSI-4CAST's table, beside its figures."""
+    """Print the NMSE of classical predictors in two cells of CSI-4CAST's table, with the published values."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--links", type=int, default=400, help="links of each cell [400]")
     parser.add_argument("--seed", type=int, default=0, help="draws links, motion and noise [0]")

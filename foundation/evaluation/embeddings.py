@@ -1,4 +1,4 @@
-"""Pictures of paired embeddings: who matches whom, and how the two modalities lie in one space."""
+"""Figures of paired embeddings: similarities, matching accuracy, and projections of both modalities to the plane."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from foundation.losses.clip import matching
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: pairs drawn in the projections: more would be a blot
+#: most pairs drawn in the projections, to keep them legible
 _PAIRS = 300
 
 
@@ -29,8 +29,8 @@ def draw(rows: dict[str, Tensor], area: Tensor, sites: Sequence[Site]) -> dict[s
 
     Args:
         rows: `channel` and `environment` embeddings (M, D), `site` and `user` (M,).
-        area: Number of the area of each link (M,).
-        sites: The sites that `site` counts.
+        area: Index of the area of each link (M,).
+        sites: The sites that `site` indexes.
     """
     hit, chance = matching(rows["channel"], rows["environment"], area)
     numbers, counts = np.unique(area.numpy(), return_counts=True)
@@ -40,7 +40,7 @@ def draw(rows: dict[str, Tensor], area: Tensor, sites: Sequence[Site]) -> dict[s
         "similarity": _similarity(rows, area == largest, sites),
         "matching": _histogram(shares, float(chance.mean())),
     }
-    # half a minute, after a test that says it is done
+    # takes half a minute, after the test itself has ended
     with Progress(3, "projecting embeddings", "method", leave=False) as progress:
         figures["embeddings"] = _projections(rows, progress)
     return figures
@@ -73,7 +73,7 @@ def _similarity(rows: dict[str, Tensor], chosen: Tensor, sites: Sequence[Site]) 
 
 
 def _histogram(shares: Tensor, chance: float) -> Figure:
-    """Draw how many areas are matched how well (figure 6)."""
+    """Draw the histogram over areas of the share of links matched correctly (figure 6)."""
     from heads.figures import new_figure
 
     figure, axes = new_figure("Matching all links of an area")
@@ -119,7 +119,7 @@ def _planes(points: NDArray[np.float32], progress: Progress) -> dict[str, NDArra
         with needs("umap", "the picture of embeddings is drawn without UMAP"):
             from umap import UMAP
     except InputError as error:
-        # a panel is no reason to lose the test that was run for it
+        # a missing panel must not discard the results of the test
         warnings.warn(str(error), stacklevel=2)
     else:
         methods["UMAP"] = UMAP(n_components=2, n_neighbors=min(15, len(points) - 1), random_state=0, n_jobs=1)

@@ -1,4 +1,4 @@
-"""What the head `feedback` is compared with, on the very links that it is tested on."""
+"""Baselines of the head `feedback`, scored on the same test links."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from foundation.link_metrics import LinkMeanDb
 from foundation.models.csifeedback import nmse, powered
 from heads.feedback import target_channel
 
-#: the pursuit of more paths takes minutes
+#: most paths of matching pursuit: more take minutes
 _MOST_PATHS = 64
 
 
 class FeedbackControls(Callback):
-    """Scores CSI feedback without a network at every test of a head `feedback`, of as many real numbers as its code.
+    """Scores CSI feedback without a network at every test of a head `feedback`, with as many real numbers as its code.
 
-    Logged beside the head's own metrics: `pca_nmse_db`, as many principal components of the train side;
-    `pursuit_nmse_db`, the strongest paths that as many numbers tell, for users of one antenna and up to 64 paths; and
-    `chance_nmse_db`, what unrelated channels of equal power have. All three know the clean channel.
+    Logged with the head's own metrics: `pca_nmse_db`, M principal components of the train side; `pursuit_nmse_db`, the
+    strongest paths that M numbers describe (orthogonal matching pursuit), for users of one antenna and up to 64
+    paths; and `chance_nmse_db`, the NMSE between uncorrelated channels of equal power. All three read the clean channel.
 
     Args:
         numbers: Real numbers M of the code.
@@ -33,7 +33,7 @@ class FeedbackControls(Callback):
         self._errors: dict[str, LinkMeanDb] = {}
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Learn the principal components, of a sample of the train side."""
+        """Fit the principal components to a sample of the train side."""
         sample = trainer.datamodule.sample()  # type: ignore[attr-defined]
         channels = target_channel(sample).to(pl_module.device)
         self._components = PrincipalComponents.fit(channels[powered(channels)], self.numbers)

@@ -1,4 +1,4 @@
-"""Figures 4 and 5 of twin feedback, of the results of a study and beside those of the authors."""
+"""Figures 4 and 5 of twin feedback, from the results of a study, with the authors' published curves."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from foundation.studies.rows import Row
 
-#: the authors' results, drawn beside ours
+#: the authors' results, drawn in the same axes
 PUBLISHED = Path("experiments/published/twin_feedback.csv")
-#: colour of a curve, ours and the authors', by the names that either has
+#: colour of a curve, by its name in the study and by its name in the paper
 _COLORS = {
     "target": "#000000", "twin": "#0072b2", "station": "#56b4e9", "city": "#999999", "random": "#e69f00",
     "high_NMSE": "#d55e00", "rehearsal_high_NMSE": "#009e73", "twin_longer": "#cc79a7",
@@ -29,7 +29,7 @@ _AUTHORS = {
     "other city": "city", "refined, random": "random", "refined, high NMSE": "high_NMSE",
     "rehearsal, high NMSE": "rehearsal_high_NMSE",
 }  # fmt: skip
-#: how a variant says on how many samples it was trained or refined
+#: the number of training or refinement samples in the name of a variant
 _CURVE = re.compile(r"(?P<name>.+)-n(?P<count>\d+)")
 
 
@@ -42,12 +42,12 @@ def published(file: Path = PUBLISHED) -> dict[str, list[float]]:
 def figure4(rows: Sequence[Row], theirs: Mapping[str, Sequence[float]]) -> Figure:
     """Draw NMSE against the number of samples, ours over the authors' (twin feedback figure 4).
 
-    A variant `<name>-n<count>` is a point of a curve; `target`, `twin`, `station` or `city` alone stand at the number
-    of their training links.
+    A variant `<name>-n<count>` is a point of a curve; `target`, `twin`, `station` or `city` without a count is drawn at
+    its number of training links.
 
     Args:
         rows: Results of a study; means over seeds are drawn, with the lowest and the highest.
-        theirs: What `published` returns; may be empty.
+        theirs: The return value of `published`; may be empty.
     """
     from matplotlib.figure import Figure
 
@@ -75,11 +75,11 @@ def figure4(rows: Sequence[Row], theirs: Mapping[str, Sequence[float]]) -> Figur
 
 
 def figure5(correlations: Sequence[Mapping[str, Sequence[float]]]) -> Figure:
-    """Draw how like the twin chosen and random links are (twin feedback figure 5), over all seeds together.
+    """Draw the distributions of the correlation of chosen and random links with the twin (twin feedback figure 5).
 
     Args:
-        correlations: For each seed, the largest correlation of links with those of the twin (eq 14), by how the links
-            were chosen.
+        correlations: For each seed, the largest correlation of each link with the links of the twin (eq 14), by the
+            rule that chose the links; seeds are pooled.
     """
     names = dict.fromkeys(name for of_seed in correlations for name in of_seed)
     curves = {name: torch.tensor([value for of_seed in correlations for value in of_seed[name]]) for name in names}

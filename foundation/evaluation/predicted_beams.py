@@ -1,4 +1,4 @@
-"""How well beams are chosen by a predicted channel (ConTwin appendix, "Additional experiments")."""
+"""Accuracy and rate loss of beams chosen by a predicted channel (ConTwin appendix, "Additional experiments")."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from torch import Tensor
 from datamodules.channel.codebook import beam_power
 from heads.metrics import RatioOfSums
 
-#: SNR of the best beam that rates are told at [dB]
+#: SNR of the best beam at which rates are computed [dB]
 SNR_DB = 10.0
 
 
 class PredictedBeam(RatioOfSums):
-    """How often the best beam of the predicted channel is that of the true one, or what rate the choice costs.
+    """Share of links whose best beam is found by the predicted channel, or the mean rate lost by its choice.
 
     Args:
         codebook: Beams (Q, T).
-        rate: Whether to tell the rate lost [bit/s/Hz] against the best beam, at an SNR of 10 dB with that one; else the
-            share of links whose best beam was found.
+        rate: Whether to compute the rate lost [bit/s/Hz] against the best beam, whose SNR is 10 dB; else the share of
+            links whose best beam is found.
     """
 
     def __init__(self, codebook: Tensor, rate: bool) -> None:

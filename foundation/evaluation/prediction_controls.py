@@ -1,4 +1,4 @@
-"""What a predictor of the channel is compared with, on the very links and noise that it is tested on."""
+"""Classical predictors scored on the same test links and noise as a learned predictor of the channel."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from foundation.gather import concatenate, gather_rows
 from foundation.nets.classical import PREDICTORS, ClassicalPredictor
 from heads.prediction import PredictionNMSE, next_channel
 
-#: least noise over power that an SNR is told of, 90 dB
+#: lower limit of noise over power: SNRs are clipped to 90 dB
 _CLEAN = 1e-9
-#: classical predictors whose choice of beams is told
+#: classical predictors whose choice of beams is scored
 _CHOOSING = ("hold", "link_ar")
-#: links that a prediction is timed on
+#: number of links that a prediction is timed on
 _TIMED = 16
-#: rows of the table in words
+#: labels of the rows of the table
 _WORDS = {
     "hold": "the last snapshot",
     "zero": "nothing",
@@ -40,24 +40,24 @@ _WORDS = {
 }
 
 
-#: what the classical predictors scored on the data of the last test of this process, and which data those were
+#: scores of the classical predictors in the last test of this process, by the description of its data
 _LAST: dict[str, dict[str, Tensor]] = {}
 
 
 class PredictionControls(Callback):
     """Scores classical predictors at every test of a head `prediction`, logs them, and prints the table.
 
-    They are the same whatever the model is: where a process tests several models on the same data one after another, as
-    a study does, they are scored once.
+    They do not depend on the model: where a process tests several models on the same data in succession, as a study
+    does, they are scored once.
 
-    They are logged beside the head's own metrics as `<name>_nmse_db`, with `_1` and so on for each of several horizons;
-    `macs` and `cpu_ms` of the model, see `cost`; `fd_t`, the mean over links of the largest Doppler shift times the
-    interval, `fd_t_max`, and `snr_db`, the mean SNR of what is observed; `beam_top1` and `rate_loss` of the beams of a
-    DFT codebook that are chosen by the last predicted channel, see `PredictedBeam`. The limit of linear prediction is
-    there where the data hold rays.
+    Logged with the head's own metrics: `<name>_nmse_db` of each predictor, with `_1` and so on for each of several
+    horizons; `macs` and `cpu_ms` of the model, see `cost`; `fd_t`, the mean over links of the largest Doppler shift
+    times the interval, and its maximum `fd_t_max`; `snr_db`, the mean SNR of the observations; `beam_top1` and
+    `rate_loss` of the DFT beams chosen by the last predicted channel, see `PredictedBeam`. The limit of linear
+    prediction is computed where the data contain rays.
 
     Args:
-        horizons: Snapshots H that are predicted.
+        horizons: Number H of predicted snapshots.
     """
 
     def __init__(self, horizons: int) -> None:
@@ -70,7 +70,7 @@ class PredictionControls(Callback):
         self._data = ""
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Fit to the train side those that are, unless all have been scored on these data."""
+        """Fit the predictors to the train side, unless they have already been scored on these data."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self._data = f"{self.horizons} {_settings(data)}"
         known = self._data in _LAST
@@ -126,7 +126,7 @@ class PredictionControls(Callback):
         facts = {"snr_db": 10 * torch.log10(level / noise.clamp_min(_CLEAN * level))}
         velocity, times = motion(data, batch)
         if velocity is not None:
-            # in wavelengths a second
+            # [wavelengths/s]
             velocity = velocity / data._make.wavelengths.to(velocity.device)[batch["site"]].unsqueeze(1)
             facts["fd_t"] = velocity.norm(dim=1) * float(times[1] - times[0])
         self._facts.append({key: value.float() for key, value in facts.items()})
@@ -167,7 +167,7 @@ class PredictionControls(Callback):
         for name, value in (own | _LAST[self._data]).items():
             pl_module.log(f"test/prediction/{name}", value, batch_size=1, sync_dist=True)
         for name, number in self._cost.items():
-            # another process may have had no link
+            # other processes may have no link to time
             pl_module.log(f"test/prediction/{name}", number, batch_size=1, rank_zero_only=True)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -177,7 +177,7 @@ class PredictionControls(Callback):
 
 
 def control_table(metrics: dict[str, float]) -> str:
-    """Return the rows of a test in words, the best at the end."""
+    """Return the table of a test, in order of decreasing error."""
     rows = {words: metrics.get(f"{name}_nmse_db") for name, words in _WORDS.items()}
     rows["this model"] = metrics.get("nmse_db")
     known = sorted(((value, words) for words, value in rows.items() if value is not None), reverse=True)
@@ -187,9 +187,9 @@ def control_table(metrics: dict[str, float]) -> str:
 
 
 def cost(model: Any, batch: dict[str, Any]) -> dict[str, float]:
-    """Return `macs`, multiply-adds of a prediction, and `cpu_ms`, the processor's time for it [ms], of one link.
+    """Return `macs`, the multiply-adds of a prediction, and `cpu_ms`, its CPU time [ms], for one link.
 
-    Products of matrices and convolutions are counted, a complex multiply-add once.
+    Matrix products and convolutions are counted; a complex multiply-add counts once.
     """
     few = {key: value[:_TIMED] for key, value in batch.items() if isinstance(value, Tensor)}
     with FlopCounterMode(display=False) as counter:
@@ -202,7 +202,7 @@ def cost(model: Any, batch: dict[str, Any]) -> dict[str, float]:
 
 
 def _settings(data: Any) -> str:
-    """Return in words what decides the links of a datamodule, what is seen of them, and its train side."""
+    """Describe the settings that determine links, observations and train side of a datamodule, as a key."""
     loading = {"source", "batch_size", "balance", "views", "num_workers", "predict_on", "validate_on"}
     names = [name for name in inspect.signature(type(data).__init__).parameters if name not in loading | {"self"}]
     sites = [recipe.digest for source in data.sources for recipe in source.recipes()]
@@ -210,7 +210,7 @@ def _settings(data: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return a setting in words, an object by its class and what it holds."""
+    """Return a setting as plain data, an object by its class and attributes."""
     if isinstance(value, (list, tuple)):
         return [_plain(each) for each in value]
     held = getattr(value, "__dict__", None)
@@ -218,7 +218,7 @@ def _plain(value: Any) -> Any:
 
 
 def motion(data: Any, batch: dict[str, Any]) -> tuple[Tensor | None, Tensor]:
-    """Return the velocity [m/s] of the users of a batch, (B, 3), None of recordings, and the instants [s]."""
+    """Return the user velocities (B, 3) [m/s] of a batch, None for recordings, and the instants [s]."""
     drawn = None if data.sides["test"].recorded else data._make._motion(batch)
     times = data.sequence.times
     return (None, times) if drawn is None else (drawn.velocity, drawn.times)

@@ -1,4 +1,4 @@
-"""The pictures of a study of prediction: its errors over the cells that it was tested in."""
+"""Figures of a study of prediction: NMSE over test conditions, f_D T, SNR, labels and horizons."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from foundation.studies.study import Study
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: classical predictors whose best is drawn
+#: classical predictors of which the best is drawn
 _CLASSICAL = ("ar1", "kalman", "wiener", "link_ar", "pad", "pad_vector")
-#: what is not learned, by the style of its line
+#: line styles of predictors without learned weights
 _GIVEN = {"hold": ":", "classical": "--", "limit": "-"}
-#: a variant that learned from another number of labels than the one whose name it begins with
+#: a variant with another number of labels: the name of the base variant and a percentage
 _SHARE = re.compile(r"(.+?)(_\d+)?")
 _STEP = re.compile(r"(?:(.+)_)?nmse_db_(\d+)")
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 
 
 def cells(rows: list[Row]) -> dict[str, dict[str, float]]:
-    """Return the error [dB] by the name of the data and by what predicts, means over seeds.
+    """Return the NMSE [dB] by name of the data and of the predictor, means over seeds.
 
-    Beside the variants there are `hold`, `classical`, the best of the classical predictors there, `limit` where
-    it is known, and `fd_t` and `snr_db`, which are no errors. All of them are means over the variants too.
+    In addition to the variants: `hold`; `classical`, the best classical predictor on those data; `limit`, where it was
+    computed; and the conditions `fd_t` and `snr_db` [dB]. These are means over variants as well as seeds.
     """
     values: dict[tuple[str, str], list[float]] = defaultdict(list)
     for row in rows:
@@ -49,7 +49,7 @@ def cells(rows: list[Row]) -> dict[str, dict[str, float]]:
 
 
 def plot_cells(found: dict[str, dict[str, float]]) -> Figure:
-    """Draw the errors: one group of points a cell, with its f_D T and SNR; black lines are not learned."""
+    """Draw the NMSE: one group of points for each cell, with its f_D T and SNR; black lines are not learned."""
     from matplotlib.figure import Figure
 
     variants = _variants(found)
@@ -82,10 +82,10 @@ def _variants(found: dict[str, dict[str, float]]) -> list[str]:
 
 
 def curves(rows: list[Row]) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Return lines of points (value, error [dB]) by what they are drawn against and what predicts.
+    """Return lines of points (value, NMSE [dB]) by the quantity on the horizontal axis and by predictor.
 
-    `f_D T` and `SNR [dB]` have a point a cell, of cells of several SNRs the ones named `snr_...`; `labels` and `steps
-    ahead` have means over the cells [dB], the latter where several horizons were predicted.
+    `SNR [dB]` has a point for each cell named `snr_...`, `f_D T` one for each other cell; `labels` and `steps
+    ahead` have means over cells [dB], the latter where several horizons were predicted.
     """
     found = cells(rows)
     names = [name for name in (*_variants(found), *_GIVEN) if any(name in cell for cell in found.values())]
@@ -113,7 +113,7 @@ def curves(rows: list[Row]) -> dict[str, dict[str, list[tuple[float, float]]]]:
 
 
 def plot_curves(lines: dict[str, dict[str, list[tuple[float, float]]]]) -> Figure:
-    """Draw the lines of `curves`, a panel each; black ones are not learned."""
+    """Draw the lines of `curves`, one panel for each horizontal axis; black lines are not learned."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.2 * max(1, len(lines)), 4.2), layout="constrained", dpi=120)
@@ -135,7 +135,7 @@ def plot_curves(lines: dict[str, dict[str, list[tuple[float, float]]]]) -> Figur
 
 
 def main() -> None:
-    """Draw the errors of a study of prediction over its cells, and print them."""
+    """Draw the NMSE of a study of prediction over its cells, and print it."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("experiment", nargs="?", default="prediction", help="name of the study [prediction]")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")

@@ -1,8 +1,9 @@
-"""How fast areas are traced: `python -m foundation.evaluation.tracing_bench [areas of each city]`.
+"""Speed of tracing areas: `python -m foundation.evaluation.tracing_bench [areas of each city]`.
 
-The obvious way loads a city once and calls `PathSolver()` once an area, with its even lattice and its default tables,
-and all base stations and users of the area; refraction is off in both, as it is other physics. Both are held against a
-million rays from each base station. The ways take turns area by area in one process, after one call each to warm up.
+The direct use of Sionna RT loads a city once and calls `PathSolver()` once for each area with all its base stations and
+users, with a uniform lattice of rays and tables of default size; refraction is off in both methods. The reference power
+of both is traced with a million rays from each base station. The methods alternate area by area in one process, after
+one warm-up call each.
 """
 
 from __future__ import annotations
@@ -23,25 +24,25 @@ from datamodules.sources.raytracing.scene_geometry import open_geometry
 
 Trace = Callable[[NDArray[Any], NDArray[Any]], list[Paths]]
 
-#: Sionna's own size of the table of known chains
+#: Sionna's default size of the hash table of known interaction chains
 _SIONNA_SLOTS = 1_000_000
-#: a table so large that next to no chain of a million rays falls on another's slot
+#: a table size at which chains of a million rays hardly ever collide
 _REFERENCE_SLOTS, _REFERENCE_SAMPLES = 16_000_000, 1_000_000
 
 
 def compare_tracing(
     areas: Areas, even_samples: tuple[int, ...] = (20_000, 50_000, 100_000)
 ) -> dict[str, dict[str, float]]:
-    """Trace every area in the obvious way and in ours.
+    """Trace every area by direct use of Sionna RT and by our tracer.
 
     Args:
-        areas: The areas, and how they are traced.
-        even_samples: Rays a base station of the obvious way.
+        areas: The areas, with the settings of the tracer.
+        even_samples: Numbers of rays per base station of the direct use.
 
     Returns:
-        For each way: `wall` and `cpu` [s] an area, the latter summed over threads; `energy`, the power of all links
-        over that of the reference; `share`, the same link by link, capped at 1 and averaged over the links that the
-        reference serves; `found`, the share of those links that have a path at all.
+        For each method: `wall` and `cpu` [s] per area, the latter summed over threads; `energy`, the power of all links
+        over that of the reference; `share`, the same ratio for each link, clipped to 1 and averaged over the links with
+        power in the reference; `found`, the share of those links that have any path.
     """
     rows: dict[str, list[tuple[float, ...]]] = {}
     with Progress(sum(areas.counts.values()), "comparing", "area") as progress:
@@ -75,13 +76,13 @@ def _measure(trace: Trace, stations: NDArray[Any], users: NDArray[Any], referenc
 
 
 def _reference(tracer: tracing.Tracer, stations: NDArray[Any], users: NDArray[Any]) -> NDArray[Any]:
-    # one base station at a time: five of these tables would not fit into memory
+    # one base station at a time: five tables of this size exceed the memory
     trace = _even(tracer, _REFERENCE_SAMPLES, _REFERENCE_SLOTS)
     return np.concatenate([_power(trace(station[None], users)) for station in stations])
 
 
 def _even(tracer: tracing.Tracer, samples: int, slots: int = _SIONNA_SLOTS) -> Trace:
-    """Return the obvious way to trace what a tracer traces."""
+    """Return a function that traces by direct use of Sionna RT with the settings of a tracer."""
 
     def trace(stations: NDArray[Any], users: NDArray[Any]) -> list[Paths]:
         scene = scenes.load(tracer.file, tracer.frequency, tracer.scattering)
@@ -122,7 +123,7 @@ def main(areas_per_city: int = 2) -> None:
         print(f"{name:24}{row['wall']:8.2f}{row['cpu']:8.2f}{row['energy']:9.4f}{row['share']:8.3f}{row['found']:8.3f}")
     *even, ours = results.values()
     for key in ("wall", "cpu"):
-        # what the obvious way would take for our share, between its own numbers of rays
+        # time of the direct use at our share, interpolated between its numbers of rays
         theirs = np.interp(ours["share"], [row["share"] for row in even], [row[key] for row in even])
         print(f"speed-up at equal share, {key}: {theirs / ours[key]:.2f}")
 

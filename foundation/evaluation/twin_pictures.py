@@ -1,4 +1,4 @@
-"""What the two models of a digital twin show at the end of a test: tables of their scores, and pictures."""
+"""Tables and figures at the end of a test of `CsiFeedback` and `TwinCalibration`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from datamodules.sites.site import Site
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: what tells the channel in the case study of calibration: prefix of its scores, name, colour
+#: sources of the codewords in the case study of calibration: prefix of the scores, name, colour
 _KNOWN = (
     ("uncalibrated_", "uncalibrated twin", "#d55e00"),
     ("direct_", "channel of the twin itself", "#e69f00"),
@@ -28,7 +28,7 @@ _SCORES = {
     "cosine": "cosine", "cosine_p10": "10th pct", "cosine_los": "LOS", "cosine_los_p10": "10th pct",
     "cosine_nlos": "NLOS", "cosine_nlos_p10": "10th pct", "rate": "rate [bit/s/Hz]", "hit_rate": "beams hit",
 }  # fmt: skip
-#: what rebuilds the channel in CSI feedback: its score and name
+#: methods that reconstruct the channel in CSI feedback: score and name
 _REBUILT = {
     "nmse_db": "network", "pursuit_nmse_db": "strongest paths", "pca_nmse_db": "principal components",
     "chance_nmse_db": "chance",
@@ -37,7 +37,7 @@ _COLORS = ("#0072b2", "#009e73", "#e69f00", "#999999")
 
 
 def calibration_table(metrics: Mapping[str, float]) -> str:
-    """Return the table of the case study: a line for each way to choose the codewords, its cosines, rate and hits.
+    """Return the table of the case study: cosine similarities, rate and hit rate of each choice of codewords.
 
     Args:
         metrics: Scores of `TwinCalibration` by name, without `test/`.
@@ -51,7 +51,7 @@ def calibration_table(metrics: Mapping[str, float]) -> str:
 
 
 def feedback_table(metrics: Mapping[str, float], numbers: int) -> str:
-    """Return the table of CSI feedback: the network beside what needs none, with as many numbers.
+    """Return the table of CSI feedback: NMSE of the network and of baselines with the same number of reals.
 
     Args:
         metrics: Scores of `CsiFeedback` by name, without `test/`.
@@ -71,7 +71,7 @@ def feedback_table(metrics: Mapping[str, float], numbers: int) -> str:
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """Return a table with its columns under one another; the first line is its head."""
+    """Return a Markdown table with aligned columns; the first line is the header."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     ruled = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
     ruled.insert(1, ["-" * width for width in widths])
@@ -82,12 +82,13 @@ def calibration_figures(rows: Mapping[str, Tensor], sites: Sequence[Site]) -> di
     """Draw figures 3 and 4 of twin calibration.
 
     Args:
-        rows: `position` (n, 3) [m], `site` (n,), `beams` (n, 3, P) chosen by the uncalibrated twin, the calibrated one
-            and the true channel, best first, of `num_beams` (n,) in all, and `cosine` (n, 6) in the order of the table.
+        rows: `position` (n, 3) [m]; `site` (n,); `beams` (n, 3, P), indices chosen by the uncalibrated twin, the
+            calibrated twin and the true channel, best first; `num_beams` (n,), the size of the codebook; and `cosine`
+            (n, 6) in the order of the table.
         sites: The sites, whose buildings are drawn.
 
     Returns:
-        `beams`, a map for each of the chosen beams of how far it is from the true one, and `cosine`, the distributions.
+        `beams`, for each rank a map of the difference to the true beam index, and `cosine`, the distributions.
     """
     known = [(name, rows["cosine"][:, number]) for number, (_, name, _) in enumerate(_KNOWN)]
     curves = {name: values for name, values in known if values.isfinite().any()}
@@ -99,12 +100,12 @@ def calibration_figures(rows: Mapping[str, Tensor], sites: Sequence[Site]) -> di
 
 
 def feedback_figures(errors: Mapping[str, Tensor], target: Tensor, rebuilt: Tensor) -> dict[str, Figure]:
-    """Draw the errors of CSI feedback, and some channels with what became of them.
+    """Draw the errors of CSI feedback, and some channels with their reconstructions.
 
     Args:
         errors: NMSE of each link, linear (n,), by name of the score.
         target: Delay-angular channels (n, rows, antennas).
-        rebuilt: What the network makes of them, likewise.
+        rebuilt: Their reconstructions by the network, likewise.
 
     Returns:
         `errors`, the distributions of the NMSE, and `channels`, magnitudes of the links of least, median and largest
@@ -126,7 +127,7 @@ def feedback_figures(errors: Mapping[str, Tensor], target: Tensor, rebuilt: Tens
 
 
 def distributions(curves: Mapping[str, Tensor], label: str, colors: Sequence[str]) -> Figure:
-    """Draw the distribution functions of values (n,), by name; NaN are left out."""
+    """Draw the empirical CDFs of values (n,), by name, without NaN."""
     figure = _figure(5.5, 4.2)
     axes = figure.subplots()
     share = np.linspace(0, 1, 501)
@@ -142,14 +143,14 @@ def distributions(curves: Mapping[str, Tensor], label: str, colors: Sequence[str
 
 
 def _beam_maps(rows: Mapping[str, Tensor], sites: Sequence[Site]) -> Figure:
-    """Draw how far the chosen beams of each user are from those of the true channel, by rank, before and after."""
-    # one map shows one site: that of most users
+    """Draw the beam index error of each user by rank, without and with calibration."""
+    # the map is of one site, the one with most users
     number = int(rows["site"].mode().values)
     here = rows["site"] == number
     position, beams = rows["position"][here].numpy(), rows["beams"][here]
     count = int(rows["num_beams"][0])
     apart = (beams[:, :2] - beams[:, 2:]).abs()
-    difference = torch.minimum(apart, count - apart).numpy()  # the DFT beams close to a circle
+    difference = torch.minimum(apart, count - apart).numpy()  # indices of DFT beams are circular
     ranks = difference.shape[2]
     figure = _figure(2.9 * ranks + 0.8, 6.4)
     axes = figure.subplots(2, ranks, squeeze=False, sharex=True, sharey=True)

@@ -1,1 +1,1 @@
-"""Takes a trained model out of the suite: weights with a model card, and ONNX."""
+"""Export of trained models: safetensors weights with a model card, and ONNX graphs."""

@@ -8,7 +8,7 @@ from typing import Any
 from foundation.nets.classical import PREDICTORS
 from foundation.runtime.tracking import better
 
-#: what is asked of those who pass on what was made of the data, by source
+#: terms of use of the data, by source
 _LICENCES = {
     "SionnaRT": "traced in scenes of Sionna RT, whose cities are OpenStreetMap data (ODbL)",
     "DeepMIMO": "scenarios of DeepMIMO, each under its own licence, as a rule for non-commercial use: see deepmimo.net",
@@ -17,17 +17,17 @@ _LICENCES = {
     "CDL": "drawn from the clustered delay lines of 3GPP TR 38.901: no licence of data",
     "Recorded": "recordings, under the terms of who made them",
 }
-#: the free of all data licences: a card of others says `other`
+#: sources without a data licence; the cards of models of other sources state the licence `other`
 _FREE = {"TR38901", "CDL"}
-#: controls by the prefix of their scores; `target_` and `limit_` are bounds, which nothing beats
+#: baselines by the prefix of their scores; `target_` and `limit_` are bounds, not baselines
 _CONTROLS = ("chance", "pca", "pursuit", "uncalibrated", "direct", "grid", "neighbours", *PREDICTORS)
 
 
 def card(config: Mapping[str, Any], files: Mapping[str, str]) -> str:
-    """Return the model card, Markdown behind the YAML that a model hub reads.
+    """Return the model card: Markdown after the YAML front matter that a model hub reads.
 
     Args:
-        config: What is written to `config.json`: parts, data, and what the summary of the run tells.
+        config: Content of `config.json`: parts, data, and split, seed and metrics of the run.
         files: SHA-256 of each file of the folder by name.
     """
     data = config.get("data", {})
@@ -94,7 +94,7 @@ def _measured(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _controlled(name: str, metrics: Mapping[str, float]) -> str | None:
-    """Return the metric of the model that a score is the control of: `pca_nmse_db`, `los_chance`; None of others."""
+    """Return the model's metric that a baseline score such as `pca_nmse_db` is compared with; else None."""
     folder, slash, last = name.rpartition("/")
     named = [last.removeprefix(f"{each}_") for each in _CONTROLS if last.startswith(f"{each}_")]
     if last.endswith("_chance"):

@@ -1,4 +1,4 @@
-"""`lightning export`: a checkpoint as a folder for other programs."""
+"""`lightning export`: writes a checkpoint as a folder of safetensors or ONNX files."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(args: list[str]) -> Path:
-    """Export what the arguments name, and say where it lies.
+    """Export a checkpoint by command-line arguments, and print the folder.
 
     Args:
-        args: The command line behind `export`.
+        args: The command-line arguments after `export`.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: They cannot be used, or nothing can be exported.
+        InputError: An argument is invalid, or nothing can be exported.
     """
     parser = _Parser(prog="lightning export", description=__doc__)
     parser.add_argument("checkpoint", type=Path, help="a .ckpt file, or a folder written by this command")
@@ -60,7 +60,7 @@ def _beside(checkpoint: Path) -> Path:
 
 
 def _config(content: dict[str, Any], part: str | None, source: Path) -> dict[str, Any]:
-    """Return what a folder says beside its weights, of all parts or of one."""
+    """Return the content of `config.json`, for all parts or one."""
     entry = described(content, part, source)
     kept = {key: content[key] for key in _KEPT if key in content}
     parts = kept.pop("parts", kept.pop("towers", {})) if part is None else {part: entry}
@@ -76,8 +76,8 @@ def write_folder(checkpoint: Path, folder: Path, part: str | None = None) -> Non
     """Write weights, configuration and model card, which `load_encoder` and `embed` read.
 
     Args:
-        checkpoint: A checkpoint, or such a folder.
-        folder: Where to.
+        checkpoint: A checkpoint, or an exported folder.
+        folder: Folder to write to.
         part: The only part to write; by default all.
 
     Raises:
@@ -86,7 +86,7 @@ def write_folder(checkpoint: Path, folder: Path, part: str | None = None) -> Non
     content = read_checkpoint(checkpoint)
     config = _config(content, part, checkpoint)
     prefixes = tuple(entry["prefix"] for entry in config["parts"].values())
-    # copies: parts may share layers, and safetensors hold none twice
+    # copies: safetensors refuses tensors that share memory, as shared layers do
     weights = {k: v.clone().contiguous() for k, v in content["state_dict"].items() if k.startswith(prefixes)}
     folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
@@ -98,18 +98,18 @@ def write_folder(checkpoint: Path, folder: Path, part: str | None = None) -> Non
 def write_onnx(checkpoint: Path, folder: Path, part: str | None = None) -> dict[str, float]:
     """Write each part as ONNX graphs, with a model card.
 
-    Parts that have no such form are said to be left out, in a line each, unless the part is asked for by name.
+    Parts that cannot be expressed in ONNX are skipped with a printed line, except a part requested by name.
 
     Args:
         checkpoint: A checkpoint, or an exported folder.
-        folder: Where to.
+        folder: Folder to write to.
         part: The only part to write; by default all.
 
     Returns:
         The largest relative error of each file by name.
 
     Raises:
-        InputError: The part has no such form, or none has.
+        InputError: The requested part, or every part, cannot be expressed in ONNX.
     """
     content = read_checkpoint(checkpoint)
     config = _config(content, part, checkpoint)

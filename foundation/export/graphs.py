@@ -22,25 +22,25 @@ from foundation.nets.autoencoder import Autoencoder
 from foundation.nets.handcrafted import HandFeatures
 from heads import Head
 
-#: largest error of a graph, over the largest number that it should give
+#: largest absolute error of a graph over the largest magnitude of the PyTorch output
 _PARITY = 1e-5
-#: sizes of the batches that a graph is tried with
+#: batch sizes that a graph is verified with
 _TRIED = (1, 3, 5)
 _LINK_SHAPES = {"geometry": (8,), "position": (3,), "bs_position": (3,)}
 
 
 @dataclass(frozen=True)
 class Graph:
-    """What becomes one ONNX file.
+    """Specification of one ONNX file.
 
     Attributes:
         name: Name of the file.
-        compute: What it computes, of tensors.
-        module: Whose weights it holds.
-        inputs: Shapes of one link's inputs by name; complex ones are given as real pairs (..., 2).
-        complex_inputs: Which of them are complex.
+        compute: The function of its inputs.
+        module: The module that holds its weights.
+        inputs: Shapes of one link's inputs by name; complex inputs are real pairs (..., 2).
+        complex_inputs: Names of the complex inputs.
         output: Name of the output.
-        scale: Amplitude of the CSI that it is tried with, that of the training data.
+        scale: Amplitude of the CSI that it is verified with, that of the training data.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Graph:
 
 
 class _OfReals(nn.Module):
-    """Computes of real inputs, complex ones as pairs, in the order of a graph."""
+    """Wraps a graph as a module of real inputs in the order of the graph, complex ones as pairs (..., 2)."""
 
     def __init__(self, graph: Graph) -> None:
         super().__init__()
@@ -65,19 +65,19 @@ class _OfReals(nn.Module):
 
 
 def _computed(graph: Graph, values: tuple[Tensor, ...]) -> Tensor:
-    """Return the output of a graph, real, of real inputs."""
+    """Return the real output of a graph for real inputs."""
     given = zip(graph.inputs, values, strict=True)
     out = graph.compute(*(torch.view_as_complex(v) if k in graph.complex_inputs else v for k, v in given))
     return torch.view_as_real(out) if out.is_complex() else out
 
 
 def graphs_of(part: str, module: nn.Module, data: Mapping[str, Any]) -> list[Graph]:
-    """Return the graphs of one part of a checkpoint: an autoencoder is two, at the user and at the base station.
+    """Return the graphs of one part of a checkpoint; an autoencoder has two, encoder and decoder.
 
     Args:
         part: Its name.
         module: An encoder or a head, in eval mode.
-        data: What the checkpoint says of the training data.
+        data: Description of the training data in the checkpoint.
 
     Raises:
         InputError: The size of an input is not known.
@@ -121,32 +121,32 @@ def _shape(key: str, encoder: Encoder | None, data: Mapping[str, Any]) -> tuple[
 
 
 def write_graph(graph: Graph, file: Path) -> float:
-    """Write a graph as ONNX, of any batch size, and try it in ONNX Runtime.
+    """Write a graph as ONNX with a free batch size, and verify it in ONNX Runtime.
 
     Args:
-        graph: What to write.
-        file: Where to.
+        graph: The graph.
+        file: The file to write.
 
     Returns:
-        The largest error of batches of normal numbers, over the largest number of what PyTorch gives.
+        The largest absolute error over random batches, relative to the largest magnitude of the PyTorch output.
 
     Raises:
-        InputError: It cannot be written in ONNX, or what is written errs, or an extra is not installed.
+        InputError: It cannot be written in ONNX, its error exceeds the tolerance, or an extra is not installed.
     """
     with needs("export", "ONNX needs onnx, onnxscript and onnxruntime"):
         import onnx  # noqa: F401
         import onnxruntime
         import onnxscript  # noqa: F401
-    print(f"writing {file.name}", file=sys.stderr, flush=True)  # takes some ten seconds
+    print(f"writing {file.name}", file=sys.stderr, flush=True)  # takes about ten seconds
     module = _OfReals(graph).eval()
-    # a batch of one would be taken for a constant
+    # the exporter takes a batch size of one for a constant
     values = _drawn(graph, 2)
     batch = torch.export.Dim("batch")
     level = logging.getLogger("torch.onnx").level
-    try:  # a message of our own, where there is no real form of something
+    try:  # gives a clear message where an operation has no form in real numbers
         with torch.no_grad():
             module(*values)
-    except Exception as error:  # of whatever kind: what is asked for is not there
+    except Exception as error:  # any exception means that the graph cannot be written
         uses = "it uses " * isinstance(error, NotImplementedError)
         raise InputError(f"{_named(graph)} has no ONNX form: {uses}{' '.join(str(error).split())}") from error
     try:
@@ -169,7 +169,7 @@ def write_graph(graph: Graph, file: Path) -> float:
     try:
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
         worst = max(_error(graph, session, count) for count in _TRIED)
-    except Exception as error:  # those of ONNX Runtime have no base of their own
+    except Exception as error:  # exceptions of ONNX Runtime have no common base class
         file.unlink()
         raise InputError(f"{_named(graph)} has no ONNX form that runs: {str(error).strip().splitlines()[0]}") from error
     if not worst <= _PARITY:
@@ -183,14 +183,14 @@ def _named(graph: Graph) -> str:
 
 
 def _drawn(graph: Graph, count: int) -> tuple[Tensor, ...]:
-    """Draw inputs of some links."""
+    """Draw random inputs of `count` links."""
     generator = torch.Generator().manual_seed(count)
     values = []
     for key, shape in graph.inputs.items():
         if key in graph.complex_inputs:
             values.append(graph.scale * torch.randn(count, *shape, 2, generator=generator))
             continue
-        # maps and geometry vectors hold numbers from 0 to 1
+        # maps and geometry vectors are in [0, 1]
         draw = torch.rand if key in ("map", "geometry") else torch.randn
         values.append(draw(count, *shape, generator=generator))
     return tuple(values)
@@ -201,6 +201,6 @@ def _error(graph: Graph, session: Any, count: int) -> float:
     values = _drawn(graph, count)
     wanted = _computed(graph, values).numpy()
     fed = {key: value.numpy() for key, value in zip(graph.inputs, values, strict=True)}
-    # an input that nothing depends on is no input of the graph
+    # the exporter drops inputs that the output does not depend on
     given = session.run(None, {each.name: fed[each.name] for each in session.get_inputs()})[0]
     return float(np.abs(given - wanted).max() / max(np.abs(wanted).max(), np.finfo(np.float32).tiny))

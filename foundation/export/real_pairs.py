@@ -1,4 +1,4 @@
-"""Complex tensors as pairs of real ones, for programs that know real numbers alone."""
+"""Complex tensors as pairs of real tensors, for runtimes without complex numbers such as ONNX."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch.utils._pytree import tree_any
 
 
 class Pair(Tensor):
-    """A complex tensor (...) by name; what it holds is its real and imaginary part, (..., 2).
+    """A tensor of complex dtype and shape (...) whose values are stored as real and imaginary parts (..., 2).
 
-    It knows its shape and type, and nothing else: under `RealPairs` what is computed of it is computed of `parts`.
+    It has no storage of its own: under `RealPairs` operations on it are computed on `parts`.
 
     Attributes:
-        parts: Real, shape (..., 2).
+        parts: Real and imaginary parts, shape (..., 2).
     """
 
     parts: Tensor
 
     @staticmethod
     def __new__(cls: type[Pair], parts: Tensor) -> Pair:
-        """Make one of real and imaginary parts (..., 2)."""
+        """Build a pair from real and imaginary parts (..., 2)."""
         made: Pair = torch.Tensor._make_wrapper_subclass(
             cls, parts.shape[:-1], dtype=torch.complex64, device=parts.device
         )
@@ -34,17 +34,17 @@ class Pair(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
-        """Refuse what `RealPairs` has no rule for."""
+        """Refuse operations that `RealPairs` does not implement."""
         raise NotImplementedError(f"{func} of complex numbers")
 
 
 class RealPairs(TorchFunctionMode):
-    """Runs code written for complex tensors on pairs of real ones, so that a trace of it holds no complex number.
+    """Runs code written for complex tensors on pairs of real tensors, so that its trace has no complex numbers.
 
-    DFTs become products with constant matrices.
+    DFTs are computed as products with constant matrices.
 
     Raises:
-        NotImplementedError: The code does with complex numbers what there is no rule for.
+        NotImplementedError: The code uses a complex operation that is not implemented here.
     """
 
     def __torch_function__(
@@ -74,12 +74,12 @@ _METADATA = (
 
 
 def _axis(value: Pair, dim: int) -> int:
-    """Return an axis, from the front: that of the parts is one more behind."""
+    """Return an axis counted from the front; `parts` has one more axis at the end."""
     return dim % value.ndim
 
 
 def _split(value: Any) -> tuple[Any, Any]:
-    """Return real and imaginary part of a pair, or of what is real."""
+    """Return the real and imaginary parts of a pair or of a real value."""
     return (value.parts[..., 0], value.parts[..., 1]) if isinstance(value, Pair) else (value, None)
 
 
@@ -100,7 +100,7 @@ def _over(one: Any, other: Any) -> Pair:
     if not isinstance(other, Pair):
         return Pair(one.parts / (other.unsqueeze(-1) if isinstance(other, Tensor) else other))
     c, d = _split(other)
-    # by the larger part first: squares of weak channels leave the range of single precision
+    # scaled by the larger part first: squares of weak channels underflow single precision
     size = torch.maximum(c.abs(), d.abs())
     size = torch.where(size > 0, size, torch.ones_like(size))
     c, d = c / size, d / size
@@ -183,7 +183,7 @@ def _ifft(value: Pair, n: None = None, dim: int = -1, norm: str | None = None) -
     return _dft(value, dim, norm, 1.0)
 
 
-#: what the transforms, encoders and heads do with complex tensors, by the names of the functions
+#: complex operations used by transforms, encoders and heads, by function name
 _RULES: dict[str, Callable[..., Any]] = {
     "view_as_real": lambda value: value.parts,
     "real": lambda value: value.parts[..., 0],
