@@ -1,4 +1,4 @@
-"""`make demo`: the main job on two small cities, in minutes."""
+"""`make demo`: pre-training, adaptation and comparison with training from scratch on two small cities, in minutes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from foundation.studies.run import run_study
 from foundation.studies.study import Study
 from foundation.studies.tables import in_words
 
-#: per head, the metric that decides, and whether more of it is better
+#: for each head, the metric that is compared, and whether larger is better
 _DECIDES = {"positioning": ("mean_m", False), "beam": ("top1", True)}
 
 
@@ -28,10 +28,10 @@ def main() -> None:
 
 
 def bought(rows: Sequence[Row]) -> str:
-    """Say in one line, from the rows of the study, what pre-training bought over training from scratch.
+    """Return one line that compares fine-tuning with training from scratch by the rows of the study.
 
-    It bought something where the fine-tuned tower is better than the same tower from scratch with every seed, each pair
-    of runs having the same labels.
+    It states a gain where the fine-tuned tower is better than the same tower from scratch with every seed; both runs of
+    a seed have the same labels.
     """
     parts = []
     for head, (metric, more) in _DECIDES.items():
@@ -51,7 +51,7 @@ def bought(rows: Sequence[Row]) -> str:
         if hand and (sum(hand.values()) / len(hand) > sum(tuned.values()) / len(tuned)) == more:
             told += f", but hand-made profiles without a network have {in_words(metric, hand.values())}"
         parts.append(told)
-    return "What pre-training bought: " + "; ".join(parts) + "."
+    return "Effect of pre-training: " + "; ".join(parts) + "."
 
 
 if __name__ == "__main__":

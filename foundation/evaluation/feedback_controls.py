@@ -21,7 +21,7 @@ class FeedbackControls(Callback):
 
     Logged with the head's own metrics: `pca_nmse_db`, M principal components of the train side; `pursuit_nmse_db`, the
     strongest paths that M numbers describe (orthogonal matching pursuit), for users of one antenna and up to 64
-    paths; and `chance_nmse_db`, the NMSE between uncorrelated channels of equal power. All three read the clean channel.
+    paths; and `chance_nmse_db`, the NMSE between uncorrelated channels of equal power. All read the clean channel.
 
     Args:
         numbers: Real numbers M of the code.

@@ -1,1 +1,1 @@
-"""Studies: many runs from one YAML, and what their results make of them."""
+"""Studies: sets of runs defined by one YAML, and tables of their results."""

@@ -1,4 +1,4 @@
-"""A study of refinement, and refinement again and again: what was learned of earlier worlds must last."""
+"""Refinement studies, and continual refinement over several worlds with the forgetting of earlier ones."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Continual:
-    """The twin's model is refined by one world after another, each time from where it was.
+    """Refines the twin's model on one world after another, each time from the previous model.
 
-    A way that rehearses trains over the twin's links and all links that were chosen so far, others over the new ones
-    alone. After every stage the model is tested in all worlds, `<world>_nmse_db`; `<world>_forgotten_db` is what the
-    last stage is worse by than the best one.
+    With rehearsal, training uses the twin's links and all links chosen so far, else the new links only. After every
+    stage the model is tested in all worlds, `<world>_nmse_db`; `<world>_forgotten_db` is the NMSE of the last stage
+    minus that of the best stage [dB].
 
     Attributes:
         study: The study.
-        worlds: The worlds to come, by domain label `variant`.
-        count: Links of each that are fed back whole.
-        ways: How the model is refined, by name.
+        worlds: The worlds in order, by domain label `variant`.
+        count: Number of links of each world that are fed back without compression.
+        ways: Refinement methods by name.
     """
 
     study: Study
@@ -46,10 +46,10 @@ class Continual:
 
     @classmethod
     def of(cls, study: Study, settings: Refinement) -> Continual:
-        """Read it from a study, whose ways by those names it takes.
+        """Read it from a study, with the refinement methods of the study by name.
 
         Raises:
-            InputError: The study says otherwise.
+            InputError: The settings of the study are invalid.
         """
         given = dict(settings.continual)
         try:
@@ -64,7 +64,7 @@ class Continual:
         return cls(study, worlds, count, ways)
 
     def run(self, runs: Path, offline: Path, seed: int) -> int:
-        """Refine through all worlds in every way, and write what is forgotten into the metrics of the runs.
+        """Refine through all worlds by every method, and write the forgetting into the metrics of the runs.
 
         Returns:
             The exit status: that of the first run that failed, or 0.
@@ -78,7 +78,7 @@ class Continual:
             way, before, learned = self.ways[name], offline, worlds.links(TWIN)
             for number, (world, stage) in enumerate(zip(self.worlds, of_way, strict=True)):
                 file = folder / f"{stage.name}.links.json"
-                if not file.is_file():  # those of a run that was stopped stay
+                if not file.is_file():  # a stopped run keeps its links
                     chosen = worlds.choose(before, world, way.rule, self.count, way.threshold_db, seed)
                     worlds.save(file, np.concatenate([learned, chosen]) if way.rehearse else chosen)
                 seen = (TWIN, *self.worlds[: number + 1]) if way.rehearse else (world,)
@@ -107,18 +107,18 @@ def _scored(run: Path) -> bool:
 
 
 def refine(study: Study, runs: Path) -> int:
-    """Pre-train, choose links, refine the twin's model in every way, and keep it where that made nothing better.
+    """Pre-train, choose links, refine the twin's model by every method, and decide which results replace it.
 
-    All of a seed comes before the next one. With sizes, the twin's model of the largest is refined. The links chosen
-    stand in `<run id>.links.json` beside the runs; `held_nmse_db` and `replaces` of a refined run say how it does on
-    held-out target links and whether it takes the place of the model before. Figure 4 is drawn of the results, figure 5
-    of `correlation-s<seed>.json`, whose means stand in the metrics of the offline model.
+    Seeds are processed one after another. With several sizes, the twin's model of the largest is refined. The chosen
+    links are written to `<run id>.links.json` in the folder of the study. Of a refined run, `held_nmse_db` is the NMSE
+    on held-out target links and `replaces` whether it is lower than that of the model before. Figure 4 is drawn from
+    the results, figure 5 from `correlation-s<seed>.json`, whose means are in the metrics of the offline model.
 
     Returns:
         The exit status: that of the first run that failed, or 0.
 
     Raises:
-        InputError: The study says otherwise.
+        InputError: The settings of the study are invalid.
     """
     settings = Refinement.of(study)
     continual = Continual.of(study, settings) if settings.continual else None

@@ -1,4 +1,4 @@
-"""`make dashboard`: a W&B workspace in which the runs at hand stand side by side."""
+"""`make dashboard`: a W&B workspace that compares the runs of a folder."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 
 #: project of `experiments/wandb.yaml`
 PROJECT = "csi-foundation"
-#: settings that say where a run lies and how it goes, not what it learns
+#: settings of paths, logging and hardware, which do not affect the trained model
 _IDLE = re.compile(r"(trainer\.(logger|callbacks|enable_|default_root)|experiment|run_id|runs|ckpt_path|then_test)")
-#: axes of the parallel coordinates before it is too many to read
+#: most axes of the parallel coordinates, to keep them legible
 _AXES = 8
 
 
 class Shown(NamedTuple):
-    """What the runs of some experiments have to show.
+    """Content of a workspace for the runs of some experiments.
 
     Attributes:
-        experiments: Their names.
-        curves: Names of what was logged over epochs, `val/...` and `train/...`.
-        scores: Names of what was tested, `test/...`.
-        pictures: Names of the pictures.
-        varied: Settings that differ between the runs, dotted as W&B has them.
+        experiments: Names of the experiments.
+        curves: Names of metrics logged over epochs, `val/...` and `train/...`.
+        scores: Names of test metrics, `test/...`.
+        pictures: Names of the figures.
+        varied: Settings that differ between the runs, in dotted notation as in W&B.
     """
 
     experiments: list[str]
@@ -48,7 +48,7 @@ class Shown(NamedTuple):
 
 
 def look(runs: Path, experiment: str | None) -> Shown:
-    """Find what the runs of an experiment, or of all, have to show.
+    """Collect metrics, figures and differing settings of the runs of one experiment, or of all.
 
     Args:
         runs: Folder of all experiments.
@@ -88,7 +88,7 @@ def _columns(file: Path) -> list[str]:
 
 
 def _flat(value: Any, key: str = "") -> Iterable[tuple[str, Any]]:
-    """List nested settings by dotted name; a list counts as one value."""
+    """Yield nested settings by dotted name; a list is one value."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from _flat(inner, f"{key}.{name}" if key else str(name))
@@ -97,10 +97,10 @@ def _flat(value: Any, key: str = "") -> Iterable[tuple[str, Any]]:
 
 
 def workspace(shown: Shown, entity: str, project: str = PROJECT) -> Workspace:
-    """Return the workspace: curves, bars head by head, what differs between runs, and pictures.
+    """Return the workspace: curves, bars for each head, settings that differ between runs, and figures.
 
     Args:
-        shown: What there is to show.
+        shown: Its content.
         entity: User or team on the server.
         project: Project.
 
@@ -111,7 +111,7 @@ def workspace(shown: Shown, entity: str, project: str = PROJECT) -> Workspace:
         import wandb_workspaces.expr as expr
         import wandb_workspaces.reports.v2 as panels
         import wandb_workspaces.workspaces as ws
-    wr: Any = panels  # exports by star
+    wr: Any = panels  # Any: the module re-exports its names by star imports
 
     def curve(name: str) -> Any:
         over = "epoch" if name.startswith("val/") else "trainer/global_step"
@@ -154,17 +154,17 @@ def workspace(shown: Shown, entity: str, project: str = PROJECT) -> Workspace:
 
 
 def definition(space: Workspace) -> str:
-    """Return a workspace as the JSON that the server keeps."""
+    """Return a workspace as the JSON that the server stores."""
     return str(space._to_model().model_dump_json(by_alias=True, exclude_none=True, indent=2))
 
 
 def publish(runs: Path, experiment: str | None, entity: str | None, project: str) -> str:
-    """Save the workspace on the server, or its definition where there is none, and say what is next.
+    """Save the workspace on the server, or its definition in a file without a server, and return the next step.
 
     Args:
         runs: Folder of all experiments.
         experiment: Name of one; None for all.
-        entity: User or team on the server; by default that of the key.
+        entity: User or team on the server; by default the owner of the API key.
         project: Project.
 
     Raises:
@@ -194,7 +194,7 @@ def publish(runs: Path, experiment: str | None, entity: str | None, project: str
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Lay the runs of an experiment, or of all, side by side in a workspace of Weights & Biases."""
+    """Compare the runs of one experiment, or of all, in a workspace of Weights & Biases."""
     parser = argparse.ArgumentParser(prog="make dashboard", description=main.__doc__)
     parser.add_argument("experiment", nargs="?", help="name of an experiment in the folder of runs [all]")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")

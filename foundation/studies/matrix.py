@@ -1,4 +1,4 @@
-"""The matrix of models by heads that leads RESULTS.md: what each model is worth to each task, in cities held out."""
+"""The first table of RESULTS.md: the test metric of every model with every head, in cities held out."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from foundation.studies.rows import Row
 from foundation.studies.tables import by_seed, in_words, ruled
 
-#: the studies that fill it; the second has the head that reads a past
+#: the studies that it is built from; the second has the head that reads past snapshots
 STUDIES = ("matrix", "matrix_prediction")
-#: what is told of each head, and whether more of it is better
+#: the metric shown for each head, and whether larger is better
 _HEADS = {
     "positioning": ("mean_m", "mean error", False),
     "beam": ("top1", "top-1", True),
@@ -18,7 +18,7 @@ _HEADS = {
     "feedback": ("nmse_db", "NMSE", False),
     "prediction": ("nmse_db", "NMSE", False),
 }
-#: lines by variant and mode
+#: labels of the lines by variant and mode
 _LINES = {
     ("csiclip", "probe"): "CSI-CLIP",
     ("envchannel", "probe"): "environment-channel",
@@ -32,7 +32,7 @@ _LINES = {
     ("profiles", "control"): "handcrafted profiles",
     ("raw", "control"): "raw CSI, a linear model",
 }
-#: cells that there cannot be, and why
+#: cells that do not exist, with the reason
 _NONE = {("raw", "feedback"): "none: raw CSI is no code"}
 
 
@@ -40,7 +40,7 @@ def matrix(rows: Sequence[Row]) -> str:
     """Return the matrix as one Markdown table, the best of each city and head in bold.
 
     Args:
-        rows: Rows of any studies, of which those of `STUDIES` count.
+        rows: Rows of any studies; those of `STUDIES` are used.
     """
     cells: dict[tuple[str, str, str, str], list[float]] = {}
     known = [row for row in rows if row.experiment in STUDIES and row.head in _HEADS]

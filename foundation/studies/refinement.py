@@ -1,4 +1,4 @@
-"""`make refine`: a model of a digital twin meets the real world in three phases (twin feedback sections V-B, V-C)."""
+"""`make refine`: refinement of a digital twin's model on the target world (twin feedback sections V-B, V-C)."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ TWIN, TARGET = "twin", "target"
 
 @dataclass(frozen=True)
 class Way:
-    """How a model is refined.
+    """A refinement method.
 
     Attributes:
-        rule: Which links of the target world are chosen, see `select`.
-        counts: How many; by default those of the study.
-        rehearse: Whether training goes over the links of the twin as well.
-        mix: Share of the target's links in training, see `rehearsal`; by default that of the union. With 0 the model is
-            trained on over the twin alone: what more training does without any link of the target.
-        threshold_db: For the rule `threshold`.
+        rule: Rule that chooses links of the target world, see `select`.
+        counts: Numbers of chosen links; by default those of the study.
+        rehearse: Whether training includes the links of the twin.
+        mix: Share of the target's links in training, see `rehearsal`; by default that of the union. With 0
+            training continues on the twin alone, a control for the effect of more training steps.
+        threshold_db: NMSE threshold [dB] of the rule `threshold`.
         args: Further arguments of `lightning fit`.
     """
 
@@ -48,19 +48,19 @@ class Way:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Way:
-        """Make a way of what a study says of it."""
+        """Build it from its entry in a study."""
         lists = {key: tuple(settings[key]) for key in ("counts", "args") if key in settings}
         return cls(**{**settings, **lists})
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """What a study says of refinement.
+    """The refinement settings of a study.
 
     Attributes:
-        ways: How the model is refined, by name.
-        counts: Numbers of chosen links of the target world, for the ways that name none.
-        continual: How the world goes on to change, see `continual.Continual`; empty for not.
+        ways: Refinement methods by name.
+        counts: Numbers of chosen links of the target world, for methods without their own.
+        continual: Settings of a sequence of worlds, see `continual.Continual`; empty for none.
     """
 
     ways: dict[str, Way]
@@ -72,7 +72,7 @@ class Refinement:
         """Read it from a study.
 
         Raises:
-            InputError: The study says otherwise.
+            InputError: The settings of the study are invalid.
         """
         given = dict(study.refine)
         try:
@@ -89,7 +89,7 @@ class Refinement:
         return made
 
     def runs(self, seed: int) -> dict[str, tuple[str, int]]:
-        """Return way and count by id of the run, in order."""
+        """Return method and number of links by run id, in order."""
         named = ((name, count) for name, way in self.ways.items() for count in way.counts or self.counts)
         return {f"{name}-n{count}-s{seed}": (name, count) for name, count in named}
 
@@ -100,7 +100,7 @@ def offline_of(study: Study) -> str:
 
 
 def refine_seed(study: Study, settings: Refinement, runs: Path, offline: Path, seed: int) -> int:
-    """Refine the model of a seed in every way, and decide."""
+    """Refine the model of a seed by every method, and decide whether each result replaces it."""
     folder, named = runs / study.name, settings.runs(seed)
     if all(finished(folder / run_id) and _scored(folder / run_id) for run_id in named):
         return 0
@@ -108,7 +108,7 @@ def refine_seed(study: Study, settings: Refinement, runs: Path, offline: Path, s
     commands = []
     for run_id, (name, count) in named.items():
         way, file = settings.ways[name], folder / f"{run_id}.links.json"
-        if not file.is_file():  # those of a run that was stopped stay
+        if not file.is_file():  # a stopped run keeps its links
             chosen = worlds.choose(offline, TARGET, way.rule, count, way.threshold_db, seed)
             worlds.save(file, np.concatenate([worlds.links(TWIN), chosen]) if way.rehearse else chosen)
         start = offline / "checkpoints" / "best.ckpt"
@@ -127,7 +127,7 @@ def refine_seed(study: Study, settings: Refinement, runs: Path, offline: Path, s
 
 
 def worlds_of(study: Study, offline: Path, names: tuple[str, ...]) -> Worlds:
-    """Open the worlds of a study, the twin with the links that the offline model learned from."""
+    """Open the worlds of a study, the twin with the training links of the offline model."""
     from foundation.studies.worlds import Worlds
 
     return Worlds(offline, names, max(study.sizes) if study.sizes else None)
@@ -141,14 +141,14 @@ def command(
     Args:
         study: The study.
         runs: Folder of all runs.
-        way: How.
+        way: Refinement method.
         start: Checkpoint to start from.
         links: File of the links to train on.
-        seen: Worlds to train on; the last one is new, and is what the run is validated and tested on.
+        seen: Worlds to train on; validation and test use the last one, which is new.
         seed: Seed.
         run_id: Name of the run.
     """
-    # the arguments of the pre-training but for its own worlds, which come after and overrule them
+    # the arguments of the pre-training, whose worlds are overridden by the later ones
     twin = [arg.replace("{seed}", str(seed)) for arg in study.pretrain[TWIN]]
     given = ["fit", *twin, "--experiment", study.name, "--runs", str(runs), *study.args, *study.adapt]
     new = f"{{variant: {seen[-1]}}}"
@@ -172,5 +172,5 @@ def _scored(run: Path) -> bool:
 
 
 def in_db(error: Tensor) -> float:
-    """Return the mean of errors (n,), in decibels; of links without power, which have none, it takes no notice."""
+    """Return the mean of the NMSE of links (n,), linear, in decibels, without links of zero power (NaN)."""
     return float(10 * error.nanmean().log10())

@@ -1,4 +1,4 @@
-"""`make reproduce`: make every row that is missing in `experiments/results.csv`, and no other."""
+"""`make reproduce`: run what is needed for the rows that are missing in `experiments/results.csv`."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from foundation.studies.rows import Row, read, rows_of, stem, with_run, write
 from foundation.studies.run_list import Job, command, finished, run_jobs
 from foundation.studies.study import FOLDER, Study, studies
 
-#: guess of a run that no row tells of [s]
+#: assumed duration of a run of a study without recorded durations [s]
 _GUESS = 60.0
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A run whose rows are not all there.
+    """A run with missing rows.
 
     Attributes:
         study: Its study.
         run: Its id.
-        args: Arguments of `lightning`; none where `continual.refine` makes it.
+        args: Arguments of `lightning`; None for runs that `continual.refine` makes.
     """
 
     study: Study
@@ -40,7 +40,7 @@ class Wanted:
 
 
 def missing(chosen: Sequence[Study], rows: Sequence[Row], runs: Path) -> list[Wanted]:
-    """Return the runs of studies that are tested and whose rows are not all there, in the order to make them."""
+    """Return the tested runs of studies that have missing rows, in the order to make them."""
     held: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         held[row.experiment, row.run].append(row)
@@ -55,7 +55,7 @@ def missing(chosen: Sequence[Study], rows: Sequence[Row], runs: Path) -> list[Wa
 
 
 def is_tested(args: Sequence[str]) -> bool:
-    """Return whether a command ends in a test, and so in rows."""
+    """Return whether a command includes a test, whose metrics are rows."""
     told = args[0] == "test"
     for flag, value in options(args):
         if flag == "--config" and Path(value).is_file():
@@ -89,11 +89,11 @@ def refined(study: Study) -> list[str]:
 
 
 class Plan:
-    """What is to be run so that all wanted runs are there: these, and the runs whose checkpoints they need.
+    """The runs to make: the wanted ones and those whose checkpoints they need.
 
     Args:
         wanted: The runs whose rows are missing.
-        rows: The rows that are there, which tell how long runs took.
+        rows: The existing rows, from whose durations those of the runs are estimated.
         runs: Folder of all runs.
         folder: Folder of the studies.
     """
@@ -133,7 +133,7 @@ class Plan:
         self.jobs[study.name, run] = Job(study.name, run, make, self._seconds(study.name, run))
 
     def _seconds(self, experiment: str, run: str) -> float:
-        """Return how long a run is expected to take [s]: as its like did, else as others of the study."""
+        """Return the estimated duration of a run [s]: the mean of runs of its kind, else of the study."""
         if known := [seconds for seconds in self._known[experiment, stem(run)] if seconds > 0]:
             return statistics.fmean(known)
         like = [s for (name, _), each in self._known.items() if name == experiment for s in each if s > 0]
@@ -142,23 +142,23 @@ class Plan:
         return guess
 
     def told(self) -> str:
-        """Say what is to be run and how long that takes."""
+        """Return the number of runs and their estimated duration, in words."""
         total = sum(job.seconds for job in self.jobs.values())
-        guess = f", {_minutes(self.guessed)} of it a guess, as no row tells of such runs" if self.guessed else ""
-        return f"{_counted(len(self.jobs))}, about {_minutes(total)} as on the machines of the rows{guess}"
+        guess = f", {_minutes(self.guessed)} of it a guess without rows of such runs" if self.guessed else ""
+        return f"{_counted(len(self.jobs))}, about {_minutes(total)} on the hardware of the existing rows{guess}"
 
 
 def _needed(args: Sequence[str], runs: Path) -> list[tuple[str, str]]:
-    """Return study and id of the runs whose files a command reads."""
+    """Return study and id of each run whose files a command reads."""
     values = [value for flag, value in options(args) if flag != "--runs" and value.startswith(f"{runs}/")]
     parts = [Path(value).relative_to(runs).parts for value in values]
     return list(dict.fromkeys((part[0], part[1]) for part in parts if len(part) > 2))
 
 
 def alone(study: Study, run: str) -> Study | None:
-    """Return the least part of a study of refinement that makes one of its runs; None of one that refines nothing.
+    """Return the smallest part of a refinement study that makes a run; None for a run without refinement.
 
-    A model that is refined, and one that goes through several worlds, hang together with all of their seed.
+    The model that is refined, and stages of continual refinement, need the whole study of their seed.
     """
     from foundation.studies.refinement import TWIN, Refinement, offline_of
 
@@ -186,8 +186,8 @@ def _minutes(seconds: float) -> str:
 def reproduce(chosen: Sequence[Study], runs: Path, folder: Path = FOLDER) -> int:
     """Make the rows of studies that are missing in `results.csv`, and write RESULTS.md where there were any.
 
-    A run that lies finished in `runs` is not made again: its rows are taken from it. Rows are written after every run,
-    so that the same command goes on after a kill.
+    Rows of runs that are finished in `runs` are read from there. Rows are written after every run, so that the same
+    command resumes after an interruption.
 
     Returns:
         The exit status: that of the first run that failed, or 0.
@@ -218,10 +218,10 @@ def reproduce(chosen: Sequence[Study], runs: Path, folder: Path = FOLDER) -> int
 
 
 def choose(paper: str, folder: Path = FOLDER) -> list[Study]:
-    """Return the studies of a paper, or the one of that name; all where nothing is said.
+    """Return the studies of a paper, or the one of that name; all for an empty string.
 
     Raises:
-        InputError: There is neither.
+        InputError: There is no such paper or study.
     """
     every = [Study.load(file) for file in studies(folder)]
     chosen = [study for study in every if paper in ("", study.paper, study.name)]

@@ -1,4 +1,4 @@
-"""`make results`: the two files that tell all results, `experiments/results.csv` and RESULTS.md."""
+"""`make results`: writes all results to `experiments/results.csv` and RESULTS.md."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from foundation.studies.rows import Row, collect, read, write
 from foundation.studies.study import FOLDER, Study, studies
 from foundation.studies.tables import table
 
-#: every row, and the page that is built from them
+#: the file of all rows, and the page built from it
 ROWS, PAGE = Path("experiments/results.csv"), Path("RESULTS.md")
-#: the papers by the names that a study gives them, `Study.paper`, in the order of the page
+#: titles of the papers by `Study.paper`, in the order of the page
 PAPERS = {
     "csiclip": "CSI-CLIP",
     "envchannel": "Environment-channel",
@@ -25,7 +25,7 @@ PAPERS = {
     "": "Several papers",
 }
 
-#: how to read every table
+#: introduction to the tables
 _PREFACE = (
     "Built from `experiments/results.csv` by `make results`; no figure is typed. `make reproduce` makes the rows that",
     "are missing there. ± is the standard deviation over seeds; several areas of one city are averaged within each",
@@ -44,7 +44,7 @@ def publish(rows: list[Row], page: Path = PAGE, folder: Path = FOLDER) -> None:
     Args:
         rows: All rows of `results.csv`.
         page: The file to write.
-        folder: Where the studies lie that the rows are of.
+        folder: Folder of the studies.
     """
     files = {file.stem: file for file in studies(folder)}
     loaded = {name: Study.load(file) for name, file in files.items()}
@@ -69,12 +69,12 @@ def publish(rows: list[Row], page: Path = PAGE, folder: Path = FOLDER) -> None:
 
 
 def _comment(file: Path) -> list[str]:
-    """Return the lines of the comment that a study begins with, as prose."""
+    """Return the lines of the header comment of a study, without `#`."""
     return [line.removeprefix("#").strip() for line in file.read_text().splitlines() if line.startswith("#")]
 
 
 def _facts(rows: list[Row]) -> str:
-    """Say where rows were made, for how long, and what they were tuned on."""
+    """Return cities, training time, hardware and tuning data of rows, in words."""
     sides = ([row.train_cities for row in rows], [row.test_cities for row in rows])
     cities = " -> ".join(dict.fromkeys(", ".join(dict.fromkeys(side)) for side in sides))
     hours = sum(wall_s for *_, wall_s in {(row.experiment, row.run, row.wall_s) for row in rows}) / 3600
@@ -83,9 +83,9 @@ def _facts(rows: list[Row]) -> str:
 
 
 def main() -> None:
-    """Collect studies into `experiments/results.csv`, each in the place of its earlier rows, and write RESULTS.md."""
+    """Write rows of studies to `experiments/results.csv`, replacing their earlier rows, and rebuild RESULTS.md."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("studies", nargs="*", help="studies to collect; none rebuilds RESULTS.md alone")
+    parser.add_argument("studies", nargs="*", help="studies to collect; without any, only RESULTS.md is rebuilt")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     options = parser.parse_args()
     try:
@@ -99,7 +99,7 @@ def main() -> None:
 
 
 def replaced(rows: Iterable[Row], new: list[Row]) -> list[Row]:
-    """Return rows with those of each study of `new` in the place of its earlier ones."""
+    """Return rows in which those of each study of `new` replace its earlier ones."""
     names = {row.experiment for row in new}
     kept = list(rows)
     order = list(dict.fromkeys(row.experiment for row in [*kept, *new]))

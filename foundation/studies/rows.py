@@ -1,4 +1,4 @@
-"""Rows: what `experiments/results.csv` holds, one metric of one run each, taken from the summaries of runs."""
+"""Rows of `experiments/results.csv`, each one metric of one run, read from `summary.json` of runs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from foundation.runtime.runs import read_summary
 from foundation.studies.study import Study
 
 _ZERO_SHOT = re.compile(r"(?P<variant>.+)-zeroshot(-@.+?)?(?P<seed>-s\d+)?")
-#: what a summary tells of training
+#: keys of a summary that describe training
 _OF_TRAINING = ("n_train", "n_validation", "train_cities", "train_places", "validations", "wall_s")
-#: how the id of a study's run ends, see `study._name`
+#: suffix of the run ids of a study, see `study._name`
 _DATA_AND_SEED = re.compile(r"(-@(?P<data>.+?))?(-s\d+)?$")
 
 
@@ -26,29 +26,29 @@ class Row:
     Attributes:
         experiment: Name of the study.
         run: Id of the run.
-        variant: Name of the run within the study, without what other columns say.
+        variant: Name of the variant within the study.
         head: Task, empty for zero-shot.
         mode: `scratch`, `probe`, `finetune`, `control` or `zeroshot`.
         split: Split rule, with its guard band where it has one.
         train_cities: Cities of the train side, joined by `+`.
         test_cities: Those of the test side.
-        place: Where the run was tested: the area, where the study makes every run in several (`Study.areas`), else the
-            cities of the test side.
-        data: Name that the study gives the data of the run (`Study.data`), empty where it has one for all.
-        tuned_on: By what links sizes, steps and rates were chosen (`Study.tuned_on`).
+        place: Where the run was tested: the area, in studies over several areas (`Study.areas`), else the cities of the
+            test side.
+        data: Name of the data in `Study.data`, empty in studies on one data set.
+        tuned_on: The data on which sizes, steps and learning rates were chosen (`Study.tuned_on`).
         seed: Seed.
         metric: Name of the metric.
         value: Its value, in SI units or as a fraction.
-        metrics: How many metrics the run has, a row each, by which a missing row is noticed.
-        n_train: Labelled links that the run learned from.
-        n_validation: Links of the validation side; 0 where it was not written down.
-        scored: Checkpoints that were scored on the validation side and the best of them taken; 1 where only the last
-            was, so that nothing was chosen; 0 where it was not written down or nothing was trained.
-        params_total: Parameters.
-        params_trained: Parameters that were trained.
+        metrics: Number of metrics of the run, one row each, by which missing rows are found.
+        n_train: Number of labelled training links.
+        n_validation: Number of validation links; 0 if not recorded.
+        scored: Number of checkpoints scored on the validation side, of which the best was tested; 1 if only the last
+            was, without a choice; 0 if not recorded, or without training.
+        params_total: Number of parameters.
+        params_trained: Number of trained parameters.
         wall_s: Duration of the training [s].
-        hardware: Machine.
-        commit: Commit of this repository, with `+` where files differed from it.
+        hardware: Hardware.
+        commit: Commit of this repository, with `+` if files differed from it.
     """
 
     experiment: str
@@ -77,7 +77,7 @@ class Row:
 
 
 def rows_of(summary: dict[str, Any], study: Study) -> list[Row]:
-    """Return the rows of a `summary.json` of a study; none when the run was not tested."""
+    """Return the rows of a `summary.json` of a study; none for a run without a test."""
     head, mode, seed = summary.get("head") or "", summary.get("mode") or "", summary.get("seed") or 0
     hardware, run = summary.get("hardware", {}), summary["run_id"]
     name, test = data_of(run), _cities(summary, "test")
@@ -109,7 +109,7 @@ def rows_of(summary: dict[str, Any], study: Study) -> list[Row]:
 
 
 def _cities(summary: dict[str, Any], side: str) -> str:
-    """Return the cities of a side; they were called its places once."""
+    """Return the cities of a side; older summaries call them places."""
     cities: list[str] = summary.get(f"{side}_cities", summary.get(f"{side}_places", []))
     return "+".join(cities)
 
@@ -121,24 +121,24 @@ def _split(summary: dict[str, Any]) -> str:
 
 
 def variant_of(run_id: str, head: str, mode: str) -> str:
-    """Return the name of a run without mode, data and seed, and without its task where the head says it."""
+    """Return the variant in a run id, without mode, data, seed and the name of the head."""
     name = stem(run_id)
     return name.removesuffix("-zeroshot").removesuffix(f"-{mode}").removesuffix(f"-{head}").removeprefix("pretrain-")
 
 
 def data_of(run_id: str) -> str:
-    """Return the name of the data, or of the area, in the id of a run, empty where it has none."""
+    """Return the name of the data or area in a run id, empty if there is none."""
     found = _DATA_AND_SEED.search(run_id)
     return (found and found["data"]) or ""
 
 
 def stem(run_id: str) -> str:
-    """Return what the ids of runs have in common that differ in data and seed alone."""
+    """Return a run id without data and seed."""
     return _DATA_AND_SEED.sub("", run_id)
 
 
 def collect(runs: Path, study: Study) -> list[Row]:
-    """Return the rows of all tested runs of a study; a zero-shot test says of training what its pre-training says."""
+    """Return the rows of all tested runs of a study; zero-shot tests have the training keys of their pre-training."""
     files = sorted((runs / study.name).glob("*/summary.json"))
     summaries = {summary["run_id"]: summary for summary in map(read_summary, files) if summary}
     trained = [_with_training(summary, summaries) for summary in summaries.values()]
@@ -146,7 +146,7 @@ def collect(runs: Path, study: Study) -> list[Row]:
 
 
 def _with_training(summary: dict[str, Any], summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return a summary with what it lacks, or has of the data it was tested on, of the training behind it."""
+    """Return a summary in which the training keys of a zero-shot test are those of its pre-training."""
     found = _ZERO_SHOT.fullmatch(summary["run_id"])
     if not found:
         return summary
@@ -166,7 +166,7 @@ def read(file: Path) -> list[Row]:
 
 
 def write(file: Path, rows: Iterable[Row]) -> None:
-    """Write `results.csv`, whole or not at all; the only writer."""
+    """Write `results.csv` atomically; no other function writes it."""
     temporary = file.with_suffix(".tmp")
     with temporary.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, [field.name for field in fields(Row)], lineterminator="\n")
@@ -176,7 +176,7 @@ def write(file: Path, rows: Iterable[Row]) -> None:
 
 
 def with_run(rows: Iterable[Row], made: Iterable[Row]) -> list[Row]:
-    """Return rows with those of one run put in the place of what there was of it: by study, then by run."""
+    """Return rows in which those of one run replace its earlier ones, sorted by study, then by run."""
     new = list(made)
     runs = {(row.experiment, row.run) for row in new}
     merged = [row for row in rows if (row.experiment, row.run) not in runs] + new

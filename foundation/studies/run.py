@@ -1,4 +1,4 @@
-"""`make study`: run what is not finished yet of a study, and print its table."""
+"""`make study`: make the unfinished runs of a study, and print its table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from foundation.studies.tables import table
 
 
 def run_study(study: Study, runs: Path) -> int:
-    """Run what is not finished yet, and print the table.
+    """Make the unfinished runs, and print the table.
 
     Returns:
         The exit status: that of the first run that failed, or 0.

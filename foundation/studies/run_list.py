@@ -1,4 +1,4 @@
-"""Lists of runs of the command line, made one after another and gone on with after a kill."""
+"""Lists of command-line runs, made one after another and resumable after an interruption."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Job:
     Attributes:
         experiment: Name of the study.
         run: Id of the run.
-        make: Makes it and returns the exit status.
-        seconds: How long that is expected to take [s].
+        make: Makes the run and returns the exit status.
+        seconds: Estimated duration [s].
     """
 
     experiment: str
@@ -31,7 +31,7 @@ class Job:
 
 
 def finished(folder: Path) -> bool:
-    """Whether a run has come to its end: fitted, and tested where it is to be."""
+    """Return whether a run has ended: trained, and tested if its command includes a test."""
     summary = read_summary(folder / "summary.json")
     if summary.get("metrics"):
         return True
@@ -40,7 +40,7 @@ def finished(folder: Path) -> bool:
 
 
 def run_all(experiment: str, commands: Sequence[tuple[str, list[str]]], runs: Path) -> int:
-    """Run what is not finished yet of (run id, arguments), each run going on where it was stopped.
+    """Make the unfinished runs of a list of (run id, arguments); stopped runs resume.
 
     Returns:
         The exit status: that of the first run that failed, or 0.
@@ -50,11 +50,11 @@ def run_all(experiment: str, commands: Sequence[tuple[str, list[str]]], runs: Pa
 
 
 def run_jobs(jobs: Sequence[Job], done: Callable[[Job], None] = lambda job: None) -> int:
-    """Make runs one after another, with one bar over all of them: the run, its epoch and metric, and the time left.
+    """Make runs one after another, with one progress bar: the run, its epoch and metric, and the remaining time.
 
     Args:
-        jobs: What to make.
-        done: Called after each that succeeded.
+        jobs: The runs.
+        done: Called after each successful run.
 
     Returns:
         The exit status: that of the first run that failed, or 0.
@@ -75,10 +75,10 @@ def run_jobs(jobs: Sequence[Job], done: Callable[[Job], None] = lambda job: None
 
 
 def command(folder: Path, args: list[str]) -> Callable[[], int]:
-    """Return what runs the command line with arguments, going on where the run of a folder was stopped."""
+    """Return a function that runs the command line with arguments, resuming the run of a folder if it was stopped."""
 
     def make() -> int:
-        from foundation.cli import main  # not before there is something to run: it is slow to import
+        from foundation.cli import main  # imported late, as the import is slow
 
         stopped = (folder / "checkpoints" / "last.ckpt").exists()
         return main([*args, "--ckpt_path", "last"] if stopped else args)

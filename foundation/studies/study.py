@@ -1,4 +1,4 @@
-"""Studies: many runs of the command line, listed by one YAML."""
+"""Studies: sets of command-line runs defined by one YAML."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ from typing import Any
 from datamodules.errors import InputError
 from datamodules.yaml_file import read_yaml
 
-#: where studies lie, in folders or not
+#: folder of the studies, which may be in folders below it
 FOLDER = Path("experiments/studies")
 
 
 @dataclass(frozen=True)
 class Study:
-    """What to run.
+    """Definition of a study.
 
     Attributes:
-        name: Name of the study, and of the experiment its runs belong to.
-        seeds: Seeds of every adaptation run; each draws its own initial weights and label subset, on one split.
+        name: Name of the study, and of the experiment of its runs.
+        seeds: Seeds of every adaptation run, which draw initial weights and labelled links; the split is fixed.
         tasks: Heads, by the name of their YAML in `experiments/finetune/`.
         pretrain: Per variant, the arguments of `lightning fit`; with `pretrain_per_seed`, `{seed}` for the seed.
-        pretrain_on: Per name of `data`, arguments that choose what the variants are pre-trained on for it; empty where
-            one pre-training serves all data.
+        pretrain_on: Per name of `data`, arguments that choose the pre-training data; empty if one pre-training is used
+            for all data.
         sizes: Numbers of training links; every variant is pre-trained with each, as `<variant>-n<size>`.
-        available: Per variant that has fewer links than the largest of `sizes`, how many it has and learns from then.
-        modes: Modes to run each variant's checkpoint in.
-        baselines: Per name, arguments that make a run to compare with, with `{seed}` for the seed.
-        only: Tasks of a variant or baseline that is not run on all of them.
+        available: Per variant with fewer links than the largest of `sizes`, its number of links, used instead.
+        modes: Modes of adaptation of each variant's checkpoint.
+        baselines: Per name, arguments of a run to compare with, with `{seed}` for the seed.
+        only: Per variant or baseline, its tasks, if not all.
         args: Arguments of every run.
         adapt: Arguments of every adaptation run.
-        pretrain_per_seed: Whether to pre-train anew for every seed; else one pre-training serves them all.
-        data: Per name, arguments that choose the data of an adaptation; every run is made on each, and each has lines
-            of its own in tables.
-        areas: Per name, arguments that choose an area, likewise; tables have the mean over the areas.
+        pretrain_per_seed: Whether to pre-train once for every seed; else one pre-training is used for all seeds.
+        data: Per name, arguments that choose the data of an adaptation; every run is made on each, with separate lines
+            in tables.
+        areas: Per name, arguments that choose an area, likewise; tables show the mean over areas.
         checkpoints: Per variant pre-trained by another study, the path of its checkpoint, with `{seed}` for the seed
             and `{data}` for the name of the data.
         zero_shot: Arguments of `lightning test`, run for every variant, data and seed, with `{run}` for the folder of
             the variant's pre-training; empty for none.
-        refine: How the variant `twin` is refined in another world, see `refinement.Refinement`; empty for not.
-        paper: Whose table the study is of, such as `csiclip`, see `results.PAPERS`; empty where it compares several.
-        tuned_on: By what links its sizes, steps and rates were chosen, such as `areas 207-223`.
+        refine: Settings of the refinement of the variant `twin`, see `refinement.Refinement`; empty for none.
+        paper: The paper whose tables the study reproduces, such as `csiclip`, see `results.PAPERS`; empty for several.
+        tuned_on: The data on which sizes, steps and learning rates were chosen, such as `areas 207-223`.
         told: The one metric of its table, with a line for each of `data` and a column for each variant and reference;
-            empty for a line for each variant with all metrics.
+            empty for a table of all metrics with a line for each variant.
     """
 
     name: str
@@ -74,10 +74,10 @@ class Study:
 
     @classmethod
     def load(cls, file: Path) -> Study:
-        """Read a study; its name is the file's.
+        """Read a study, named after its file.
 
         Raises:
-            InputError: There is no such file, or it is no study.
+            InputError: There is no such file, or its content is invalid.
         """
         settings = read_yaml(file)
         if "places" in settings and "data" not in settings:
@@ -90,17 +90,17 @@ class Study:
             raise InputError(f"{file}: 'seeds' is missing")
         study = cls(name=file.stem, **settings)
         if study.data and study.areas:
-            raise InputError(f"{file}: has both 'data' and 'areas': give the areas alone, whose mean is told")
+            raise InputError(f"{file}: has both 'data' and 'areas': give the areas alone, whose mean is shown")
         if study.pretrain_on and study.pretrain_on.keys() != study.data.keys():
             raise InputError(f"{file}: 'pretrain_on' must name what 'data' names: {', '.join(study.data) or 'nothing'}")
         return study
 
     @classmethod
     def named(cls, name: str, folder: Path = FOLDER) -> Study:
-        """Read the study of a name, from whatever folder below the one of studies.
+        """Read a study by name, from any folder below `folder`.
 
         Raises:
-            InputError: There is none, or it is no study.
+            InputError: There is none of that name, or its content is invalid.
         """
         return cls.load(find(name, folder))
 
@@ -136,7 +136,7 @@ class Study:
 
     @property
     def _pretrainings(self) -> dict[str, list[str]]:
-        """Arguments of `lightning fit` by variant, one for each size."""
+        """Return the arguments of `lightning fit` by variant, one for each size."""
         if not self.sizes:
             return self.pretrain
         return {
@@ -181,11 +181,11 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _within(runs: Path, arg: str) -> str:
-    """Return an argument with the folder of all runs in it: a study names the runs of others by `runs/`."""
+    """Return an argument with `runs/`, the prefix of paths to runs in a study, replaced by the folder of all runs."""
     return f"{runs}/{arg.removeprefix('runs/')}" if arg.startswith("runs/") else arg
 
 
 def _name(variant: str, task: str, mode: str, data: str, seed: int | None) -> str:
-    """Return the id of a run, from which `rows.rows_of` takes the variant."""
+    """Return the id of a run, which `rows.rows_of` parses for the variant."""
     parts = (variant, task, mode, f"@{data}" if data else "", "" if seed is None else f"s{seed}")
     return "-".join(part for part in parts if part)

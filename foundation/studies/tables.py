@@ -20,23 +20,22 @@ _KNOWN: dict[str, tuple[int, int, str]] = {
     "snr_db": (0, 1, "dB"),
 }
 
-#: what a model spends on one link
+#: computational cost of a model for one link
 _COSTS = {"macs": "multiply-adds a link", "cpu_ms": "CPU [ms] a link"}
 
-#: of more metrics than that, tables give references lines of their own, and then leave out the details; `results.csv`
-#: has them all
+#: above this number of metrics, tables have separate lines for references and omit details, which are in `results.csv`
 _WIDEST = 24
 _DETAIL = re.compile(r"_of_\d+$|_n?los(_p10)?$|rate$|nmse_(db_\d+|antenna_db)$")
-#: metrics that a run shares with a reference, `cosine` and `grid_cosine`, before the reference has a line of its own
+#: least number of metrics, such as `cosine` and `grid_cosine`, common to run and reference for a separate line
 _SHARED = 3
-#: between a reference and the run that scored it
+#: separator of a reference and the run that scored it
 _OF = " beside "
 
 
 def table(rows: Sequence[Row], told: str = "") -> str:
-    """Return a Markdown table for each head: a line a variant, mode, data and city, mean and deviation over seeds.
+    """Return a Markdown table for each head: mean and standard deviation over seeds by variant, mode, data and city.
 
-    Several areas of one city are averaged within every seed first: how much they differ is no spread over seeds.
+    Several areas of one city are averaged within each seed first, so that the deviation is over seeds only.
 
     Args:
         rows: Rows of one study.
@@ -55,8 +54,8 @@ def _side_by_side(rows: Sequence[Row], metric: str) -> str:
 
     Args:
         rows: Rows of runs that were made on several data (`Study.data`).
-        metric: What is told, `nmse_db`; a reference is what another metric, `hold_nmse_db`, is named after. Metrics of
-            no reference that are the same for all variants, such as f_D T, come first.
+        metric: The metric shown, such as `nmse_db`; metrics with a prefix, such as `hold_nmse_db`, are references.
+            Other metrics that are equal for all variants, such as f_D T, come first.
     """
     rows = [row for row in rows if row.data]
     known = dict.fromkeys(row.metric for row in rows)
@@ -116,7 +115,7 @@ def _table(head: str, rows: list[Row]) -> str:
 
 
 def _with_references(rows: list[Row]) -> list[Row]:
-    """Return rows in which the metrics of a reference, `grid_cosine` and so on, are those of a variant of its name."""
+    """Return rows in which metrics of a reference, such as `grid_cosine`, belong to a variant of its name."""
     known, parts = {row.metric for row in rows}, {}
     for metric in known:
         words = metric.split("_")
@@ -134,7 +133,7 @@ def _with_references(rows: list[Row]) -> list[Row]:
 
 
 def _once(lines: list[list[str]]) -> list[list[str]]:
-    """Return lines of which a reference that several runs scored alike has one, under its own name."""
+    """Merge the lines of a reference with equal scores in several runs into one, under its own name."""
     kept: dict[tuple[str, ...], list[str]] = {}
     for name, *cells in lines:
         reference, of, _ = name.partition(_OF)
@@ -143,13 +142,13 @@ def _once(lines: list[list[str]]) -> list[list[str]]:
 
 
 def ruled(lines: list[list[str]]) -> str:
-    """Return lines of cells, the head first, as a Markdown table."""
+    """Return lines of cells, the header first, as a Markdown table."""
     first, *body = [f"| {' | '.join(cells)} |" for cells in lines]
     return "\n".join([first, "|" + "---|" * len(lines[0]), *body])
 
 
 def shared_places(rows: list[Row]) -> set[str]:
-    """Return the places that every seed has; all of them where there is none."""
+    """Return the places that are common to all seeds; all places if there is none."""
     by_seed: dict[int, set[str]] = defaultdict(set)
     for row in rows:
         by_seed[row.seed].add(row.place)
@@ -157,7 +156,7 @@ def shared_places(rows: list[Row]) -> set[str]:
 
 
 def by_seed(metric: str, rows: list[Row]) -> list[float]:
-    """Return the mean of a metric over the places that all seeds have, for each seed; nothing of no rows."""
+    """Return for each seed the mean of a metric over the places common to all seeds; empty without rows."""
     places = shared_places(rows) if rows else set()
     values: dict[int, list[float]] = defaultdict(list)
     for row in rows:
@@ -167,7 +166,7 @@ def by_seed(metric: str, rows: list[Row]) -> list[float]:
 
 
 def _choice(rows: list[Row]) -> str:
-    """Say which checkpoint of a run was tested, and by how many links it was chosen; nothing where runs differ."""
+    """Return which checkpoint was tested and the number of links that chose it; empty where runs differ."""
     scored, links = ({getattr(row, name) for row in rows} for name in ("scored", "n_validation"))
     if len(scored) > 1 or 0 in scored:
         return ""
@@ -178,14 +177,14 @@ def _choice(rows: list[Row]) -> str:
 
 
 def in_words(metric: str, values: Iterable[float]) -> str:
-    """Return mean and deviation of the values of a metric, with its unit."""
+    """Return mean and standard deviation of the values of a metric, with its unit."""
     return f"{cell(metric, list(values))} {_form(metric)[2]}".rstrip()
 
 
 def _form(metric: str) -> tuple[int, int, str]:
-    """Return decimals, factor and unit of a metric: those of the longest end of its name that is known, or its start.
+    """Return decimals, factor and unit of a metric, by the longest known suffix of its name, or else prefix.
 
-    What a model puts around it, a task or an encoder, changes nothing: `los_accuracy`, `channel_top1`, `match_area`.
+    Prefixes and suffixes of tasks and encoders are ignored: `los_accuracy`, `channel_top1`, `match_area`.
     """
     words = metric.split("_")
     names = ["_".join(words[start:]) for start in range(len(words))]
@@ -193,7 +192,7 @@ def _form(metric: str) -> tuple[int, int, str]:
 
 
 def cell(metric: str, values: list[float]) -> str:
-    """Return mean and deviation of the values of a metric, without its unit; nothing of none."""
+    """Return mean and standard deviation of the values of a metric, without its unit; empty without values."""
     if not values:
         return ""
     decimals, factor, _ = _form(metric)

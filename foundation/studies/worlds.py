@@ -1,4 +1,4 @@
-"""The worlds of a refinement: their links, the errors of models on them, and which links are chosen."""
+"""The worlds of a refinement: links, errors of models on them, and the choice of links."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from foundation.adaptation.rehearsal import in_world
 from foundation.checkpoint import read_checkpoint
 from foundation.models.csifeedback import powered
 
-#: links looked at at once
+#: links correlated in one batch
 _CHUNK = 256
-#: links whose correlation with the twin figure 5 shows, of either kind (twin feedback section VII-B)
+#: number of links in figure 5, chosen by NMSE and at random (twin feedback section VII-B)
 _SHOWN = 100
 
 
 class Worlds:
-    """Links of several worlds, and the errors on them of models that continue one.
+    """Links of several worlds, and the errors of a model and its refinements on them.
 
     Args:
         offline: Folder of the run of the offline model, trained on the twin.
@@ -60,28 +60,28 @@ class Worlds:
     def choose(
         self, run: Path, world: str, rule: Selection, count: int, threshold_db: float | None = None, seed: int = 0
     ) -> NDArray[np.int64]:
-        """Return which train links of a world are fed back whole, by their errors under a run, see `select`."""
+        """Return the train links of a world to feed back uncompressed, by their NMSE under a run, see `select`."""
         chosen = select(self.errors(run, "train", world), rule, count, threshold_db, seed)
         links: NDArray[np.int64] = self.links(world)[chosen.numpy()]
         return links
 
     def save(self, file: Path, links: NDArray[np.int64]) -> None:
-        """Write links to train on, whole or not at all."""
+        """Write training links atomically."""
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_name(f".{file.name}")
         save_links(temporary, self.data.sides["train"].sites, links)
         temporary.replace(file)
 
     def read(self, file: Path) -> NDArray[np.int64]:
-        """Read what `save` wrote."""
+        """Read links written by `save`."""
         return read_links(file, self.data.sides["train"].sites)
 
     def correlations(self, world: str, seed: int = 0) -> dict[str, Tensor]:
-        """Return how like the twin the links of a world are (twin feedback eq 14), in [0, 1].
+        """Return the correlations of links of a world with the twin (twin feedback eq 14), in [0, 1].
 
         Returns:
-            The largest correlation with a train link of the twin, of the links of largest NMSE under the offline model
-            (`high_NMSE`) and of as many at random (`random`), at most 100 of either.
+            The largest correlation with a train link of the twin, for the links of largest NMSE under the offline model
+            (`high_NMSE`) and for as many random links (`random`), at most 100 each.
         """
         error, channels = self.errors(self._offline, "train", world), self._channels(world)
         count = min(_SHOWN, int(error.isfinite().sum()))

@@ -1,1 +1,1 @@
-"""Searches over settings, each trial a run."""
+"""Hyperparameter search, in which each trial is a run."""

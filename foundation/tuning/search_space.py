@@ -1,4 +1,4 @@
-"""What a search varies: keys of a YAML with their ranges, and the goal that decides."""
+"""The search space: keys of a YAML with their ranges, and the metric to optimise."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _SCALAR = (bool, int, float, str, type(None))
 
 @dataclass(frozen=True)
 class Range:
-    """Values of one key.
+    """Range of the values of one key.
 
     Attributes:
-        choices: All of them, in place of a range.
-        low: The smallest.
-        high: The largest.
-        step: Distance between two; by default 1 of whole numbers, and none of others.
-        log: Whether they are drawn evenly over their logarithm.
+        choices: List of values, in place of a range.
+        low: Smallest value.
+        high: Largest value.
+        step: Distance between values; by default 1 for integers, and none for others.
+        log: Whether values are uniform in their logarithm.
     """
 
     choices: tuple[Value, ...] = ()
@@ -42,11 +42,11 @@ class Range:
         """Read `{low: , high: , step: , log: }` or `{choices: [...]}`.
 
         Args:
-            where: File and key, the beginning of a complaint.
-            given: What stands there.
+            where: File and key, the start of error messages.
+            given: The value in the YAML.
 
         Raises:
-            InputError: It is no such thing.
+            InputError: The value is not a valid range.
         """
         if not isinstance(given, dict) or not (given.keys() == {"choices"} or {"low", "high"} <= given.keys()):
             raise InputError(f"{where} must be {{low: 1.0e-4, high: 1.0e-2, log: true}} or {{choices: [32, 64]}}")
@@ -69,7 +69,7 @@ class Range:
         return cls(low=low, high=high, step=step, log=log)
 
     def suggest(self, trial: Trial, key: str) -> Value:
-        """Draw the value of a trial; one that was drawn before stays."""
+        """Draw the value of a trial; a value drawn earlier is kept."""
         if self.choices:
             return trial.suggest_categorical(key, self.choices)
         if all(isinstance(number, int) for number in (self.low, self.high, self.step or 1)):
@@ -78,12 +78,12 @@ class Range:
 
     @property
     def first(self) -> Value:
-        """One of the values."""
+        """Return a valid value."""
         return self.choices[0] if self.choices else self.low
 
 
 def _number(where: str, given: Any) -> float:
-    """Return a finite number, whole ones as such; YAML takes 1e-3 for a word."""
+    """Return a finite number, integers as int; YAML reads 1e-3 as text."""
     if isinstance(given, str):
         try:
             given = float(given)
@@ -99,8 +99,8 @@ class Search:
     """A YAML of `experiments/tune/`.
 
     Attributes:
-        name: Name of the experiment that its trials are runs of: `tune_` and that of the file.
-        metric: What decides, as it is logged in validation: `val/...`.
+        name: Name of the experiment of its trials: `tune_` and the name of the file.
+        metric: The metric to optimise, as logged in validation: `val/...`.
         direction: `minimize` or `maximize`.
         args: Arguments of `lightning fit` of every trial.
         keys: Ranges by key, dotted as on the command line.
@@ -114,10 +114,10 @@ class Search:
 
     @classmethod
     def load(cls, file: Path) -> Search:
-        """Read one.
+        """Read a search from a YAML file.
 
         Raises:
-            InputError: There is no such file, or it is none.
+            InputError: There is no such file, or its content is invalid.
         """
         given = read_yaml(file)
         known = ("metric", "direction", "args", "keys")
@@ -144,13 +144,13 @@ class Search:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What its trials have in common, as plain data: another search has trials of its own."""
+        """Return the settings of the search as plain data, which identify trials that are comparable."""
         keys = {key: [list(r.choices), r.low, r.high, r.step, r.log] for key, r in self.keys.items()}
         return {"metric": self.metric, "direction": self.direction, "args": self.args, "keys": keys}
 
 
 def assignments(values: Mapping[str, Value]) -> list[str]:
-    """Return values by key as words of a command line."""
+    """Return values by key as command-line arguments."""
     words: dict[Any, str] = {None: "null", True: "true", False: "false"}
     return [
         f"--{key}={words[value] if value is None or isinstance(value, bool) else value}"

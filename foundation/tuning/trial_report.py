@@ -1,4 +1,4 @@
-"""Tells Optuna what a trial reaches, while it trains."""
+"""Reports the validation metric of a trial to Optuna during training."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 
 class TrialReport(Callback):
-    """Reports a metric after every validation, and ends the training of a trial that is below the others.
+    """Reports a metric after every validation, and stops the training of a trial that Optuna prunes.
 
-    It ends as any training does that ends early: with its checkpoints and its summary.
+    A pruned trial keeps its checkpoints and summary, as with early stopping.
 
     Args:
         trial: The trial.
         metric: Name of the metric as it is logged.
 
     Attributes:
-        pruned: Whether the training was ended.
-        unlogged: Whether the metric was not among those that were logged.
+        pruned: Whether the training was stopped.
+        unlogged: Whether the metric was missing among the logged ones.
     """
 
     def __init__(self, trial: Trial, metric: str) -> None:
@@ -32,7 +32,7 @@ class TrialReport(Callback):
         self.pruned = self.unlogged = False
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report.
+        """Report the metric, and stop the training if the trial is pruned.
 
         Raises:
             InputError: The metric was not logged.

@@ -1,4 +1,4 @@
-"""`make tune`: searches settings by Optuna; each trial is a run of the command line, and the same command goes on."""
+"""`make tune`: hyperparameter search by Optuna; each trial is a run, and the same command resumes the search."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.trial import FrozenTrial
 
-#: trials before one is ended early for being below the median of the others, and validations of it before that
+#: number of trials, and of validations of a trial, before median pruning starts
 _UNPRUNED, _VALIDATIONS = 5, 2
-#: trials in the table
+#: number of trials in the table
 _BEST = 10
 
 
 @contextlib.contextmanager
 def opened(search: Search, folder: Path) -> Iterator[Study]:
-    """Open the study of a search, or begin it, for this process alone.
+    """Open or create the Optuna study of a search, locked for this process.
 
     Args:
         search: The search.
         folder: Folder of its experiment, where `tune.journal` lies.
 
     Raises:
-        InputError: It was begun with other settings, or another process is at it.
+        InputError: It was created with other settings, or another process has it open.
     """
     with needs("tune", "make tune searches by Optuna"):
         import optuna
@@ -77,7 +77,7 @@ def opened(search: Search, folder: Path) -> Iterator[Study]:
 
 
 def _mend(journal: Path) -> None:
-    """Cut off a line that a kill left half written, and the lock of the process that wrote it."""
+    """Remove an incomplete last line and the lock of an interrupted process."""
     journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
     if journal.exists():
         content = journal.read_bytes()
@@ -86,7 +86,7 @@ def _mend(journal: Path) -> None:
 
 
 def next_trial(study: Study, trials: int) -> Trial | None:
-    """Return a trial that was stopped, else a new one, or None where there are as many as asked for."""
+    """Return a stopped trial, else a new one, or None when `trials` trials exist."""
     import optuna
 
     stopped = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
@@ -95,24 +95,24 @@ def next_trial(study: Study, trials: int) -> Trial | None:
     number = len(study.get_trials(deepcopy=False))
     if number >= trials:
         return None
-    # by the trial: a search that was stopped draws what it would have drawn
+    # seeded by the trial, so that a resumed search draws the same values
     study.sampler = optuna.samplers.TPESampler(seed=number)
     return study.ask()
 
 
 def tune(search: Search, trials: int, runs: Path) -> int:
-    """Make trials until there are so many, and print the best.
+    """Run trials until there are `trials`, and print the best.
 
     Args:
         search: The search.
-        trials: Number of trials in all, those of earlier calls among them.
+        trials: Total number of trials, including those of earlier calls.
         runs: Folder of all experiments.
 
     Returns:
-        The exit status: 0, or that of a run that was stopped.
+        The exit status: 0, or that of an interrupted run.
 
     Raises:
-        InputError: The settings cannot be used.
+        InputError: A setting is invalid.
     """
     folder = runs / search.name
     print("loading Optuna and PyTorch", flush=True)
@@ -149,7 +149,7 @@ def run_id(number: int) -> str:
 
 
 def check(search: Search) -> None:
-    """Let the command line refuse keys that it does not know, before the first trial."""
+    """Parse a command line with a value for each key, to refuse unknown keys before the first trial."""
     from foundation.cli import run
 
     values = {key: each.first for key, each in search.keys.items()}
@@ -158,7 +158,7 @@ def check(search: Search) -> None:
 
 
 def _run(search: Search, study: Study, trial: Trial, chosen: list[str], runs: Path) -> int:
-    """Run a trial, and tell the study how it ended; where its process is stopped, nothing, so that it goes on."""
+    """Run a trial, and record its result in the study; an interrupted trial stays open, to be resumed."""
     from optuna.trial import TrialState
 
     from foundation.cli import main, user_error
@@ -175,11 +175,11 @@ def _run(search: Search, study: Study, trial: Trial, chosen: list[str], runs: Pa
         trial.set_user_attr("error", line)
         study.tell(trial, state=TrialState.FAIL)
         if report.unlogged or all(other.value is None for other in study.trials):
-            raise  # nothing has worked yet: it is not the values of this trial that are wrong
+            raise  # no trial has succeeded: the cause is not the values of this one
         print(f"    {line}", file=sys.stderr)
         return 0
     finally:
-        gc.collect()  # what a trial held of the GPU
+        gc.collect()  # frees the GPU memory of the trial
     if status:
         return status
     values = [value for value in study.trials[trial.number].intermediate_values.values() if math.isfinite(value)]
@@ -194,7 +194,7 @@ def _run(search: Search, study: Study, trial: Trial, chosen: list[str], runs: Pa
 
 
 def _write(search: Search, study: Study, folder: Path) -> None:
-    """Write `tune.json`, which pages and programs read without Optuna: whole at any moment."""
+    """Write `tune.json` atomically, which the report reads without Optuna."""
     trials = [
         {
             "number": trial.number,
@@ -214,7 +214,7 @@ def _write(search: Search, study: Study, folder: Path) -> None:
 
 
 def table(search: Search, study: Study, folder: Path) -> str:
-    """Return the best trials as a Markdown table, how the others ended, and how to make and to test the best."""
+    """Return a Markdown table of the best trials, the states of all, and the commands to train and test the best."""
     from optuna.trial import TrialState
 
     ended: list[FrozenTrial] = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
@@ -246,7 +246,7 @@ def _short(value: Any) -> str:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Search settings by Optuna over the keys that a YAML names; each trial is a run like any other."""
+    """Search the keys that a YAML names by Optuna; each trial is a run."""
     parser = argparse.ArgumentParser(prog="make tune", description=main.__doc__)
     parser.add_argument("search", type=Path, help="a YAML of experiments/tune/")
     parser.add_argument("--trials", type=int, default=20, help="trials in all, those of earlier calls among them")

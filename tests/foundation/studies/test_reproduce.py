@@ -56,7 +56,7 @@ def made():
 def test_it_makes_every_row_and_then_nothing(call):
     status, out, err = call()
     assert status == 0
-    assert out.startswith("rows in experiments/results.csv are missing of 3 runs of x, y: 4 runs, about 4 min as on")
+    assert out.startswith("rows in experiments/results.csv are missing of 3 runs of x, y: 4 runs, about 4 min on the")
     assert "4 min of it a guess" in out
     assert "[4/4] y/pretrain-c: 100 % of all" in err
     assert made() == ["x/pretrain-a", "x/pretrain-b", "y/pretrain-c", "z/pretrain-first"]
@@ -101,7 +101,7 @@ def test_a_run_that_lost_one_of_its_metrics_is_made_again_and_takes_no_more_than
     )
     assert (
         plan.told()
-        == "3 runs, about 90 s as on the machines of the rows, 30 s of it a guess, as no row tells of such runs"
+        == "3 runs, about 90 s on the hardware of the existing rows, 30 s of it a guess without rows of such runs"
     )
 
 
