@@ -115,7 +115,7 @@ def test_prediction_names_its_rows(tmp_path):
     module, model = data(tmp_path), small()
     trainer = fit(model, module, tmp_path, epochs=1)
     rows = trainer.predict(model, datamodule=module)
-    assert set(rows[0]) == {"features", "embedding", "position", "site", "user", "los"}
+    assert set(rows[0]) == {"features", "embedding", "position", "site", "user", "los", "domain"}
     assert sum(len(part["user"]) for part in rows) == 248
 
 
