@@ -1,1 +1,1 @@
-"""Sites written in the formats of others."""
+"""Export of sites to the formats of DeepMIMO and WAIR-D."""

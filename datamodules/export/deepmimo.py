@@ -1,4 +1,4 @@
-"""Sites to DeepMIMO: write them as a version 4 scenario that `deepmimo.load` reads."""
+"""Export of sites as a DeepMIMO 4 scenario, which `deepmimo.load` reads."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _USERS = 0
 def write_deepmimo(sites: Sequence[Site], root: str | Path, name: str) -> Path:
     """Write the base stations of one area as a DeepMIMO 4 scenario.
 
-    `deepmimo.load(name)` then gives `compute_channels` equal to `synthesize` on the sites: phases are those at the
-    carrier, propagation included, and all stored paths are there, which DeepMIMO's own Sionna converter does not keep.
-    Site i becomes transmitter set i + 1. All share one user grid, receiver set 0: the users of every site in order of
-    first appearance, without paths where a site does not serve them, as DeepMIMO has it.
+    `compute_channels` of the loaded scenario equals `synthesize` on the sites: phases at the carrier include the
+    propagation, and all stored paths are written, which DeepMIMO's own Sionna converter does not do. Site i becomes
+    transmitter set i + 1. All share one user grid, receiver set 0: the users of all sites in order of first appearance,
+    without paths to sites that do not have them, as is usual in DeepMIMO.
 
-    A `Site` does not tell reflections from other interactions, so all are written as reflections, with no points of
-    interaction. Array orientations are written for information; DeepMIMO applies what `ChannelParameters` says.
+    A `Site` does not distinguish kinds of interactions, so all are written as reflections, without interaction points.
+    Array orientations are written for information; DeepMIMO applies those of `ChannelParameters`.
 
     Args:
         sites: Sites with the same area and carrier; they need not have the same users.
@@ -46,8 +46,8 @@ def write_deepmimo(sites: Sequence[Site], root: str | Path, name: str) -> Path:
         The scenario's folder.
 
     Raises:
-        InputError: The name cannot be used or is taken, the sites do not belong together or have no rays, or the disk
-            refuses.
+        InputError: The name is invalid or exists, the sites differ in area or carrier or have no rays, or the files
+            cannot be written.
     """
     folder = Path(root) / name
     if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
@@ -77,8 +77,8 @@ def write_deepmimo(sites: Sequence[Site], root: str | Path, name: str) -> Path:
 
 
 def _merge_users(sites: Sequence[Site]) -> tuple[NDArray[np.float32], list[NDArray[np.int64]]]:
-    """Return the positions of all users (U, 3) [m], and for each site the rows of its own."""
-    # the n-th user on a spot is the same user at every site, but not the same as the first on that spot
+    """Return the positions of all users (U, 3) [m], and for each site the indices of its users."""
+    # users at equal positions are distinguished by their order, which is the same at every site
     keys: dict[tuple[float, float, float, int], int] = {}
     rows = []
     for site in sites:
@@ -93,7 +93,7 @@ def _merge_users(sites: Sequence[Site]) -> tuple[NDArray[np.float32], list[NDArr
 
 def _scatter(paths: Paths, row: NDArray[np.int64], num_users: int) -> dict[str, NDArray[Any]]:
     """Return DeepMIMO's path arrays (num_users, P, ...), NaN where there is no path."""
-    # DeepMIMO takes a user to have line of sight when its first path is direct, be it the strongest or not
+    # DeepMIMO infers line of sight from the first path, whatever its power
     direct = paths.mask & (paths.bounces == 0) & (paths.los == 1).unsqueeze(1)
     bounces = torch.where(direct, 0, paths.bounces.clamp_min(1))
     order = torch.sort((~direct).to(torch.uint8), dim=1, stable=True).indices
@@ -106,7 +106,7 @@ def _scatter(paths: Paths, row: NDArray[np.int64], num_users: int) -> dict[str, 
         "aod_el": aod[..., 1],
         "aoa_az": aoa[..., 0],
         "aoa_el": aoa[..., 1],
-        # one digit an interaction, all of them 1 for reflection: 0, 1, 11, 111, ...
+        # one digit per interaction, 1 for reflection: 0, 1, 11, 111, ...
         "inter": (torch.pow(10.0, bounces.double()) - 1) / 9,
     }
     arrays: dict[str, NDArray[Any]] = {}
@@ -120,7 +120,7 @@ def _scatter(paths: Paths, row: NDArray[np.int64], num_users: int) -> dict[str, 
 
 
 def _write_scene(folder: Path, environment: Environment, grid: NDArray[np.float32]) -> dict[str, Any]:
-    """Write the buildings as prisms on a ground plane, and return what params.json says of them."""
+    """Write the buildings as prisms on a ground plane, and return their entry of params.json."""
     corners = [np.asarray(footprint) for footprint in environment.footprints]
     points = np.concatenate([grid[:, :2], np.reshape(environment.bounds, (2, 2)), *corners])
     (x0, y0), (x1, y1) = points.min(0), points.max(0)

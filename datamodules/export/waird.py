@@ -33,15 +33,15 @@ def write_waird(
 
     `WAIRD(root=...)` and the tools made for WAIR-D read the result; the latter expect 5 base stations x 30 users in
     scenario 1 and 1 x 10,000 in scenario 2. Positions are moved so that the area's lower left corner is the origin.
-    Not part of the layout: city names, domain labels, array orientation, and the buildings' heights. Three
-    things are added that other readers pass over: `bounces` and `los` of every link in Path.npy, and Height.npy where
-    a base station is not at 6 m or a user not at 1.5 m.
+    Not part of the layout: city names, domain labels, array orientation, and the buildings' heights. Added are
+    `bounces` and `los` of every link in Path.npy, and Height.npy where a base station is not at 6 m or a user not at
+    1.5 m; other readers ignore them.
 
     Args:
-        areas: Areas, each the sites that share its users: one a base station.
+        areas: Areas, each the sites of its base stations, which share their users.
         root: Folder to write into.
         scenario: 1, any number of base stations, or 2, exactly one.
-        first_id: Number of the first area; the others follow.
+        first_id: Number of the first area; numbers are consecutive.
         pixel_size: Side of a pixel of environment.png [m].
 
     Returns:
@@ -77,7 +77,7 @@ def write_waird(
 
 
 def _check(sites: Sequence[Site], scenario: int) -> None:
-    """Refuse sites that are no area."""
+    """Raise an `InputError` where sites do not form an area."""
     if not sites or (scenario == 2 and len(sites) != 1):
         raise InputError(f"an area of scenario {scenario} needs {'a' if scenario == 1 else 'exactly one'} base station")
     first = sites[0]
@@ -101,7 +101,7 @@ def _write_area(sites: Sequence[Site], folder: Path, scenario: int, pixel_size: 
     x_min, y_min, x_max, y_max = first.environment.bounds
     everything = np.concatenate((bs[:, :2], ue[:, :2], [(x_min, y_min), (x_max, y_max)]))
     low = everything.min(0)
-    # whole pixels, so that image and positions keep one scale
+    # whole pixels, so that image and positions have the same scale
     cols, rows = (max(1, math.ceil(extent / pixel_size - 1e-6)) for extent in everything.max(0) - low)
     bounds = (low[0], low[1], low[0] + cols * pixel_size, low[1] + rows * pixel_size)
 

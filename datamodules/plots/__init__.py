@@ -1,1 +1,1 @@
-"""Pictures of sites and channels."""
+"""Figures of sites and channels."""

@@ -1,4 +1,4 @@
-"""How strong channels are under other conditions, and how far those differ (ConTwin section 4, Fig. 2c, 2d and 4)."""
+"""Amplitude distributions of channels by condition, and their differences (ConTwin section 4, Fig. 2c, 2d and 4)."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _STYLES = ("-", "--", ":", "-.")
 
 
 class Fit(NamedTuple):
-    """A distribution that was fitted to amplitudes.
+    """A distribution fitted to amplitudes.
 
     Attributes:
         name: `Rayleigh` or `Rice`.
-        scale: Its scale, in the unit of the amplitudes.
-        shape: The ratio b of the constant part to the scale; 0 of a Rayleigh distribution.
-        p: The p-value of the Kolmogorov-Smirnov test. The parameters being fitted to the same values, it is too kind.
+        scale: Scale parameter, in the unit of the amplitudes.
+        shape: Ratio b of the constant component to the scale; 0 for a Rayleigh distribution.
+        p: p-value of the Kolmogorov-Smirnov test, biased upwards as the parameters are fitted to the same values.
     """
 
     name: str
@@ -40,7 +40,8 @@ class Fit(NamedTuple):
 def amplitudes(site: Site) -> NDArray[np.float64]:
     """Return the amplitude of every link with a channel: the norm over antennas and subcarriers (section 4.1).
 
-    Of rays it is that of one antenna pair and subcarrier on average over their phases: the root of the sum of powers.
+    For rays it is the root mean square over random phases for one antenna pair and subcarrier: the root of the sum of
+    path powers.
     """
     served = torch.nonzero(site.links.has_path).squeeze(1)
     if isinstance(site.links, Paths):
@@ -56,8 +57,8 @@ def fits(values: NDArray[np.float64]) -> list[Fit]:
     """Fit a Rayleigh and a Rice distribution to amplitudes (n,), from zero, by maximum likelihood."""
     from scipy import stats
 
-    unit = values / np.sqrt(np.mean(values**2))  # or the search would begin at the wrong scale
-    scale = math.sqrt(0.5)  # the maximum, in closed form
+    unit = values / np.sqrt(np.mean(values**2))  # unit scale, at which the search starts
+    scale = math.sqrt(0.5)  # maximum likelihood in closed form
     found = [Fit("Rayleigh", scale, 0.0, float(stats.kstest(unit, stats.rayleigh(scale=scale).cdf).pvalue))]
     shape, _, spread = stats.rice.fit(unit, 1.0, floc=0, scale=0.5)
     p = float(stats.kstest(unit, stats.rice(shape, scale=spread).cdf).pvalue)
@@ -67,9 +68,9 @@ def fits(values: NDArray[np.float64]) -> list[Fit]:
 
 
 def mismatch(values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Return how far amplitudes of every pair of conditions differ: the largest gap of their CDFs, (n, n) in [0, 1].
+    """Return the largest difference of the CDFs of each pair of conditions (Kolmogorov-Smirnov), (n, n) in [0, 1].
 
-    The paper's Fig. 4 tells a loss of performance under such shifts without saying of what.
+    The paper's Fig. 4 shows a loss of performance under such shifts without defining the metric.
     """
     from scipy import stats
 
@@ -77,9 +78,9 @@ def mismatch(values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
 
 
 def plot_amplitudes(sites: Sequence[Site]) -> Figure:
-    """Draw the CDFs and histograms of amplitudes, with fits and their p-values, and the matrix of mismatch.
+    """Draw the CDFs and histograms of amplitudes, with fits and their p-values, and the matrix of `mismatch`.
 
-    The colour is that of the scenario, the line style that of the downtilt.
+    Colours denote scenarios, line styles downtilts.
 
     Args:
         sites: One or more sites.

@@ -1,7 +1,7 @@
-"""Pictures of sites and of CSI.
+"""Figures of sites and of CSI.
 
-Every function returns a `matplotlib.figure.Figure` of its own, made without pyplot: nothing is shown, nothing is
-global, and `figure.savefig(file)` works on a machine with no display.
+Every function returns a new `matplotlib.figure.Figure`, made without pyplot: there is no global state, and
+`figure.savefig(file)` works without a display.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from datamodules.sites.site import Site
 
 _LINES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
-#: weakest value drawn, below the strongest [dB]
+#: dynamic range of the drawn power [dB]
 _FLOOR = -60.0
 
 
@@ -34,13 +34,13 @@ def plot_site(site: Site, color: Literal["los", "power"] = "los") -> Figure:
 
     Args:
         site: The site.
-        color: What colours the users: line of sight (three states), or power received for 1 W sent [dB].
+        color: Quantity shown by colour: line of sight (three states), or received power for 1 W transmitted [dB].
 
     Raises:
         InputError: Unknown `color`.
     """
     low, high = extent(site)
-    # as high as the map needs, within what fits on a page
+    # height by the aspect ratio of the map, within limits
     figure = _figure(
         8.5 if color == "los" else 10.0, min(max(1.2 + 6.2 * (high[1] - low[1]) / (high[0] - low[0]), 3.0), 9.0)
     )
@@ -58,11 +58,11 @@ def plot_csi(
     Args:
         csi: CSI, shape (R, T, K) or (T, K), complex64.
         ofdm_bandwidth: Bandwidth [Hz] that gives the profile an axis in nanoseconds; without it, taps.
-        prediction: A second CSI of the same shape, drawn beside the first on the same scale, with its NMSE.
-        phase: Whether to draw the phase too.
+        prediction: A second CSI of the same shape, drawn next to the first on the same scale, with its NMSE.
+        phase: Whether to draw the phase as well.
 
     Raises:
-        InputError: `csi` has another number of axes, or `prediction` another shape.
+        InputError: `csi` has another number of axes, or `prediction` has another shape than `csi`.
     """
     if csi.ndim not in (2, 3) or (prediction is not None and prediction.shape != csi.shape):
         other = "" if prediction is None else f" and {tuple(prediction.shape)}"
@@ -97,17 +97,16 @@ def plot_csi(
 
 
 def plot_statistics(sites: Sequence[Site]) -> Figure:
-    """Draw what a source makes: a map of the first site, amplitudes, delay spreads and numbers of paths.
+    """Draw a map of the first site, and distributions of amplitudes, delay spreads and numbers of paths.
 
-    Up to six sites are drawn apart; more are pooled. Amplitude is that of the channel at the carrier between the first
-    antennas, relative to what was sent [dB]; delay spread is the root mean square, weighted by power. Recorded CSI has
-    amplitudes only.
+    Up to six sites are drawn separately; more are pooled. The amplitude is the channel gain at the carrier between the
+    first antennas [dB]; the delay spread is the root mean square, weighted by power. Recorded CSI has amplitudes only.
 
     Args:
         sites: One or more sites.
 
     Raises:
-        InputError: There is no site, or no link that has a channel.
+        InputError: There is no site, or no link with a channel.
     """
     served = [site for site in sites if site.links.has_path.any()]
     if not served:
@@ -141,7 +140,7 @@ def _draw_histograms(spread_axes: Axes, count_axes: Axes, rays: dict[str, Paths]
         return
     spreads = _pool({name: 1e9 * _delay_spread(paths) for name, paths in rays.items()})
     counts = _pool({name: paths.mask.sum(1) for name, paths in rays.items()})
-    # a few far echoes would squeeze everything else into the first bin
+    # few long delay spreads would compress the histogram into its first bin
     widest = max(1.0, float(np.percentile(torch.cat(list(spreads.values())).numpy(), 99)))
     spread_axes.set(xlabel=f"delay spread [ns] (above {widest:.0f} ns in the last bin)", xlim=(0, widest * 1.02))
     edges = np.arange(0.5, max(int(count.max()) for count in counts.values()) + 1.5)
@@ -157,7 +156,7 @@ def _say(axes: Axes, text: str) -> None:
 
 
 def _pool(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Join the values of all sites where there are more than can be drawn apart."""
+    """Pool the values of all sites where there are too many to draw separately."""
     if len(values) <= len(_LINES):
         return values
     return {f"{len(values)} sites": torch.cat(list(values.values()))}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from datamodules.sites.site import Site
 
-#: the three line-of-sight states: label and colour (distinguishable with colour blindness); drawn in this order
+#: label and colour of the three line-of-sight states, in drawing order; safe for colour blindness
 _LOS = {-1: ("no path", "#999999"), 1: ("line of sight", "#0072b2"), 0: ("no line of sight", "#e69f00")}
 _BS_COLOR = "#d62728"
 
@@ -45,9 +45,9 @@ def draw_map(axes: Axes, site: Site, color: str) -> None:
     """Draw a whole map.
 
     Args:
-        axes: Where to draw.
+        axes: Axes to draw into.
         site: The site.
-        color: What colours the users: `los` or `power`.
+        color: Quantity that colours the users: `los` or `power`.
 
     Raises:
         InputError: Unknown `color`, or no user has a known position.
@@ -85,23 +85,23 @@ def draw_map(axes: Axes, site: Site, color: str) -> None:
 
 
 def _sizes(users: int) -> tuple[float, float]:
-    """Return the areas [points^2] of the marks of users with paths, and of those without.
+    """Return the marker areas [points^2] of users with paths, and of those without.
 
-    A few users are to be found on the map; in a grid of thousands those that no path reaches are but its background.
+    Markers are larger for few users; in large grids those of users without paths are smaller than the others.
     """
     growth = min(4.0, max(1.0, (500 / users) ** 0.5))
     return 7.0 * growth, min(7.0 * growth, 2.0 * growth**2)
 
 
 def draw_buildings(axes: Axes, environment: Environment) -> ScalarMappable | None:
-    """Draw footprints shaded by height; returns what a colour bar needs, None where there is no building."""
+    """Draw footprints shaded by height; return the mappable of a colour bar, None without buildings."""
     from matplotlib.collections import PolyCollection
 
     heights = environment.heights
     if not len(heights):
         return None
     shades = PolyCollection(environment.footprints, array=heights, cmap="Greys", zorder=1)
-    # neither white, the colour of streets, nor black, the colour of outlines
+    # greys between white (streets) and black (outlines)
     shades.set_clim(-0.4 * heights.max(), 1.3 * heights.max())
     shades.set_edgecolor("#555555")
     shades.set_linewidth(0.4)
@@ -110,7 +110,7 @@ def draw_buildings(axes: Axes, environment: Environment) -> ScalarMappable | Non
 
 
 def _color_bar(axes: Axes, mappable: ScalarMappable, label: str, left: float) -> Axes:
-    """Draw a colour bar beside a map, as high as the map; `left` is in widths of the map."""
+    """Draw a colour bar of the height of the map; `left` is its position in widths of the map."""
     bar_axes = axes.inset_axes((left, 0.0, 0.02, 1.0))
     axes.figure.colorbar(mappable, cax=bar_axes, label=label)
     return bar_axes
@@ -128,7 +128,7 @@ def _draw_base_station(axes: Axes, site: Site, length: float) -> None:
 
 
 def _draw_scale(axes: Axes) -> None:
-    """Draw a bar of a round length, about a sixth of the map, into the lower left corner."""
+    """Draw a scale bar of round length, about a sixth of the map, in the lower left corner."""
     (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
     length = (x1 - x0) / 6
     unit = 10 ** math.floor(math.log10(length))
@@ -143,16 +143,16 @@ def _draw_scale(axes: Axes) -> None:
 
 
 def _power(site: Site) -> Tensor:
-    """Return the power of each link [W for 1 W sent], shape (U,); of recorded CSI, its mean square."""
+    """Return the received power of each link per 1 W transmitted, shape (U,); for recorded CSI its mean square."""
     return site.links.power
 
 
 def hertz(frequency: float) -> str:
-    """Return a frequency [Hz] in words."""
+    """Return a frequency [Hz] as text with unit."""
     return f"{frequency / 1e9:g} GHz" if frequency >= 1e9 else f"{frequency / 1e6:g} MHz"
 
 
 def decibel(power: Tensor) -> NDArray[np.float64]:
-    """Return 10 log10 of a power, nothing below -300 dB."""
+    """Return 10 log10 of a power, clipped at -300 dB."""
     level: NDArray[np.float64] = 10 * power.double().clamp_min(1e-30).log10().numpy()
     return level

@@ -1,4 +1,4 @@
-"""Many DeepMIMO scenarios by one list, such as the 35 of CSI-CLIP."""
+"""A list of DeepMIMO scenarios as one source, such as the 35 of CSI-CLIP."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class DeepMIMOCatalogue(Source):
         file: The list; by default the 35 scenarios of CSI-CLIP (Table I), which is also the pattern for another.
         names: Which entries to read; by default all.
         root: Folder that holds scenario folders, see `DeepMIMO`.
-        missing: What to do about scenarios that are not in `root`: refuse with their names, leave them out, or download
-            them when their sites or recipes are first asked for.
-        max_paths: How many of the strongest paths to keep for each user.
+        missing: Treatment of scenarios that are not in `root`: raise an error with their names, skip them, or download
+            them when their sites or recipes are first requested.
+        max_paths: Number of strongest paths to keep for each user.
         cache: Folder of finished sites.
 
     Raises:
-        InputError: The list cannot be used, or does not hold one of `names`.
+        InputError: The list is invalid, or lacks one of `names`.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class DeepMIMOCatalogue(Source):
         self.root, self.missing, self.max_paths = data_root("deepmimo", root), missing, max_paths
 
     def recipes(self) -> list[Recipe]:
-        """List the recipes of all scenarios that are there.
+        """List the recipes of all available scenarios.
 
         Raises:
-            DatasetNotFoundError: One is missing and must not be, or all are.
+            DatasetNotFoundError: A scenario is missing with `error`, or all are missing with `skip`.
             InputError: A scenario is damaged.
         """
         there = {name: next(filter(self._is_there, self.scenarios[name]), None) for name in self.names}
@@ -76,7 +76,7 @@ class DeepMIMOCatalogue(Source):
         return find_folder(self.root, scenario) is not None
 
     def _source(self, scenario: str) -> DeepMIMO:
-        # what is there is not downloaded again
+        # existing scenarios are not downloaded again
         return DeepMIMO(scenario, str(self.root), max_paths=self.max_paths, cache=str(self.cache))
 
 
@@ -85,7 +85,7 @@ def read_catalogue(file: Path) -> dict[str, list[str]]:
 
     Raises:
         DatasetNotFoundError: There is no such file.
-        InputError: It is no list of entries with `name` and `scenarios`.
+        InputError: The file is not a list of entries with `name` and `scenarios`.
     """
     try:
         entries: Any = yaml.safe_load(file.read_text())

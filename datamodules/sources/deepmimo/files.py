@@ -1,4 +1,4 @@
-"""The files of a DeepMIMO 4 scenario folder, read as documented: no `deepmimo` package, no pickle."""
+"""Reads the files of a DeepMIMO 4 scenario folder, without the `deepmimo` package and without pickle."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from datamodules.sites.paths import Paths
 
 Floats = NDArray[np.float64]
 
-#: arrays of one value a path, shape (U, P); `*_el` is the zenith angle, in spite of its name
+#: arrays with one value per path, shape (U, P); `*_el` is the zenith angle, despite its name
 _PER_PATH = ("power", "phase", "delay", "aod_az", "aod_el", "aoa_az", "aoa_el", "inter")
-#: lowest object that counts as a building [m]: published cities hold flat outlines among their buildings
+#: least height of a building [m]: published cities have flat outlines among their buildings
 _MIN_HEIGHT = 0.1
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What `params.json` says of a scenario.
+    """Content of `params.json` of a scenario.
 
     Attributes:
         frequency: Carrier [Hz].
-        transmitters: Number of points of every transmitter set, by its id.
-        receivers: Ids of the receiver sets that do not transmit: the user grids.
+        transmitters: Number of points of every transmitter set, by id.
+        receivers: Ids of the receiver sets that do not transmit, which are the user grids.
         ray_tracer: Name and version of the ray tracer.
         version: Version of DeepMIMO that wrote the scenario.
     """
@@ -46,10 +46,10 @@ class Facts:
 
     @classmethod
     def read(cls, folder: Path) -> Facts:
-        """Read them from a scenario folder.
+        """Read `params.json` of a scenario folder.
 
         Raises:
-            InputError: The file is missing, damaged or incomplete, or the scenario has no users or moves.
+            InputError: The file is missing, damaged or incomplete, or the scenario has no users or is dynamic.
         """
         file = folder / "params.json"
         refuse_other_layouts(folder, file.name)
@@ -80,22 +80,22 @@ class Facts:
 
 
 def link_suffix(transmitter_set: int, transmitter: int, receiver_set: int) -> str:
-    """Return how the names of one link's files end, before the extension."""
+    """Return the suffix of the file names of one link, before the extension."""
     return f"t{transmitter_set:03d}_tx{transmitter:03d}_r{receiver_set:03d}"
 
 
 def read_link(folder: Path, link: str, max_paths: int) -> tuple[Paths, Tensor]:
     """Read all users of one grid and their base station.
 
-    Power [dBW for 0 dBW sent] becomes amplitude, degrees become radians, padding becomes mask.
+    Powers [dBW for 0 dBW transmitted] are converted to amplitudes, degrees to radians, and padding to the mask.
 
     Args:
         folder: The scenario folder.
-        link: Ending of the file names, see `link_suffix`.
-        max_paths: How many of the strongest paths to keep.
+        link: Suffix of the file names, see `link_suffix`.
+        max_paths: Number of strongest paths to keep.
 
     Returns:
-        The paths of all users, those with none too, and the base station's position [m], shape (3,).
+        The paths of all users, including users without paths, and the base station's position [m], shape (3,).
 
     Raises:
         InputError: A file is missing or damaged, or its shape does not fit the others.
@@ -127,14 +127,14 @@ def read_link(folder: Path, link: str, max_paths: int) -> tuple[Paths, Tensor]:
 
 
 def read_environment(folder: Path, bounds: tuple[float, float, float, float]) -> Environment:
-    """Outline the buildings in the ground plane; a scenario with no scene files is an open field.
+    """Return the footprints of the buildings; without scene files the environment is empty.
 
     Args:
         folder: The scenario folder.
         bounds: Area of interest (x_min, y_min, x_max, y_max) [m].
 
     Raises:
-        InputError: A scene file is damaged, or one of two is missing.
+        InputError: A scene file is damaged, or only one of the two exists.
     """
     file, mesh_file = folder / "objects.json", folder / "faces.npz"
     if not file.is_file() and not any(folder.glob("vertices.*")):
@@ -142,13 +142,13 @@ def read_environment(folder: Path, bounds: tuple[float, float, float, float]) ->
     require(file)
     vertices = _read_array(folder, "vertices", "vertices", (None, 3))
     meshes: dict[str, NDArray[np.int32]] = {}
-    if mesh_file.is_file():  # a lossless scene keeps its triangles apart from objects.json
+    if mesh_file.is_file():  # lossless scenes store triangles separately from objects.json
         with naming(mesh_file), np.load(mesh_file, allow_pickle=False) as arrays:
             meshes = {key: arrays[key] for key in arrays.files}
     outlines: dict[bytes, tuple[Floats, float]] = {}
     with naming(file):
         for item in json.loads(file.read_text()):
-            # roads_* repeat the mesh of the buildings, under the label of buildings
+            # roads_* contain the mesh of the buildings again, labelled as buildings
             if item["label"] != "buildings" or item["name"].startswith("roads"):
                 continue
             faces = meshes[item["mesh_key"]] if "mesh_key" in item else item["face_vertex_idxs"]
@@ -162,7 +162,7 @@ def read_environment(folder: Path, bounds: tuple[float, float, float, float]) ->
 
 
 def _outline(faces: list[Floats]) -> shapely.Polygon:
-    """Return the outer outline of what faces (V, 2) cover; walls, seen from above, cover nothing."""
+    """Return the outer outline of the union of faces (V, 2) projected to the ground; walls have no area."""
     shadows = [shapely.make_valid(shapely.Polygon(face)) for face in faces if len(face) > 2]
     union = shapely.union_all([shadow for shadow in shadows if shadow.area > 1e-3])
     largest: shapely.Polygon = max(shapely.get_parts(union), key=shapely.area)
@@ -170,12 +170,12 @@ def _outline(faces: list[Floats]) -> shapely.Polygon:
 
 
 def _num_digits(inter: Tensor) -> Tensor:
-    """Count interactions: `inter` spells their kinds as decimal digits, so 121 is three; 0, the direct path, none."""
+    """Return the number of interactions, the decimal digits of `inter`: 3 for 121, and 0 for 0, the direct path."""
     return torch.where(inter >= 1, inter.clamp_min(1).log10().floor() + 1, torch.zeros_like(inter)).to(torch.uint8)
 
 
 def _read_array(folder: Path, stem: str, key: str, shape: tuple[int | None, ...] | None = None) -> Floats:
-    """Read the one array of a file as float64; `shape` is what it must have, None where any size will do."""
+    """Read the single array of a file as float64; `shape` is the required shape, None for any size."""
     files = [folder / (stem + extension) for extension in (".mat", ".npz", ".npy")]
     file = next((f for f in files if f.is_file()), files[1])
     require(file)
@@ -197,10 +197,10 @@ def _read_array(folder: Path, stem: str, key: str, shape: tuple[int | None, ...]
 
 
 def refuse_other_layouts(folder: Path, params: str) -> None:
-    """Say what a scenario folder without its file of parameters, `params`, is instead.
+    """Identify a scenario folder without its parameter file `params` that has another layout.
 
     Raises:
-        InputError: It is of another version of DeepMIMO, or the scenario lies a folder deeper.
+        InputError: It is of another version of DeepMIMO, or the scenario is in a folder below.
     """
     if (folder / params).is_file():
         return
@@ -216,14 +216,14 @@ def refuse_other_layouts(folder: Path, params: str) -> None:
 
 
 def require(file: Path) -> None:
-    """Raise an `InputError` that names the file where it is missing."""
+    """Raise an `InputError` with the file's name if it is missing."""
     if not file.is_file():
         raise InputError(f"{file} is missing: {file.parent.name} is incomplete, get it anew")
 
 
 @contextlib.contextmanager
 def naming(file: Path) -> Iterator[None]:
-    """Turn what a damaged file sets off, anything from zlib.error to IndexError inside a library, into one line."""
+    """Convert any exception from reading a damaged file, such as zlib.error or IndexError, to an `InputError`."""
     refuse_pointer(file)
     try:
         yield

@@ -1,4 +1,4 @@
-"""DeepMIMO v3 scenarios: legacy MATLAB files, `BS<n>_UE_<first>-<last>.mat`, read without the package of their day."""
+"""DeepMIMO v3 scenarios: legacy MATLAB files, `BS<n>_UE_<first>-<last>.mat`, read without the DeepMIMO package."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ _PHASE, _DELAY, _POWER, _AOA_AZ, _AOA_ZENITH, _AOD_AZ, _AOD_ZENITH, _LOS = range
 class DeepMIMOv3(Source):
     """Base stations of a DeepMIMO v3 scenario, one site each, named `<scenario>_bs<n>`.
 
-    `channels[i]['p']` of a user is empty or holds a column a path, of rows phase [deg], delay [s], power [dBm], azimuth
-    and zenith of arrival, azimuth and zenith of departure [deg], and 1 for the direct path. That order of the angles
-    was held against geometry on all 33,588 links with line of sight of four cities at 3.5 and 28 GHz: arrival points
+    `channels[i]['p']` of a user is empty or has one column per path, with rows phase [deg], delay [s], power [dBm],
+    azimuth and zenith of arrival, azimuth and zenith of departure [deg], and 1 for the direct path. This order of the
+    angles was verified by geometry on all 33,588 line-of-sight links of four cities at 3.5 and 28 GHz: arrival points
     from the user to the base station and departure back, within 0.009 degrees, the rounding of the ray tracer's text.
-    The phase is that at the carrier, propagation included. Waves travel in air: delays are those of 299.696 Mm/s, and
-    the direct path is that of free space but for absorption, 0.0075 dB/km at 3.5 GHz and 0.136 dB/km at 28 GHz.
+    Phases at the carrier include the propagation, which is in air: delays correspond to 299.696 Mm/s, and
+    the direct path has the free-space loss plus absorption, 0.0075 dB/km at 3.5 GHz and 0.136 dB/km at 28 GHz.
 
-    The files tell neither buildings nor how often a path bounced: the environment is an open field, and `bounces` is 0
-    on the direct path and 1, for at least one, elsewhere. Users with no path are dropped, unless asked for;
-    `Site.provenance` counts the dropped. Two bands of a city share its users: `datamodules.pair` finds them.
+    The files contain neither buildings nor numbers of interactions: the environment is empty, and `bounces` is 0 for
+    the direct path and 1, for at least one, for others. Users without paths are dropped by default; `Site.provenance`
+    has their number. Two bands of a city have the same users, which `datamodules.pair` matches.
 
     Args:
         scenario: Name of the scenario, say `city_11_santaclara_28`; upper and lower case are the same, except where two
@@ -51,8 +51,8 @@ class DeepMIMOv3(Source):
         root: Folder that holds scenario folders; by default `$CSI_DATA/deepmimo_v3`, or `data/deepmimo_v3` under the
             working folder where CSI_DATA is not set.
         base_stations: Numbers of the base stations; by default all of them.
-        max_paths: How many of the strongest paths to keep for each user.
-        unserved: Whether to keep users that no path reaches. The base stations of a scenario then share their users,
+        max_paths: Number of strongest paths to keep for each user.
+        unserved: Whether to keep users without paths. The base stations of a scenario then share their users,
             which `data.base_stations` needs.
         cache: Folder of finished sites, see `Source`.
 
@@ -78,7 +78,7 @@ class DeepMIMOv3(Source):
         self.max_paths, self.unserved = max_paths, unserved
 
     def recipes(self) -> list[Recipe]:
-        """List one recipe a base station.
+        """List one recipe for each base station.
 
         Raises:
             DatasetNotFoundError: The scenario is not in `root`.
@@ -136,7 +136,7 @@ class DeepMIMOv3(Source):
 
 
 def _user_files(folder: Path) -> dict[int, list[Path]]:
-    """Return the files of every base station, users in order."""
+    """Return the files of every base station, in order of users."""
     found: dict[int, list[tuple[int, Path]]] = {}
     for file in folder.iterdir():
         if match := re.fullmatch(r"BS(\d+)_UE_(\d+)-\d+\.mat", file.name):
@@ -152,7 +152,7 @@ def _load(file: Path) -> dict[str, Any]:
 
 
 def _read_params(file: Path) -> tuple[float, float]:
-    """Return the carrier [Hz] and the power sent [dBm]."""
+    """Return the carrier [Hz] and the transmit power [dBm]."""
     with naming(file):
         params = _load(file)
         frequency, sent = (float(np.asarray(params[key]).item()) for key in ("carrier_freq", "transmit_power"))
@@ -162,7 +162,7 @@ def _read_params(file: Path) -> tuple[float, float]:
 
 
 def _read_users(file: Path, sent: float, max_paths: int) -> tuple[Paths, Tensor]:
-    """Read the users of one file, those with no path too, and the base station's position [m], shape (3,)."""
+    """Read all users of one file, including those without paths, and the base station's position [m], shape (3,)."""
     with naming(file):
         arrays = _load(file)
         position = np.asarray(arrays["rx_locs"], dtype=np.float64)[:, :3]
@@ -187,7 +187,7 @@ def _read_users(file: Path, sent: float, max_paths: int) -> tuple[Paths, Tensor]
 
 
 def _pad(tables: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Stack path tables (8, P), some of them empty, into (U, 8, P) with NaN for what is not there."""
+    """Stack path tables (8, P), some of them empty, into (U, 8, P), padded with NaN."""
     num_paths = max((table.shape[1] for table in tables if table.size), default=1)
     padded = np.full((len(tables), 8, num_paths), np.nan)
     for row, table in zip(padded, tables, strict=True):

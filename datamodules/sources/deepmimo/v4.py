@@ -1,6 +1,6 @@
 """DeepMIMO 4 scenarios: published ray tracing of real cities, or any scenario in the same folder layout.
 
-The `deepmimo` package is needed for nothing but a download: `deepmimo_files.py` reads the folder itself.
+The `deepmimo` package is needed for downloads only: `files.py` reads the folder.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from datamodules.sources.deepmimo.files import Facts, link_suffix, read_environm
 class DeepMIMO(Source):
     """Base stations of a DeepMIMO 4 scenario, one site each, named `<scenario>_bs<id>`.
 
-    Users with no path are dropped, unless asked for; `Site.provenance` counts the dropped. Array orientations noted in
-    a scenario are ignored, as DeepMIMO itself does: give them to the `Array`.
+    Users without paths are dropped by default; `Site.provenance` has their number. Array orientations in the files of a
+    scenario are ignored, as in DeepMIMO itself: set them in `Array`.
 
     Args:
         scenario: Name of the scenario, say `city_0_newyork_3p5`; upper and lower case are the same, except where two
@@ -37,11 +37,11 @@ class DeepMIMO(Source):
         root: Folder that holds scenario folders; by default `$CSI_DATA/deepmimo`, or `data/deepmimo` under the working
             folder where CSI_DATA is not set.
         base_stations: DeepMIMO's transmitter set ids; by default all of them.
-        max_paths: How many of the strongest paths to keep for each user.
-        unserved: Whether to keep users that no path reaches. The base stations of a scenario then share their users,
+        max_paths: Number of strongest paths to keep for each user.
+        unserved: Whether to keep users without paths. The base stations of a scenario then share their users,
             which `data.base_stations` needs.
-        download: Whether to fetch a scenario that is not in `root`, with the `deepmimo` package, when its sites or
-            recipes are first asked for.
+        download: Whether to download a scenario that is not in `root`, by the `deepmimo` package, when its sites or
+            recipes are first requested.
         cache: Folder of finished sites, see `Source`.
 
     Raises:
@@ -68,10 +68,10 @@ class DeepMIMO(Source):
         self.download = download
 
     def recipes(self) -> list[Recipe]:
-        """List one recipe a base station.
+        """List one recipe for each base station.
 
         Raises:
-            DatasetNotFoundError: The scenario is not in `root` and is not to be, or cannot be, downloaded.
+            DatasetNotFoundError: The scenario is not in `root`, and `download` is off or fails.
             InputError: `params.json` is missing or damaged, or a base station is not in the scenario.
         """
         folder = find_folder(self.root, self.folder_name) or self._download()
@@ -123,7 +123,7 @@ class DeepMIMO(Source):
         )
 
     def _download(self) -> Path:
-        """Fetch the scenario; it appears in `root` whole or not at all."""
+        """Download the scenario to `root` atomically."""
         missing = f"DeepMIMO scenario {self.scenario!r} is not in {self.root.resolve()}"
         if not self.download:
             raise DatasetNotFoundError(f"{missing}: set root to the folder that holds it, or download=True")
@@ -134,7 +134,7 @@ class DeepMIMO(Source):
                 with contextlib.redirect_stdout(chatter):
                     _fetch(self.scenario, Path(work).resolve())
                 os.replace(Path(work) / self.scenario, self.root / self.scenario)
-        except Exception as error:  # the package reports by printing, then fails wherever the missing file matters
+        except Exception as error:  # the package prints its errors and raises later ones of any type
             said = re.search(r"[^\n]*(fail|error).*", chatter.getvalue(), re.IGNORECASE | re.DOTALL)
             reason = " ".join((said.group() if said else str(error)).split())[:200]
             raise DatasetNotFoundError(
@@ -147,7 +147,7 @@ def plain_name(scenario: str) -> str:
     """Return a scenario's name in lower case.
 
     Raises:
-        InputError: It is empty or a path.
+        InputError: The name is empty or a path.
     """
     if scenario in ("", ".", "..") or Path(scenario).name != scenario:
         raise InputError(f"scenario must be a name, got {scenario!r}: put its folder into root")
@@ -155,10 +155,10 @@ def plain_name(scenario: str) -> str:
 
 
 def find_folder(root: Path, scenario: str) -> Path | None:
-    """Return the scenario's folder in `root`, of the very name or else whatever the case of its letters, or None.
+    """Return the scenario's folder in `root`, by exact name or else ignoring case, or None.
 
     Raises:
-        InputError: Several folders differ from the name, and from each other, in case alone.
+        InputError: Several folders match when case is ignored, and none exactly.
     """
     if not root.is_dir():
         return None
@@ -171,15 +171,15 @@ def find_folder(root: Path, scenario: str) -> Path | None:
 
 
 def city_of(scenario: str) -> str:
-    """Strip the frequency from a scenario's name: `city_0_newyork_3p5` and `city_0_newyork_28` are one city."""
+    """Return a scenario's name without its frequency: `city_0_newyork` for `city_0_newyork_3p5`."""
     return re.sub(r"_\d+(p\d+)?b?(_(lwm|s|dyn))?$", "", scenario)
 
 
 def select_base_stations(wanted: list[int] | None, available: list[int], scenario: str) -> list[int]:
-    """Return the wanted base stations, or all.
+    """Return the requested base stations, or all.
 
     Raises:
-        InputError: One of them does not exist, or none is left.
+        InputError: One of them does not exist, or there is none.
     """
     if not available:
         raise InputError(f"{scenario} has no base station")
@@ -194,7 +194,7 @@ def drop_unserved(paths: Paths, name: str) -> Paths:
     """Return the users with at least one path.
 
     Raises:
-        InputError: There is none.
+        InputError: No user has a path.
     """
     if not paths.has_path.any():
         raise InputError(f"no user of {name} has a path: leave this base station out of base_stations")

@@ -1,4 +1,4 @@
-"""Arrays of numbers out of .npy, .npz and .mat. Nothing is unpickled, so nothing in a file can be run."""
+"""Numeric arrays from .npy, .npz and .mat files, without unpickling, so that no code in a file is executed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SUFFIXES = (".npy", ".npz", ".mat")
 
 
 def locate(source: str, name: str) -> tuple[str, str, bool]:
-    """Return where an array lies: its file, its name there, and whether it may have another name if it is alone."""
+    """Return the file of an array, its name there, and whether a single array in that file may have another name."""
     if Path(name).suffix in _SUFFIXES:
         return name, Path(name).stem, True
     return source, name, False
@@ -27,13 +27,13 @@ def load_array(path: str, name: str, alone: bool = False) -> NDArray[Any]:
 
     Args:
         path: A .npy, .npz or .mat of any version.
-        name: Its name there; `Struct.field` for a field of a MATLAB struct. Of a struct array or a cell array the
-            values of all elements are stacked, along a new first axis.
-        alone: Whether an array that is the only one in its file needs no name.
+        name: Its name in the file; `Struct.field` for a field of a MATLAB struct. Elements of struct arrays and cell
+            arrays are stacked along a new first axis.
+        alone: Whether the only array of a file matches any name.
 
     Raises:
         DatasetNotFoundError: There is no such file.
-        InputError: The file cannot be read, or has no such array of numbers; the message lists its arrays.
+        InputError: The file cannot be read, or has no such numeric array; the message lists its arrays.
     """
     file = Path(path)
     if not file.is_file():
@@ -69,7 +69,7 @@ def _read_npz(file: Path, name: str, alone: bool) -> NDArray[Any]:
 
 
 def _choose(file: Path, name: str, names: Sequence[str], shown: Sequence[str], alone: bool) -> str:
-    """Return the array's name among those of a file, which a message shows with their fields."""
+    """Return the array's name among `names`; error messages list `shown`, the names with their fields."""
     if name in names:
         return name
     if alone and len(names) == 1:
@@ -99,7 +99,7 @@ def _read_mat(file: Path, name: str, alone: bool) -> Any:
         value = loadmat(file, variable_names=[root])[root]
     except InputError:
         raise
-    except Exception as error:  # a damaged file fails in any of SciPy's steps, each with an exception of its own
+    except Exception as error:  # damaged files raise exceptions of many types in SciPy
         raise InputError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     for depth, field in enumerate(path):
         names = _fields(value)
@@ -120,19 +120,19 @@ def _elements(value: NDArray[Any]) -> list[Any]:
 
 
 def _one(element: Any) -> Any:
-    """Return a struct out of the 1 x 1 array that a cell holds it in."""
+    """Return the struct in a 1 x 1 array, as cells contain them."""
     return element.ravel()[0] if isinstance(element, np.ndarray) else element
 
 
 def _fields(value: Any) -> tuple[str, ...]:
-    """Return the fields of a struct array or of a cell array of structs; none of other arrays."""
+    """Return the field names of a struct array or a cell array of structs; empty for other arrays."""
     if isinstance(value, np.ndarray) and value.dtype == object and value.size:
         value = value.ravel()[0]
     return tuple(value.dtype.names or ()) if isinstance(value, np.ndarray | np.void) else ()
 
 
 def _stack(file: Path, name: str, values: list[Any]) -> Any:
-    """Return the one value, or all of them stacked."""
+    """Return a single value, or several stacked along a new first axis."""
     if len(values) == 1:
         return values[0]
     if len({np.shape(value) for value in values}) > 1:
@@ -144,7 +144,7 @@ def _stack(file: Path, name: str, values: list[Any]) -> Any:
 
 
 def _read_hdf5(file: Path, name: str, alone: bool) -> Any:
-    """Read an array from a MATLAB 7.3 file; HDF5 has the axes the other way round."""
+    """Read an array from a MATLAB 7.3 file, whose axes are in reverse order in HDF5."""
     import h5py
 
     def names_of(group: Any) -> list[str]:

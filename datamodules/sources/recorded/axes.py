@@ -1,4 +1,4 @@
-"""From CSI with axes in any order to the order of `Recorded`."""
+"""Reorders CSI with axes in any order to that of `Recorded`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Arranged:
 
     Attributes:
         csi: Shape (U, R, T, K) or (U, N, R, T, K), complex64.
-        shapes: Rows and columns of the arrays where they are known, by `bs` and `ue`.
+        shapes: Rows and columns of the arrays, if known, by `bs` and `ue`.
     """
 
     csi: NDArray[np.complex64]
@@ -40,22 +40,22 @@ def arrange(
     polarization: Polarization | None = None,
     narrowband: bool = False,
 ) -> Arranged:
-    """Bring CSI to the order of `Recorded`; see `import_recording` for the arguments.
+    """Reorder CSI to the axes of `Recorded`; see `import_recording` for the arguments.
 
     Args:
         array: The CSI.
         axes: Letters of its axes.
         shapes: Given rows and columns of the arrays of one polarisation, by `bs` and `ue`.
         pairs: Order of pairs.
-        polarization: What becomes of an axis P.
-        narrowband: Whether an axis K is to be added.
+        polarization: Treatment of an axis P.
+        narrowband: Whether to add an axis K.
 
     Raises:
-        InputError: The axes cannot be used, or do not fit the array.
+        InputError: The axes are invalid, or do not match the array.
     """
     names = re.findall("[a-z][0-9]*", axes.lower())
     _check(names, axes, array, polarization, narrowband)
-    # of an antenna axis that is not split, all are columns
+    # antennas of an axis that is not split are columns
     written = re.sub(r"\b([rt])\b", r"\g<1>2", axes.lower())
     given = {"c": 2} if "c" in names else {}
     for side, letter in (("bs", "t"), ("ue", "r")):
@@ -75,7 +75,7 @@ def arrange(
             raise InputError(f"polarization must be below the {len(full)} that the CSI has, got {polarization}")
         full = full[polarization : polarization + 1]
     sizes = dict(zip(_FULL, full.shape, strict=True))
-    # a second polarisation of an array is more rows of it
+    # a second polarisation becomes further rows of the array
     found = {}
     for side, letter in (("bs", "t"), ("ue", "r")):
         more = sizes["p"] if polarization == letter.upper() else 1

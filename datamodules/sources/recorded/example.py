@@ -1,4 +1,4 @@
-"""A small made-up recording, to try `Recorded` on."""
+"""A small simulated recording as an example for `Recorded`."""
 
 from __future__ import annotations
 
@@ -20,27 +20,26 @@ _SCATTERERS, _SNR = 12, 10**2.5
 
 
 def write_example(folder: Path, seed: int = 0) -> Path:
-    """Write `example.safetensors`: one device carried past an array for 150 s, with a pause of 5 s.
+    """Write `example.safetensors`: one device that moves past an array for 150 s, with a gap of 5 s.
 
-    The channel has a line of sight, which is blocked for a third of the walk, and 12 scatterers that stay where they
-    are; noise is 25 dB below it.
+    The channel has a line of sight, blocked for a third of the track, and 12 fixed scatterers; the SNR is 25 dB.
 
     Args:
-        folder: Where to write it.
-        seed: Draws scatterers and noise.
+        folder: Folder to write to.
+        seed: Random seed of scatterers and noise.
 
     Returns:
         The file: 2 MB, csi (1, 1500, 1, 4, 32), with positions, line of sight and timestamps.
 
     Raises:
-        InputError: There is such a file, or it cannot be written.
+        InputError: The file exists, or cannot be written.
     """
     file = folder / "example.safetensors"
     if file.exists():
         raise InputError(f"{file} is there already: remove it, or name another folder with --out")
     g = torch.Generator().manual_seed(seed)
     step = torch.arange(_SNAPSHOTS, dtype=torch.float64)
-    turn = 2 * torch.pi * step / 500  # three rounds of a slowly growing circle
+    turn = 2 * torch.pi * step / 500  # three turns of a spiral
     radius = 15 + 25 * step / _SNAPSHOTS
     walk = torch.stack((60 + radius * turn.cos(), radius * turn.sin(), torch.full_like(step, 1.5)), 1)
     stations = torch.tensor([0.0, 0.0, 8.0], dtype=torch.float64)
@@ -85,7 +84,7 @@ def write_example(folder: Path, seed: int = 0) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, file, metadata={key: json.dumps(value) for key, value in facts.items()})
-        file.chmod(folder.stat().st_mode & 0o666)  # safetensors writes for its owner alone
+        file.chmod(folder.stat().st_mode & 0o666)  # safetensors sets permissions for the owner only
     except OSError as error:
         raise InputError(f"cannot write {file}: {error}") from error
     return file

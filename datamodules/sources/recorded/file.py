@@ -1,4 +1,4 @@
-"""Reading the files of `Recorded`."""
+"""Reads and checks the files of `Recorded`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import Tensor
 from datamodules.errors import DatasetNotFoundError, InputError, refuse_pointer
 from datamodules.sites.recording import Recording, regular, same_interval
 
-#: complex values that are read at a time: 64 MB
+#: number of complex values read at a time: 64 MB
 _READ_SIZE = 2**23
 _INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-#: seconds of the units that timestamps may have
+#: units of timestamps in seconds
 TIME_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "day": 86400.0}
-#: snapshots that seem to be less or more apart [s] have timestamps of another unit, unless their unit is said
+#: range of plausible snapshot intervals [s]; outside of it a unit of the timestamps must be given
 _SHORTEST, _LONGEST = 1e-5, 1.0
-#: values that timestamps of this age have in other units: MATLAB counts days since year 0, UNIX the rest since 1970
+#: ranges of present-day timestamps in other units: days since year 0 in MATLAB, others since 1970 in UNIX
 _CALENDARS = (
     ("days of MATLAB", 7e5, 8e5),
     ("milliseconds since 1970", 1e11, 1e14),
@@ -34,10 +34,10 @@ def read_recording(file: Path, name: str | None = None) -> tuple[Recording, dict
 
     Args:
         file: The file.
-        name: What messages call it, by default its path.
+        name: Name of the file in messages, by default its path.
 
     Returns:
-        The links, and the metadata as numbers, lists and text.
+        The links, and the metadata converted to numbers, lists and text.
 
     Raises:
         DatasetNotFoundError: There is no such file.
@@ -69,7 +69,7 @@ def _read(opened: Any) -> tuple[Recording, dict[str, Any]]:
         raise InputError(f"csi must have shape (U, R, T, K) or (U, N, R, T, K), got {tuple(shape)}")
     facts = _facts(opened.metadata() or {}, shape)
     count, times = shape[0], shape[1] if len(shape) == 5 else None
-    # a device that was recorded for long: its snapshots become links
+    # a single long recording: its snapshots become links
     series = count == 1 and (times or 1) > 1
     rows = times if series and times is not None else count
 
@@ -107,7 +107,7 @@ def _read(opened: Any) -> tuple[Recording, dict[str, Any]]:
 
 
 def _each(value: Tensor, rows: int, series: bool, ndim: int) -> Tensor:
-    """Return what is said of each link; of a series, which says it (1, N, ...) or once (1, ...), of each snapshot."""
+    """Return a tensor with one row per link; of a series, (1, N, ...) or constant (1, ...), one row per snapshot."""
     if not series:
         return value
     value = value[0] if value.ndim == ndim + 1 and len(value) == 1 else value
@@ -115,7 +115,7 @@ def _each(value: Tensor, rows: int, series: bool, ndim: int) -> Tensor:
 
 
 def _facts(metadata: dict[str, str], shape: list[int]) -> dict[str, Any]:
-    """Turn metadata into numbers, lists and text, and hold them against the shape of the CSI."""
+    """Convert metadata to numbers, lists and text, and check them against the shape of the CSI."""
     facts: dict[str, Any] = {}
     for key, text in metadata.items():
         try:
@@ -151,14 +151,14 @@ def _times(stamps: Tensor | None, count: int, times: int | None, facts: dict[str
     """Return the times of links or snapshots [s] and the interval of snapshots [s], 0 without an axis N.
 
     Args:
-        stamps: Timestamps (U,) or (U, N) as the file has them, or None.
+        stamps: Timestamps (U,) or (U, N) in the unit of the file, or None.
         count: Number U of links.
         times: Number N of snapshots, or None.
         facts: The metadata.
 
     Returns:
-        Times (U,), (U, N), or, of a single link with an axis N, (N,); None without timestamps, but for a single link,
-        whose snapshots are in order of time.
+        Times (U,) or (U, N), or (N,) of a single link with an axis N; None without timestamps, except for a single
+        link, whose snapshots are in order of time.
     """
     stated: float | None = facts.get("interval")
     unit: str | None = facts.get("time_unit")
@@ -194,7 +194,7 @@ def _times(stamps: Tensor | None, count: int, times: int | None, facts: dict[str
 
 
 def _interval(steps: Tensor, stated: float | None, unit: str | None) -> float:
-    """Return the interval of snapshots: as stated if the times between them, shape (U, N - 1) [s], say the same."""
+    """Return the interval of snapshots, checked against their time differences `steps`, shape (U, N - 1) [s]."""
     measured = float(steps.median())
     if stated is not None and not same_interval(stated, measured):
         raise InputError(
@@ -210,7 +210,7 @@ def _interval(steps: Tensor, stated: float | None, unit: str | None) -> float:
 
 
 def _guess(stamps: Tensor) -> None:
-    """Refuse timestamps that are more likely counts of another unit since a calendar's beginning than seconds."""
+    """Raise an `InputError` for timestamps in the range of present-day times in units other than seconds."""
     last = float(stamps.max()) if stamps.numel() else 0.0
     for unit, low, high in _CALENDARS:
         if low <= last < high:
@@ -226,7 +226,7 @@ def _expect(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
 
 
 def _refuse(name: str, bad: Tensor, why: str) -> None:
-    """Complain about the links of which `bad` (U,) is true."""
+    """Raise an `InputError` if `bad` (U,) is true for any link."""
     if bad.any():
         count, first = int(bad.sum()), int(bad.int().argmax())
         raise InputError(f"{name} of {count} of {len(bad)} links is {why}, first of link {first}")

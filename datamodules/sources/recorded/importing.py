@@ -1,4 +1,4 @@
-"""From .npy, .npz and .mat to the layout of `Recorded`."""
+"""Converts .npy, .npz and .mat files to the layout of `Recorded`."""
 
 from __future__ import annotations
 
@@ -46,37 +46,37 @@ def import_recording(
     city: str | None = None,
     place: str | None = None,
 ) -> Path:
-    """Write a recording that `Recorded` reads, whole or not at all.
+    """Write a file in the layout of `Recorded` atomically.
 
     Args:
         source: File with the CSI: .npy, .npz, or .mat of any version.
         out: The .safetensors file to write.
         axes: Order of the axes of the CSI, a letter each: U links, N snapshots, R user antennas, T base-station
-            antennas, K subcarriers, P polarisations, C a pair of real numbers. U may be missing for a single device
-            recorded for long, R and T for a single antenna. Rows and columns of an array may be axes of their own: R1
-            and R2, T1 and T2. Axes that were merged stand in parentheses, the slower first: `U (R T) K`; numbers in
-            turns, real and imaginary, are `U (K C)`.
+            antennas, K subcarriers, P polarisations, C a pair of real numbers. U may be missing for one long recording
+            of a single device, R and T for a single antenna. Rows and columns of an array may be separate axes, R1 and
+            R2, T1 and T2. Merged axes are in parentheses, the slower one first: `U (R T) K`; interleaved real and
+            imaginary parts are `U (K C)`.
         carrier_frequency: Carrier [Hz].
-        bandwidth: Bandwidth [Hz] that all K subcarriers fill: K times their distance.
-        carrier_at: Subcarrier that the carrier is of: `middle`, number K / 2 rounded down, or `lowest`, number 0.
+        bandwidth: Bandwidth [Hz] of all K subcarriers: K times the subcarrier spacing.
+        carrier_at: Subcarrier at the carrier: `middle`, index K / 2 rounded down, or `lowest`, index 0.
         csi: Name of the CSI in a .npz or .mat with several arrays; `Struct.field` for a field of a MATLAB struct.
         pairs: Order of pairs: `IQ` (real, imaginary) or `QI` (imaginary, real).
-        polarization: What becomes of an axis P: further rows of the array `T` or `R`, or the one of a number is taken.
-        narrowband: Adds an axis K of a single subcarrier, which the CSI lacks.
-        fft_order: Subcarriers begin in the middle of the band, as an FFT leaves them, and are put in rising order.
-        drop_null: Leaves out subcarriers that are zero in all links, such as guards; `bandwidth` shrinks with them.
+        polarization: Treatment of an axis P: `T` or `R` make it further rows of that array, a number selects one.
+        narrowband: Adds an axis K of a single subcarrier.
+        fft_order: Subcarriers are in FFT order, from the middle of the band, and are sorted by frequency.
+        drop_null: Removes subcarriers that are zero in all links, such as guards, and reduces `bandwidth` accordingly.
         position: User positions (U, 3) or (U, 2) [m], (N, 3) or (N, 2) of a single device: a name in `source`, or the
-            path of another such file.
+            path of another file.
         los: Line of sight (U,) or (N,), likewise.
         timestamps: Times (U,), (U, N) or (N,), likewise.
-        time_unit: Unit of the timestamps; seconds where it is not given and they can be.
+        time_unit: Unit of the timestamps; by default seconds, if plausible.
         interval: Time between snapshots [s].
         bs_rows: Rows of the base-station array, of one polarisation.
         bs_cols: Columns of the base-station array.
         ue_rows: Rows of the user array, of one polarisation.
         ue_cols: Columns of the user array.
         bs_position: Base station [x, y, z] [m].
-        area: Name that files with the same users share.
+        area: Area, common to files with the same users.
         city: Name of the city or measurement campaign.
         place: Old name of `city`, read with a warning.
 
@@ -85,7 +85,7 @@ def import_recording(
 
     Raises:
         DatasetNotFoundError: There is no such file.
-        InputError: A file or an argument cannot be used; nothing is written.
+        InputError: A file or an argument is invalid; nothing is written.
     """
     city = renamed("import", "place", place, "city", city)
     said = {"bs": (bs_rows, bs_cols), "ue": (ue_rows, ue_cols)}
@@ -105,7 +105,7 @@ def import_recording(
     tensors: dict[str, np.ndarray[Any, Any]] = {"csi": channel}
     if position is not None:
         value = _along(load_array(*locate(source, position)), channel, 2)
-        # on the ground where there is no height
+        # height zero where none is given
         flat = value.shape[-1:] == (2,)
         tensors["position"] = np.concatenate([value, np.zeros_like(value[..., :1])], -1) if flat else value
     if los is not None:
@@ -133,7 +133,7 @@ def import_recording(
         target.parent.mkdir(parents=True, exist_ok=True)
         contents = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in tensors.items()}
         save_file(contents, temporary, metadata=metadata)
-        temporary.chmod(target.parent.stat().st_mode & 0o666)  # safetensors writes for its owner alone
+        temporary.chmod(target.parent.stat().st_mode & 0o666)  # safetensors sets permissions for the owner only
         read_recording(temporary, source)
         os.replace(temporary, target)
     except OSError as error:
@@ -144,7 +144,7 @@ def import_recording(
 
 
 def _placed(stamps: np.ndarray[Any, Any], csi: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return times as (U,) or (U, N): MATLAB knows no vectors, and (N,) is enough for a single device."""
+    """Return times as (U,) or (U, N), from MATLAB row or column vectors, and from (N,) of a single device."""
     links = csi.shape[:2] if csi.ndim == 5 else csi.shape[:1]
     flat = tuple(size for size in stamps.shape if size > 1)
     if flat == tuple(size for size in links if size > 1):
@@ -153,13 +153,13 @@ def _placed(stamps: np.ndarray[Any, Any], csi: np.ndarray[Any, Any]) -> np.ndarr
 
 
 def _along(value: np.ndarray[Any, Any], csi: np.ndarray[Any, Any], ndim: int) -> np.ndarray[Any, Any]:
-    """Return what is known of each snapshot of a single device, (N, ...), as (1, N, ...)."""
+    """Return values for each snapshot of a single device, (N, ...), as (1, N, ...)."""
     snapshots = csi.shape[1] if csi.ndim == 5 and len(csi) == 1 else 1
     return value[None] if value.ndim == ndim and snapshots > 1 and len(value) == snapshots else value
 
 
 def _whole(value: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
-    """Return flags (U,) as integers; MATLAB keeps them as floating-point columns."""
+    """Return labels (U,) as integers; MATLAB stores them as floating-point columns."""
     flat = value.reshape(-1)
     if flat.dtype.kind == "c" or not np.isin(flat, (-1, 0, 1)).all():
         raise InputError(f"los ({name}) must be -1, 0 or 1 for each link")

@@ -1,4 +1,4 @@
-"""What there is to say about recorded CSI before a model is trained on it."""
+"""Summary of recorded CSI: axes, times, gaps, duplicates, subcarriers, power and delays."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from torch import Tensor
 
 from datamodules.sites.recording import Recording, regular
 
-#: links that are read at a time
+#: number of links read at a time
 _ROWS = 256
-#: links are apart by this many of their median steps: something was not recorded
+#: a gap is a time step above this multiple of the median step
 _PAUSE = 10.0
-#: gaps and subcarriers that are listed; the rest is counted
+#: number of gaps and subcarriers listed; further ones are counted
 _LISTED = 5
-#: half precision keeps a constant subcarrier to this share of the largest magnitude
+#: tolerance of a constant subcarrier relative to the largest magnitude, that of half precision
 _CONSTANT = 2e-3
 
 
 def report(recording: Recording, carrier: float | None = None) -> dict[str, str]:
-    """Return axes, arrays, grid, times, gaps, duplicates, empty subcarriers, power and delays, in words.
+    """Return axes, arrays, grid, times, gaps, duplicates, empty subcarriers, power and delays, as text by name.
 
     Args:
         recording: Links (U, R, T, K) or (U, N, R, T, K).
@@ -100,7 +100,7 @@ def _of_values(recording: Recording) -> dict[str, str]:
 
 
 def _profile(csi: Tensor) -> Tensor:
-    """Return power over delay from the strongest tap on, shape (K,), summed over channels (M, K) of equal weight."""
+    """Return the power delay profile, rotated to start at the strongest tap, (K,), summed over channels (M, K)."""
     power = torch.fft.ifft(csi, dim=1).abs().square().double()
     power = power / power.sum(1, keepdim=True).clamp_min(1e-300)
     taps = power.shape[1]

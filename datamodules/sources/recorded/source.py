@@ -1,4 +1,4 @@
-"""Recorded CSI: measured, or made by somebody else's software, in a tensor file without rays."""
+"""Recorded CSI: measured or simulated elsewhere, in a tensor file without rays."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from datamodules.sites.site import Site
 from datamodules.sources.base import Recipe, Source, data_root, file_stamps, renamed
 from datamodules.sources.recorded.file import read_recording
 
-#: grows when the reader changes what it makes, so that sites in the cache are made anew
+#: version of the reader, to be raised when its output changes, so that cached sites are rebuilt
 _VERSION = 2
 
 
@@ -29,26 +29,26 @@ class Recorded(Source):
     | tensor | shape | meaning |
     |---|---|---|
     | `csi` | (U, R, T, K) or (U, N, R, T, K) | channel, complex64 or real pairs (..., 2); subcarriers rising |
-    | `position` | (U, 3) or none | user [m] from an origin nearby; NaN, as all are without it, where unknown |
-    | `los` | (U,) integer, or none | 1 line of sight, 0 none, -1, as all are without it, unknown |
-    | `timestamps` | (U,) or (U, N) float64, or none | when a link, or each of its snapshots, was recorded; rising |
+    | `position` | (U, 3) or none | user [m] from a nearby origin; NaN where unknown; all NaN if missing |
+    | `los` | (U,) integer, or none | 1 line of sight, 0 none, -1 unknown; all -1 if missing |
+    | `timestamps` | (U,) or (U, N) float64, or none | time of a link, or of each of its snapshots; rising |
 
     and as metadata, which safetensors keeps as text,
 
     | key | meaning |
     |---|---|
-    | `carrier_frequency`, `bandwidth` | [Hz], the carrier of subcarrier 0; K subcarriers fill the bandwidth |
+    | `carrier_frequency`, `bandwidth` | [Hz]; carrier at subcarrier 0; bandwidth of K subcarriers |
     | `interval` | between snapshots [s]; needed with an axis N and no timestamps (U, N) |
-    | `time_unit` | of the timestamps: `s`, `ms`, `us`, `ns` or `day`; seconds, if they can be, when it is not given |
+    | `time_unit` | of the timestamps: `s`, `ms`, `us`, `ns` or `day`; by default seconds, if plausible |
     | `num_subcarriers` | K, if given |
     | `bs_rows`, `bs_cols`, `ue_rows`, `ue_cols` | arrays, if given; their elements are in the order of `Array` |
     | `bs_position` | base station `[x, y, z]` [m]; the origin if not given |
-    | `area` | files that share users share it, so that no split comes between them; the file's name if not given |
+    | `area` | common to files with the same users, which splits keep together; the file's name if not given |
     | `city` | city or measurement campaign, held out by the split `city`; the area if not given |
 
-    One device recorded for long is a single link of many snapshots, (1, N, R, T, K), with positions (1, N, 3) and `los`
-    (1, N). Each snapshot becomes a link of the site, and a datamodule with `sequence` cuts the whole into windows;
-    there may be gaps in time.
+    A long recording of one device is a single link of many snapshots, (1, N, R, T, K), with positions (1, N, 3) and
+    `los` (1, N). Each snapshot becomes a link of the site, and a datamodule with `sequence` cuts the recording into
+    windows; there may be gaps in time.
 
     `import_recording` (`python -m datamodules import`) writes such files from .npy, .npz and .mat. A datamodule takes
     arrays, subcarriers and interval from the recording; without positions there is no positioning and no `spatial`
@@ -76,7 +76,7 @@ class Recorded(Source):
         self.city = renamed("Recorded", "place", place, "city", city)
 
     def recipes(self) -> list[Recipe]:
-        """List one recipe a file.
+        """List one recipe for each file.
 
         Raises:
             DatasetNotFoundError: There is no such file.
@@ -97,7 +97,7 @@ class Recorded(Source):
     def _find(self) -> list[Path]:
         files: list[Path] = []
         for pattern in self.files:
-            # a path that is there is no pattern, whatever characters it holds
+            # an existing path is not a pattern, even with wildcard characters
             plain = self.root / pattern
             within = pattern if Path(pattern).is_absolute() else os.path.join(glob.escape(str(self.root)), pattern)
             matches = [plain] if plain.is_file() else [Path(match) for match in sorted(glob.glob(within))]

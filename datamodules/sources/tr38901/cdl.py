@@ -22,7 +22,7 @@ from datamodules.sources.base import Recipe, Source
 from datamodules.sources.tr38901.cdl_rays import ANGLES, MODELS, Model, drop_cdl
 from datamodules.sources.tr38901.rays import NEEDS_SIONNA, Release
 
-#: grows when the source changes what it makes, so that sites in the cache are made anew
+#: version of the source, to be raised when its output changes, so that cached sites are rebuilt
 _VERSION = 1
 
 
@@ -133,7 +133,7 @@ class CDL(Source):
 
 
 def _numbers(key: str, values: Sequence[float], most: float, unit: str) -> list[float]:
-    """Return the numbers, each once."""
+    """Return the numbers without duplicates."""
     if not all(0 <= value <= most for value in values):
         raise InputError(f"{key} must lie in [0, {most:g}] [{unit}], got {list(values)}")
     return list(dict.fromkeys(map(float, values)))

@@ -1,7 +1,7 @@
 """Random drops of the clustered delay lines of 3GPP TR 38.901 (clause 7.7.1), as rays.
 
 The tables are Sionna PHY's; rays, phases and gains are drawn here, so that arrays, phase reference and subcarriers are
-those of every other source. A test holds channels against those of Sionna's own coefficients.
+those of every other source. A test compares the channels with those of Sionna's own coefficients.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ def drop_cdl(
 ) -> Paths:
     """Draw the rays of `count` links of a clustered delay line.
 
-    Clusters are those of the table, the same for every link. What is drawn is which of a cluster's rays of departure
-    and arrival belong together (step 8 of clause 7.5) and each ray's phase (step 10).
+    Clusters are those of the table, the same for every link. Random are the coupling of departure and arrival rays
+    within each cluster (step 8 of clause 7.5) and the phase of each ray (step 10).
 
     Args:
         model: Table 7.7.1-1 to 7.7.1-5.
         delay_spread: Root mean square delay spread [s] that the delays are scaled to (eq 7.7-1).
         count: Number of links.
-        seed: Draws everything.
+        seed: Random seed.
         release: Version of the tables.
         spreads: Root mean square angle spread [rad] that the clusters are scaled to, by the names of `ANGLES`, about
             their mean (eq 7.7-5); the table's where it is left out.
 
     Returns:
-        Rays of unit mean power over links. Delays count from the first arrival, and positions are zero: the model knows
-        no distance.
+        Rays of unit mean power over links. Delays are relative to the first arrival, and positions are zero, as the
+        model has no distances.
     """
     table = load_table(model, release)
     generator = torch.Generator().manual_seed(seed)

@@ -1,9 +1,9 @@
 """Random drops of the 3GPP TR 38.901 system-level model, as rays.
 
 Sionna PHY draws line of sight, path loss and large-scale parameters (clause 7.5, steps 2 to 4) and the clusters and
-rays (steps 5 to 9). Steps 10 to 12, from rays to a channel, are left to `synthesize`: so arrays, phase reference and
-subcarriers are those of every other source, in a fraction of the time of Sionna's `ChannelCoefficientsGenerator`. A
-test holds the two together.
+rays (steps 5 to 9). Steps 10 to 12, from rays to a channel, are computed by `synthesize`, so that arrays, phase
+reference and subcarriers are those of every other source, in a fraction of the time of Sionna's
+`ChannelCoefficientsGenerator`. A test compares the two.
 
 Sionna is imported inside functions only: that takes seconds, and seeds PyTorch's default generator at random.
 """
@@ -30,20 +30,20 @@ Scenario = Literal["umi", "uma", "rma", "inh"]
 Sight = Literal["los", "nlos", "mixed"]
 Release = Literal["16.1", "19.2"]
 SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
-#: what to say where Sionna PHY, an extra, is missing
+#: message where the extra Sionna PHY is not installed
 NEEDS_SIONNA = "channels of TR 38.901 are drawn by Sionna PHY"
 
 #: rays of the sub-clusters of the two strongest clusters, and their delays over the cluster delay spread (Table 7.5-5)
 _SUBCLUSTERS = (((0, 1, 2, 3, 4, 5, 6, 7, 18, 19), 0.0), ((8, 9, 10, 11, 16, 17), 1.28), ((12, 13, 14, 15), 2.56))
-#: users stand within this angle of the boresight [rad]: one of the three sectors of a base station
+#: largest angle between user and boresight [rad]: one of three sectors of a base station
 _HALF_SECTOR = math.pi / 3
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Where base station and users stand.
+    """Geometry of base station and users.
 
-    The base station is above the origin and looks along +x.
+    The base station is above the origin with boresight +x.
 
     Attributes:
         bs_height: Height of the base station [m].
@@ -63,7 +63,7 @@ class Cell:
 
     @property
     def reach(self) -> float:
-        """No two users are further apart than this along x [m]."""
+        """Return the largest distance between users along x [m]."""
         return self.radius if self.room is None else self.room[2] - self.room[0]
 
 
@@ -94,11 +94,11 @@ def drop(scenario: Scenario, sight: Sight, frequency: float, count: int, seed: i
     """Draw the rays of `count` links to a base station at `(0, 0, CELLS[scenario].bs_height)`.
 
     Args:
-        scenario: Which parameters and geometry.
-        sight: Whether all links have line of sight, none, or each by the probability of Table 7.4.2-1.
+        scenario: Scenario, with its parameters and geometry.
+        sight: Line of sight for all links, for none, or by the probability of Table 7.4.2-1.
         frequency: Carrier [Hz].
         count: Number of links.
-        seed: Draws everything.
+        seed: Random seed.
         release: Version of the tables.
     """
     return to_paths(*sample(scenario, sight, frequency, count, seed, release))
@@ -109,7 +109,7 @@ def sample(
 ) -> tuple[Any, Any, Any]:
     """Draw a drop with Sionna PHY; arguments as of `drop`.
 
-    Every link is a drop of its own: large-scale parameters are not correlated between users.
+    Every link is an independent drop: large-scale parameters are not correlated between users.
 
     Returns:
         Sionna's scenario, large-scale parameters (`LSP`) and rays (`Rays`), with axes (count, 1, 1, ...).
@@ -122,7 +122,7 @@ def sample(
         from sionna.phy.channel import tr38901
 
         model = _model(scenario, frequency, release)
-        # outdoors, users are on foot: neither in a building nor in RMa's cars, which would add penetration loss
+        # users are outdoors, neither in buildings nor in cars (RMa), which would add penetration loss
         model.set_topology(
             ut_loc=users,
             bs_loc=station,
@@ -147,8 +147,8 @@ def to_paths(model: Any, parameters: Any, rays: Any) -> Paths:
     """Turn a drop of `sample` into rays with gains (clause 7.5, steps 11 and 12).
 
     All elements are vertically polarised and `Paths` holds no polarisation, so of the 2 x 2 matrix of eq 7.5-28 the
-    theta-theta entry remains, which the cross-polarisation ratio does not touch. Delays are absolute: the first cluster
-    arrives when light does, with no excess delay (clause 7.6.9) where there is no line of sight.
+    theta-theta entry remains, which is independent of the cross-polarisation ratio. Delays are absolute: the first
+    cluster has the delay of the straight line, without the NLOS excess delay of clause 7.6.9.
     """
     gain_db = -parameters.pathloss[:, 0, 0].double() + 10 * parameters.sf[:, 0, 0].double().log10()
     total = torch.pow(10.0, gain_db / 20)
@@ -164,7 +164,7 @@ def to_paths(model: Any, parameters: Any, rays: Any) -> Paths:
     gains = torch.polar(amplitude.expand(-1, -1, num_rays), rays.phases[:, 0, 0, ..., 0].double())
     delays = _ray_delays(model, rays) + first[:, None, None]
 
-    # eq 7.5-29: the line of sight turns with its length; it comes first, and is no path of links that have none
+    # eq 7.5-29: phase of the line of sight by its length; it is the first path, and masked in NLOS links
     turns = distance * model.carrier_frequency.double() / SPEED_OF_LIGHT
     ahead = torch.polar(total * direct, -2 * math.pi * turns.frac()).unsqueeze(1)
     gain = torch.cat([ahead, gains.flatten(1)], 1)
@@ -184,7 +184,7 @@ def to_paths(model: Any, parameters: Any, rays: Any) -> Paths:
 
 
 def _ray_delays(model: Any, rays: Any) -> Tensor:
-    """Return delays after the first cluster [s], shape (U, clusters, rays); two strongest clusters spread theirs."""
+    """Return delays after the first cluster [s], shape (U, clusters, rays); with sub-clusters in the two strongest."""
     delays = rays.delays[:, 0, 0].double()
     spread = model.get_param("cDS")[:, 0, 0].double() * 1e-9
     strongest = torch.zeros_like(delays).scatter(1, rays.strongest_cluster_indices[:, 0, 0], 1.0)
@@ -204,9 +204,9 @@ def _directions(los_azimuth: Tensor, los_zenith: Tensor, azimuth: Tensor, zenith
 def _model(scenario: Scenario, frequency: float, release: Release) -> Any:
     from sionna.phy.channel import tr38901
 
-    # always on the CPU: another device has other random numbers, and draws take a hundredth of what training does
+    # always on the CPU: random numbers differ by device, and drawing takes a hundredth of the time of training
     shared = {"precision": "single", "device": "cpu"}
-    # Sionna asks for an array; rays do not depend on it
+    # Sionna requires an array; rays do not depend on it
     element = tr38901.PanelArray(1, 1, "single", "V", "omni", frequency, **shared)
     settings = {"ut_array": element, "bs_array": element, "direction": "downlink", "spec_version": release, **shared}
     if scenario == "rma":
@@ -222,7 +222,7 @@ def importing_sionna() -> Iterator[None]:
     """Import Sionna PHY, whose first import seeds PyTorch's generators, and imports Sionna RT where there is one.
 
     Raises:
-        InputError: It is not installed.
+        InputError: Sionna PHY is not installed.
     """
     with suppress(InputError):  # the models of TR 38.901 need no LLVM
         use_llvm()
@@ -232,10 +232,9 @@ def importing_sionna() -> Iterator[None]:
 
 @contextmanager
 def _sionna(seed: int) -> Iterator[torch.Generator]:
-    """Lend Sionna's generator, seeded, and leave all others as they were.
+    """Yield Sionna's generator, seeded, without a change to other generators.
 
-    Setting `sionna.phy.config.seed` would reseed PyTorch's default generators as well, and with them the training that
-    the data are made for.
+    Setting `sionna.phy.config.seed` would reseed PyTorch's default generators as well, and so change the training.
     """
     with importing_sionna():
         from sionna.phy import config

@@ -32,9 +32,9 @@ from datamodules.sources.tr38901.rays import CELLS, NEEDS_SIONNA, Release, Scena
 Keep = Literal["csi", "rays"]
 #: a class, a speed [m/s], or a range of speeds
 Speed = Mobility | float | tuple[float, float]
-#: grows when the source changes what it makes, so that sites in the cache are made anew
+#: version of the source, to be raised when its output changes, so that cached sites are rebuilt
 _VERSION = 1
-#: links that are drawn, and kept over a kill, together
+#: number of links drawn in one chunk, which an interrupted run keeps
 _CHUNK = 256
 #: complex values of the largest factor of one synthesis call: 128 MB
 _CALL_SIZE = 2**24
@@ -61,14 +61,14 @@ class _Domain:
 
     @property
     def span(self) -> tuple[float, float]:
-        """Lowest and highest speed [m/s]."""
+        """Return the lowest and highest speed [m/s]."""
         if isinstance(self.speed, tuple):
             return self.speed
         return SPEEDS[self.speed] if isinstance(self.speed, str) else (float(self.speed), float(self.speed))
 
     @property
     def labels(self) -> dict[str, Any]:
-        """Domain labels of the site."""
+        """Return the domain labels of the site."""
         classes = {MOBILITIES[int(code)] for code in mobility_class(torch.tensor(self.span))}
         motion: dict[str, Any] = {"mobility": next(iter(classes))} if len(classes) == 1 else {}
         motion["speed"] = list(self.span)
@@ -115,7 +115,7 @@ class TR38901(Source):
         ofdm: Subcarrier grid.
         keep: Content of a site, `csi` or `rays`; `rays` ignores `snapshots`, `interval`, `bs`, `ue` and `ofdm`.
         release: Version of TR 38.901: 16.1, that of ConTwin and most others, or 19.2, which has other spreads in Table
-            7.5-6, fitted anew for 7-24 GHz.
+            7.5-6, refitted for 7-24 GHz.
         max_gib: Largest size of all sites on disk [GiB].
         seed: Random seed, combined with the conditions of each site.
         cache: Folder of finished sites, see `Source`.
@@ -181,11 +181,11 @@ class TR38901(Source):
 
     @property
     def size(self) -> int:
-        """Size of all sites on disk [bytes]; an upper bound with `keep: rays`."""
+        """Return the size of all sites on disk [bytes]; an upper bound with `keep: rays`."""
         if self.keep == "rays":
             return sum(self.sequences * _RAYS[domain.scenario] * _RAY_BYTES for domain in self.domains)
         values = self.snapshots * self.ue.num_elements * self.bs.num_elements * self.ofdm.num_subcarriers
-        # two halves a value; scale, position and line of sight a link
+        # two half-precision numbers per value; scale, position and line of sight per link
         return len(self.domains) * self.sequences * (4 * values + 17)
 
     def recipes(self) -> list[Recipe]:
@@ -266,7 +266,7 @@ class TR38901(Source):
 
 
 def _among(key: str, values: Sequence[Any] | None, known: tuple[Any, ...]) -> list[Any]:
-    """Return the values, each once, or all that are known."""
+    """Return the values without duplicates, or all known ones for None."""
     values = known if values is None else values
     unknown = [str(value) for value in values if value not in known]
     if unknown or not values:
@@ -275,14 +275,14 @@ def _among(key: str, values: Sequence[Any] | None, known: tuple[Any, ...]) -> li
 
 
 def _within(key: str, values: Sequence[float], low: float, high: float, unit: str) -> list[float]:
-    """Return the numbers, each once."""
+    """Return the numbers without duplicates."""
     if not values or not all(low <= value <= high for value in values):
         raise InputError(f"{key} must lie in [{low:g}, {high:g}] [{unit}], got {list(values)}")
     return list(dict.fromkeys(map(float, values)))
 
 
 def _speeds(values: Sequence[Speed]) -> list[Speed]:
-    """Return the classes, then the numbers, then the ranges, each once."""
+    """Return the classes, then the numbers, then the ranges, without duplicates."""
     classes = [value for value in values if isinstance(value, str)]
     ranges = [value for value in values if isinstance(value, (tuple, list))]
     numbers = [value for value in values if not isinstance(value, (str, tuple, list))]

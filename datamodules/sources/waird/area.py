@@ -1,4 +1,4 @@
-"""One area of WAIR-D: its released files, read into sites."""
+"""Reads the released files of one WAIR-D area into sites."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from datamodules.sites.paths import Paths
 from datamodules.sites.site import Site
 from datamodules.sources.waird.restricted_pickle import load_npy
 
-#: length of the unit that maps and positions are given in [m]
+#: unit of length of maps and positions [m]
 MAP_UNIT = 0.5
-#: heights of base stations and users [m], which the files do not hold
+#: heights of base stations and users [m], which are not in the files
 BS_HEIGHT, UE_HEIGHT = 6.0, 1.5
-#: height of all buildings [m], which the files do not hold: all that is known is that they exceed base stations
+#: height of all buildings [m], which is not in the files: known only to exceed base stations
 BUILDING_HEIGHT = 10.0
-#: the value that the data set was traced with [m/s]
+#: speed of light used in the ray tracing of the data set [m/s]
 WAIRD_SPEED_OF_LIGHT = 3e8
 #: largest error of a straight path's length [m]
 LOS_TOLERANCE = 1e-3
-#: written by `export_waird` where heights differ from the above: base stations, then users [m]
+#: heights of base stations, then users [m], written by `write_waird` where they differ from the above
 HEIGHT_FILE = "Height.npy"
-#: a pixel of environment.png darker than this is building
+#: pixels of environment.png darker than this are buildings
 _DARK = 0.9 * 255
 
 
 def frequency_tag(frequency: float) -> str:
-    """Return how WAIR-D's file names spell a carrier [Hz]: 28e9 is "28_0".
+    """Return a carrier [Hz] as in WAIR-D's file names: "28_0" for 28e9.
 
     Raises:
         InputError: The carrier is not a positive multiple of 0.1 GHz.
@@ -53,10 +53,10 @@ def read_area(
     """Read the sites of one area: the `make` of a recipe.
 
     Args:
-        names: One name a base station.
+        names: Names of the sites, one for each base station.
         folder: The area's released folder.
-        channel_file: Which of its files holds the gains.
-        parameters: Of the recipe: scenario, area, frequency [Hz] and max_paths are used.
+        channel_file: The file with the gains.
+        parameters: Parameters of the recipe, of which scenario, area, frequency [Hz] and max_paths are used.
 
     Raises:
         DatasetNotFoundError: A file is missing.
@@ -83,7 +83,7 @@ def read_area(
 
 @dataclass(frozen=True)
 class Plan:
-    """Where everything is in an area: its extent (2,), base stations (S, 3) and users (U, 3) [m]."""
+    """Geometry of an area: extent (2,), base stations (S, 3) and users (U, 3) [m]."""
 
     extent: NDArray[np.float64]
     bs: NDArray[np.float64]
@@ -91,7 +91,7 @@ class Plan:
 
     @classmethod
     def read(cls, folder: Path, scenario: int) -> Plan:
-        """Read Info.npy: the extent, then a row (bs x, bs y, ue x, ue y) a link, or one base station and the users."""
+        """Read Info.npy: the extent, then rows (bs x, bs y, ue x, ue y) of links, or one base station and the users."""
         file = folder / "Info.npy"
         info = _vector(file)
         values = info[2:].size
@@ -116,7 +116,7 @@ class Plan:
 def _unpair(rows: NDArray[np.float64], file: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Split the rows (bs x, bs y, ue x, ue y) of every pair into base stations (S, 2) and users (U, 2).
 
-    The released areas have 5 x 30 rows; areas that we write have any number, told by where the users start again.
+    Released areas have 5 x 30 rows; exported areas have any number, inferred from the first repetition of the users.
     """
     again = np.flatnonzero((rows[:, 2:] == rows[0, 2:]).all(1))[1:]
     for users in (*again.tolist(), len(rows)):
@@ -129,7 +129,7 @@ def _unpair(rows: NDArray[np.float64], file: Path) -> tuple[NDArray[np.float64],
 
 
 def _vector(file: Path) -> NDArray[np.float64]:
-    """Read a file of numbers."""
+    """Read a numeric array."""
     value = load_npy(file)
     try:
         return np.asarray(value, dtype=np.float64).reshape(-1)
@@ -138,7 +138,7 @@ def _vector(file: Path) -> NDArray[np.float64]:
 
 
 class Links:
-    """The two tables of an area, link name to rays: delays and angles in Path.npy, complex gains in H_*.npy."""
+    """The two tables of an area by link name: delays and angles in Path.npy, complex gains in H_*.npy."""
 
     def __init__(self, path_file: Path, channel_file: Path) -> None:
         self.tables: list[tuple[Path, dict[str, Any]]] = []
@@ -168,7 +168,7 @@ class Links:
             files = " and ".join(file.name for file, _ in self.tables)
             folder = self.tables[0][0].parent
             warnings.warn(f"{folder}: {broken} paths of bs{b} are not finite in {files} and are dropped", stacklevel=2)
-        # the files leave out the phase of propagation; a float64 keeps it through 1e5 periods
+        # gains are without the phase of propagation, which needs float64 for 1e5 periods
         phase = -2 * torch.pi * (delay * frequency).frac()
         return Paths.build(
             gain=gain * torch.polar(torch.ones_like(phase), phase),
@@ -199,7 +199,7 @@ class Links:
                 raise ValueError(f"its numbers of paths disagree: {sizes}")
             straight = np.abs(ray["delay"] * WAIRD_SPEED_OF_LIGHT - distance) < LOS_TOLERANCE
             first = ray["delay"] == np.min(ray["delay"], initial=np.inf, where=np.isfinite(ray["delay"]))
-            # `bounces` and `los` are ours: released files do not have them
+            # `bounces` and `los` are in exported files only, not in released ones
             ray["bounces"] = np.asarray(link.get("bounces", ~(straight & first)), dtype=np.uint8).reshape(-1)
             ray["finite"] = np.isfinite(np.abs(ray["gain"]) + ray["delay"] + (ray["dod"] + ray["doa"]).sum(1))
             seen = ray["finite"] & (ray["gain"] != 0) & (ray["bounces"] == 0)
@@ -212,7 +212,7 @@ class Links:
         return ray
 
     def _look_up(self, table: int, b: int, user: int) -> tuple[str, Any]:
-        """Return a link's name and entry; scenario 2 pads the number of the user to five digits."""
+        """Return a link's name and entry; names in scenario 2 have five-digit user numbers."""
         file, links = self.tables[table]
         for key in (f"bs{b}_ue{user}", f"bs{b}_ue{user:05d}"):
             if key in links:
@@ -221,7 +221,7 @@ class Links:
 
 
 def _read_environment(file: Path, extent: NDArray[np.float64]) -> Environment:
-    """Trace the buildings of environment.png, which covers `extent` (2,) [m] at any number of pixels."""
+    """Extract building outlines from environment.png, which covers `extent` (2,) [m] at any resolution."""
     refuse_pointer(file)
     try:
         with Image.open(file) as image:

@@ -1,9 +1,9 @@
-"""Object arrays in .npy files, read without running what is in them.
+"""Reads object arrays in .npy files without executing code in them.
 
-WAIR-D's files hold dicts of arrays, pickled by NumPy under Python 2. Unpickling calls whatever functions the file
-names, so a file from elsewhere must not choose them. Allowing NumPy's own is not enough: `ndarray.__setstate__` trusts
-its input, and a list too short for its shape crashes the process. So the few names that such files need stand for the
-classes below, which check what they are given and build the arrays themselves.
+WAIR-D's files contain dicts of arrays, pickled by NumPy under Python 2. Unpickling calls functions named in the file,
+which is unsafe for files of unknown origin. Allowing NumPy's own functions is not sufficient: `ndarray.__setstate__`
+does not validate its input, and a list too short for its shape crashes the process. The few names that such files need
+are therefore mapped to the classes below, which validate their input and build the arrays.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from numpy.typing import NDArray
 
 from datamodules.errors import DatasetNotFoundError, InputError, refuse_pointer
 
-#: numbers, booleans, text and objects; no records, dates or nested types
+#: dtypes of numbers, booleans, text and objects; no records, dates or nested types
 _DTYPE = re.compile(r"[<>=|]?(O8?|[biufcSU]\d{0,9})")
-#: WAIR-D nests four deep: an array around a dict of dicts of arrays
+#: nesting in WAIR-D has depth four: an array of a dict of dicts of arrays
 _MAX_DEPTH = 16
 
 
 def load_npy(file: Path) -> Any:
-    """Read a .npy file that may hold Python objects, running nothing that it names.
+    """Read a .npy file that may contain Python objects, without calling functions named in it.
 
     Args:
         file: A .npy file of plain numbers, or of lists, dicts and arrays pickled by Python 2 or 3.
 
     Returns:
-        The array, or the object itself where the file holds a single one.
+        The array, or the object itself if the file contains a single one.
 
     Raises:
         DatasetNotFoundError: There is no such file.
-        InputError: The file is damaged, is no .npy file, or wants to run something; the message names it.
+        InputError: The file is damaged, is not a .npy file, or names a function to call; the message names it.
     """
     refuse_pointer(file)
     try:
@@ -56,7 +56,7 @@ def load_npy(file: Path) -> Any:
             f"{file} is refused: it would run {error} when read, which no array data needs; delete it, and do not load "
             "it with allow_pickle"
         ) from error
-    # a damaged pickle may raise nearly anything, as the documentation of pickle warns
+    # damaged pickles may raise exceptions of nearly any type, as documented
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{file} is damaged ({reason}): fetch it again") from error
@@ -64,12 +64,12 @@ def load_npy(file: Path) -> Any:
 
 
 def _header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Read the head of a .npy file: shape, whether in Fortran order, dtype."""
+    """Read the header of a .npy file: shape, Fortran order, dtype."""
     version = npy.read_magic(stream)  # type: ignore[no-untyped-call]
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"version {version} of the .npy format is unknown")
     with warnings.catch_warnings():
-        # headers of Python 2 may say 150L for 150, and NumPy warns of each
+        # headers written by Python 2 may contain 150L for 150, of which NumPy warns
         warnings.simplefilter("ignore", UserWarning)
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran, dtype = read(stream)  # type: ignore[no-untyped-call]
@@ -77,14 +77,14 @@ def _header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 
 class _RefusedError(pickle.UnpicklingError):
-    """The file names something that it may not."""
+    """The file names a function or class that is not allowed."""
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles numbers, text, lists, dicts, and arrays as stand-ins."""
+    """Unpickles numbers, text, lists and dicts, with stand-ins for arrays."""
 
     def find_class(self, module: str, name: str) -> type[_StandIn]:
-        """Return the stand-in for what the file names."""
+        """Return the stand-in of a class or function named in the file."""
         try:
             # the `numpy.core` of older NumPy is `numpy._core` in NumPy 2
             return _STAND_INS[module.replace("numpy.core.", "numpy._core.", 1), name]
@@ -93,7 +93,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 class _StandIn:
-    """What a file may call. A file may also try to set attributes of what it names; this refuses it."""
+    """Base of the classes that a file may call; refuses to set attributes by `__setstate__`."""
 
     __slots__ = ()
 
@@ -102,7 +102,7 @@ class _StandIn:
 
 
 class _Bytes(_StandIn):
-    """`_codecs.encode(text, "latin1")`: how Python 3 writes bytes for Python 2."""
+    """`_codecs.encode(text, "latin1")`, the form of bytes pickled by Python 3 for Python 2."""
 
     __slots__ = ()
 
@@ -113,7 +113,7 @@ class _Bytes(_StandIn):
 
 
 class _DType(_StandIn):
-    """`numpy.dtype(code, align, copy)`, whose state holds the byte order."""
+    """`numpy.dtype(code, align, copy)`, whose state contains the byte order."""
 
     __slots__ = ("dtype",)
 
@@ -139,7 +139,7 @@ class _Scalar(_StandIn):
 
 
 class _Array(_StandIn):
-    """`numpy.ndarray`, empty until its state is set; `_plain` then puts the array in its place."""
+    """`numpy.ndarray`, empty until its state is set; `_plain` replaces it by the array."""
 
     __slots__ = ("value",)
 
@@ -176,7 +176,7 @@ _STAND_INS: dict[tuple[str, str], type[_StandIn]] = {
 
 
 def _numbers(shape: tuple[int, ...], dtype: np.dtype[Any], fortran: bool, data: bytes | str) -> NDArray[Any]:
-    """Build an array of numbers from its bytes, which Python 2 wrote as text."""
+    """Build a numeric array from its bytes, which Python 2 wrote as text."""
     raw = data.encode("latin1") if isinstance(data, str) else data
     if dtype.hasobject or len(raw) != math.prod(shape) * dtype.itemsize:
         raise ValueError("an array's shape and contents disagree")
@@ -186,8 +186,8 @@ def _numbers(shape: tuple[int, ...], dtype: np.dtype[Any], fortran: bool, data: 
 def _plain(value: Any, depth: int = 0, done: dict[int, tuple[Any, Any]] | None = None) -> Any:
     """Replace the stand-ins within lists, dicts and object arrays by their arrays.
 
-    What occurs in many places is converted once, or a small file could unfold into an endless one. `done` holds the
-    originals as well, so that none is freed and its id given to another.
+    Repeated references are converted once, as a small file could otherwise expand without bound. `done` also keeps the
+    originals, so that their ids are not reused.
     """
     if not isinstance(value, dict | list | tuple | _Array):
         return value

@@ -14,37 +14,37 @@ from datamodules.errors import DatasetNotFoundError, InputError, refuse_pointer
 from datamodules.sources.base import Recipe, Source, data_root
 from datamodules.sources.waird.area import HEIGHT_FILE, Plan, frequency_tag, read_area
 
-#: the split of env_channel section IV-A, by name
+#: the split of environment-channel section IV-A, by name
 PAPER_AREAS = {"paper-train": "1001-10000", "paper-test": "1-1000"}
 _BROKEN = 9117
-#: grows when the reader changes what it makes, so that sites in the cache are made anew
+#: version of the reader, to be raised when its output changes, so that cached sites are rebuilt
 _VERSION = 1
 _PAGE = "https://www.mobileai-dataset.com/html/default/yingwen/DateSet/1590994253188792322.html"
 
 
 class WAIRD(Source):
-    """Read WAIR-D's released folders: one area a recipe, one site a base station.
+    """Reads WAIR-D's released folders: one recipe for each area, one site for each base station.
 
     Scenario 1 has 10,000 areas of 5 base stations x 30 users, scenario 2 has 100 of them again, with 1 base station x
-    10,000 users. An area has one name in both, `waird_00032`, so no split can put the two on either side.
+    10,000 users. An area has one name in both, `waird_00032`, so that splits keep the two on one side.
 
-    The files give neither heights, nor materials, nor the interactions of a path. Base stations stand at 6 m, users at
-    1.5 m, buildings at 10 m. A link has line of sight when its first path is as long as the straight line; that path
-    has 0 bounces, and all others are given 1, for unknown.
+    The files contain neither heights, nor materials, nor the interactions of a path. Heights are set to 6 m for base
+    stations, 1.5 m for users and 10 m for buildings. A link has line of sight if its first path has the length of the
+    straight line; that path has 0 bounces, all others are set to 1, as their number is unknown.
 
     Args:
         root: Folder that holds `scenario_1/` or `data/scenario_1/`; by default `$CSI_DATA/waird`, or `data/waird`.
         scenario: 1, many areas with few users, or 2, few areas with many users.
         areas: Which areas: numbers, text like "1-1000,2000", "paper-train" (1001-10000) or "paper-test" (1-1000) after
-            env_channel section IV-A, or all that are found. Numbers in a list must exist, gaps in a range are passed.
+            env_channel section IV-A, or all that are found. Numbers in a list must exist, gaps in a range are skipped.
         frequency: Carrier [Hz]; 2.6, 6, 28, 60 and 100 GHz are released.
-        max_paths: How many paths of a link to keep, strongest first.
-        exclude_scenario_2: Whether scenario 1 leaves out the areas that scenario 2 holds too, so that a model trained
-            on the one has not seen the other. Guards only where both are under `root`.
+        max_paths: Number of strongest paths to keep for each link.
+        exclude_scenario_2: Whether scenario 1 excludes the areas of scenario 2, so that training on the one and testing
+            on the other have no area in common. Works only where both are under `root`.
         cache: Folder of finished sites, see `Source`.
 
     Raises:
-        InputError: An argument cannot be used.
+        InputError: An argument is invalid.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class WAIRD(Source):
         self._channel_file = f"H_{frequency_tag(self.frequency)}_G.npy"
 
     def recipes(self) -> list[Recipe]:
-        """List one recipe an area; reads positions, and a few kilobytes of each other file to tell contents apart.
+        """List one recipe for each area; reads positions, and a few kilobytes of other files to fingerprint them.
 
         Raises:
             DatasetNotFoundError: The data set, an area or a file is missing.
@@ -99,7 +99,7 @@ class WAIRD(Source):
         return Recipe(names, parameters, make)
 
     def _select(self) -> dict[int, Path]:
-        """Return the folders of the areas asked for."""
+        """Return the folders of the requested areas."""
         found = self._found(self.scenario)
         if not found:
             raise DatasetNotFoundError(
@@ -141,7 +141,7 @@ class WAIRD(Source):
 
 
 def _parse_areas(areas: list[int] | str | None) -> list[range] | None:
-    """Turn the argument `areas` into ranges of area numbers."""
+    """Convert the argument `areas` to ranges of area numbers."""
     if areas is None:
         return None
     if isinstance(areas, list):
