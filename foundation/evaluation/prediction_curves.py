@@ -42,7 +42,8 @@ def cells(rows: list[Row]) -> dict[str, dict[str, float]]:
     variants = sorted({row.variant for row in rows if row.metric == "nmse_db"})
     for data in dict.fromkeys(data for data, _ in values):
         held = {name: statistics.fmean(each) for (where, name), each in values.items() if where == data}
-        classical = {"classical": min(held[name] for name in _CLASSICAL if name in held)}
+        scored = [held[name] for name in _CLASSICAL if name in held]
+        classical = {"classical": min(scored)} if scored else {}
         kept = {name: held[name] for name in (*variants, "hold", "limit", "fd_t", "snr_db") if name in held}
         found[data] = kept | classical
     return found

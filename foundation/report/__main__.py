@@ -9,6 +9,7 @@ from pathlib import Path
 
 from datamodules.errors import InputError
 from foundation.report.page import build
+from foundation.runtime.runs import write_whole
 
 
 def main(args: list[str] | None = None) -> int:
@@ -32,10 +33,11 @@ def main(args: list[str] | None = None) -> int:
             page = build(folders)
         for line in dict.fromkeys(str(warning.message) for warning in caught if warning.category is UserWarning):
             print(f"warning: {line}", file=sys.stderr)
-        out.write_text(page)
-    except InputError as error:
+    except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    try:
+        write_whole(out, page)
     except OSError as error:
         print(f"error: {out} cannot be written ({error.strerror}): give another --out", file=sys.stderr)
         return 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from datamodules.errors import InputError
 from datamodules.sides.domains import AXES, UNKNOWN
 from foundation.report.plots import sample
+from foundation.runtime.runs import write_whole
 
 #: what encoders write, in the order of showing; unit-length copies of the same are left out
 _FEATURES = ("features", "environment_embedding", "cir_embedding", "code")
@@ -82,10 +82,8 @@ def embeddings_of(folder: Path, say: Callable[[str], None] = lambda _: None) -> 
         pass
     say(f"projecting the features of {folder}")
     made = _embeddings(*_read(file))
-    temporary = kept.with_name(f"{kept.name}.tmp")
     try:
-        temporary.write_text(json.dumps({"made_of": stamp, "embeddings": made}))
-        os.replace(temporary, kept)
+        write_whole(kept, json.dumps({"made_of": stamp, "embeddings": made}))
     except OSError as error:  # a folder of somebody else: it is only slower the next time
         warnings.warn(f"{kept} cannot be written: {error.strerror}", stacklevel=2)
     return made
@@ -102,19 +100,19 @@ def _read(file: Path) -> tuple[dict[str, NDArray[Any]], list[dict[str, Any]]]:
             # a prediction may be a whole channel, of complex numbers
             rows = {key: opened.get_tensor(key) for key in known if key != "prediction" or len(shapes[key]) == 1}
             sites = json.loads((opened.metadata() or {}).get("sites", "[]"))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{file.name} is damaged ({error})") from error
+    except (SafetensorError, OSError, ValueError, TypeError) as error:  # TypeError: a type that NumPy has not
+        raise InputError(f"{file.name} cannot be read ({error})") from error
     return {key: sample(value, _LINKS) for key, value in rows.items()}, sites
 
 
 def _embeddings(rows: dict[str, NDArray[Any]], sites: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    colours = list(_colours(rows, sites))
+    shown = [name for name in _FEATURES if name in rows and rows[name].ndim > 1 and len(rows[name]) > 2]
+    colours = list(_colours(rows, sites)) if shown else []
     made = []
-    for name in _FEATURES:
-        if name in rows and rows[name].ndim > 1 and len(rows[name]) > 2:
-            points, method = project(rows[name])
-            x, y = (_rounded(column) for column in points.T)
-            made.append({"name": name, "method": method, "x": x, "y": y, "colours": colours, "of": len(rows[name])})
+    for name in shown:
+        points, method = project(rows[name])
+        x, y = (_rounded(column) for column in points.T)
+        made.append({"name": name, "method": method, "x": x, "y": y, "colours": colours, "of": len(rows[name])})
     return made
 
 
@@ -131,10 +129,13 @@ def _colours(rows: Mapping[str, NDArray[Any]], sites: list[dict[str, Any]]) -> I
         for key in _OF_SITES:
             told = [str(site.get("name" if key == "site" else key, "")) for site in sites]
             values = rows["site"].astype(int)
-            names = told or ([str(number) for number in range(values.max() + 1)] if key == "site" else [])
-            if len({names[value] for value in values if value < len(names)}) > 1:
+            if not told and key != "site":
+                continue
+            untold = "unknown" if key != "site" else None
+            names = [told[value] if value < len(told) else untold or str(value) for value in values]
+            if len(set(names)) > 1:
                 order = sorted(set(names))
-                numbers = np.array([order.index(names[value]) for value in values])
+                numbers = np.array([order.index(name) for name in names])
                 yield _classes(key, numbers, dict(enumerate(order)))
     if "domain" in rows and rows["domain"].ndim == 2:
         for axis, column in zip(AXES, rows["domain"].T, strict=False):

@@ -61,7 +61,8 @@ def _map(plot: dict[str, Any]) -> dict[str, Any]:
     for name, points in (("stations", _array(plot["stations"], 2)), ("trained", trained)):
         columns |= {f"{name}_x": points[:, 0], f"{name}_y": points[:, 1]}
     walls = _array(plot.get("walls", []), 3).reshape(-1, 4)
-    limit = float(np.nanquantile(users[:, 2], 0.95)) if len(users) else 0.0
+    known = users[np.isfinite(users[:, 2]), 2]
+    limit = float(np.quantile(known, 0.95)) if len(known) else 0.0
     return {name: _listed(column) for name, column in columns.items()} | {"limit": limit, "walls": walls.tolist()}
 
 

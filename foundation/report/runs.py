@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import time
@@ -176,9 +177,21 @@ def _configured(config: dict[str, Any], settings: dict[str, str]) -> dict[str, A
 
 
 def _state(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
-    state = "finished" if summary else "running" if (folder / ".lock").exists() else "stopped"
+    state = "finished" if summary else "running" if _at_work(folder) else "stopped"
     first = min((folder / name).stat().st_mtime for name in _SIGNS if (folder / name).exists())
     return {"state": state, "created": time.strftime("%Y-%m-%d %H:%M", time.localtime(first))}
+
+
+def _at_work(folder: Path) -> bool:
+    """Whether a process has the lock of a run, see `Run.claim`: a kill leaves the file, but no lock."""
+    try:
+        with (folder / ".lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,12 @@ def _study(content: Any) -> dict[str, Any]:
 
 
 def _trial(trial: dict[str, Any]) -> dict[str, Any]:
-    params = {
-        str(key): value if isinstance(value, int | float) else str(value) for key, value in trial["params"].items()
-    }
+    params = {str(key): _param(value) for key, value in trial["params"].items()}
     told = {"number": int(trial["number"]), "state": str(trial["state"]), "value": finite(trial.get("value"))}
     return told | {"run": str(trial.get("run_id") or ""), "params": params}
+
+
+def _param(value: Any) -> int | float | str:
+    """Return a value as the page takes it: no browser reads JSON with NaN or infinity."""
+    is_number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    return value if is_number else str(value)

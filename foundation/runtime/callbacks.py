@@ -24,7 +24,7 @@ from foundation.gather import interleaved
 from foundation.runtime.figures import log_rows, shows_rows
 from foundation.runtime.loggers import Wandb
 from foundation.runtime.resume import BestCheckpoint
-from foundation.runtime.runs import Run, read_summary, write_summary
+from foundation.runtime.runs import Run, read_summary, write_summary, write_whole
 from foundation.runtime.tracking import described, tags_of
 
 #: entries of the summary of fit, which a later test keeps
@@ -64,7 +64,7 @@ class SaveConfig(SaveConfigCallback):
         own = self._run.folder / "config.yaml"
         path = own if self._command == "fit" or not own.exists() else own.with_name(f"{self._command}.yaml")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        write_whole(path, text)
         if self._command == "fit":
             self._run.checkpoint("last").parent.mkdir(exist_ok=True)  # by which a run is known, see `Run.of`
         for logger in trainer.loggers:
@@ -207,7 +207,9 @@ class PredictionFile(Callback):
     ) -> None:
         """Store a batch."""
         for key, value in outputs.items():
-            self._parts[key].append(value.detach().cpu())
+            # NumPy, by which others read the file, knows no bfloat16
+            kept = value.detach().float() if value.dtype == torch.bfloat16 else value.detach()
+            self._parts[key].append(kept.cpu())
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file."""

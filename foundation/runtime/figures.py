@@ -15,6 +15,7 @@ from torch import Tensor
 
 from datamodules.progress import at_work
 from foundation.gather import Rows, concatenate, gather_rows, rank, world_size
+from foundation.runtime.runs import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,7 +52,7 @@ def _save(trainer: Trainer, folder: str, figures: dict[str, Figure], caption: st
         figure.supxlabel(caption, fontsize="x-small", color="0.3")
         figure.savefig(file, dpi=150, bbox_inches="tight")
         if data := getattr(figure, "plot_data", None):
-            file.with_suffix(".json").write_text(json.dumps(data))
+            write_whole(file.with_suffix(".json"), json.dumps(data))
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):
                 logger.log_image(key=f"plots/{name}", images=[str(file)])

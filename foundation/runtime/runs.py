@@ -191,8 +191,13 @@ def read_summary(file: Path) -> dict[str, Any]:
 def write_summary(file: Path, summary: dict[str, Any]) -> None:
     """Write a `summary.json` atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    write_whole(file, json.dumps(summary, indent=2) + "\n")
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write text atomically: who reads the file, or a kill, finds the old content or the new."""
+    temporary = file.with_name(f"{file.name}.tmp")
+    temporary.write_text(text)
     os.replace(temporary, file)
 
 

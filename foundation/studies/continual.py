@@ -92,9 +92,10 @@ class Continual:
             levels = torch.tensor(
                 [[in_db(worlds.errors(run, "test", world)) for world in names] for run in (offline, *of_way)]
             )
+            # before the others, by which a stage is known for scored
+            add_metrics(of_way[-1] / "summary.json", _named("forgotten_db", names, forgotten(levels)))
             for run, values in zip((offline, *of_way), levels, strict=True):
                 add_metrics(run / "summary.json", _named("nmse_db", names, values))
-            add_metrics(of_way[-1] / "summary.json", _named("forgotten_db", names, forgotten(levels)))
         return 0
 
 

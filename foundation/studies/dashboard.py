@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import re
 import sys
 from collections import defaultdict
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from datamodules.errors import InputError, needs
 from datamodules.progress import Progress
 from datamodules.yaml_file import read_yaml
+from foundation.runtime.runs import write_whole
 from foundation.runtime.tracking import better
 
 if TYPE_CHECKING:
@@ -184,9 +184,7 @@ def publish(runs: Path, experiment: str | None, entity: str | None, project: str
         except (wandb.errors.Error, OSError, ValueError) as error:
             reason = " ".join(str(error).split())
     file = runs / (experiment or "") / "dashboard.json"
-    temporary = file.with_suffix(".json.tmp")
-    temporary.write_text(definition(workspace(shown, entity or "", project)) + "\n")
-    os.replace(temporary, file)
+    write_whole(file, definition(workspace(shown, entity or "", project)) + "\n")
     where = f"{runs}/{experiment or '*'}/*/wandb/offline-run-*"
     logged = any(runs.glob(f"{experiment or '*'}/*/wandb/offline-run-*"))
     records = f"`wandb sync {where}`" if logged else "add `--config experiments/wandb.yaml` to runs, `wandb sync` them"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from datamodules.errors import InputError
 from foundation.adaptation.refine import replaces
-from foundation.runtime.runs import add_metrics, read_summary
+from foundation.runtime.runs import add_metrics, read_summary, write_whole
 from foundation.studies.run_list import finished, run_all
 
 if TYPE_CHECKING:
@@ -162,7 +162,8 @@ def command(
 
 def _write_correlations(worlds: Worlds, offline: Path, file: Path, seed: int) -> None:
     found = {name: values.sort().values for name, values in worlds.correlations(TARGET, seed).items()}
-    file.write_text(json.dumps({name: [round(float(v), 5) for v in values] for name, values in found.items()}) + "\n")
+    told = {name: [round(float(v), 5) for v in values] for name, values in found.items()}
+    write_whole(file, json.dumps(told) + "\n")
     means = {f"refine/correlation_{name}": float(values.mean()) for name, values in found.items()}
     add_metrics(offline / "summary.json", means)
 

@@ -16,7 +16,7 @@ from datamodules.errors import InputError
 from datamodules.yaml_file import read_yaml
 from foundation.runtime.runs import read_summary
 from foundation.studies import results
-from foundation.studies.rows import Row, read, rows_of, stem, with_run, write
+from foundation.studies.rows import Row, collect, read, stem, with_run, write
 from foundation.studies.run_list import Job, command, finished, run_jobs
 from foundation.studies.study import FOLDER, Study, studies
 
@@ -88,6 +88,26 @@ def refined(study: Study) -> list[str]:
     return [run for seed in study.seeds for run in (*settings.runs(seed), *(f"{stage}-s{seed}" for stage in stages))]
 
 
+def complete(study: Study, run: str, runs: Path) -> bool:
+    """Return whether a run is finished, including the metrics that its refinement adds."""
+    folder = runs / study.name / run
+    if not finished(folder):
+        return False
+    return not study.refine or _added(study, run) <= read_summary(folder / "summary.json").get("metrics", {}).keys()
+
+
+def _added(study: Study, run: str) -> set[str]:
+    from foundation.studies.refinement import TWIN, Refinement, offline_of
+
+    settings, seed = Refinement.of(study), int(run.rpartition("-s")[2])
+    if run in settings.runs(seed):
+        return {"refine/replaces"}
+    of_stage = {f"refine/{TWIN}_nmse_db"} if settings.continual else set[str]()
+    if run == f"pretrain-{offline_of(study)}-s{seed}":
+        return {"refine/held_nmse_db", *of_stage}
+    return of_stage if run in refined(study) else set()
+
+
 class Plan:
     """The runs to make: the wanted ones and those whose checkpoints they need.
 
@@ -115,7 +135,7 @@ class Plan:
         from foundation.studies.continual import refine
 
         whole = (part.name, f"all of s{part.seeds[0]}")
-        if whole in self.jobs or finished(self.runs / part.name / wanted.run):
+        if whole in self.jobs or complete(wanted.study, wanted.run, self.runs):
             return
         key = whole if part.refine == wanted.study.refine else (part.name, wanted.run)
         self.jobs[key] = Job(*key, partial(refine, part, self.runs), self._seconds(part.name, wanted.run))
@@ -204,10 +224,12 @@ def reproduce(chosen: Sequence[Study], runs: Path, folder: Path = FOLDER) -> int
     by_name = {(each.study.name, each.run): each for each in wanted}
 
     def take() -> None:
-        there = [w for w in by_name.values() if finished(runs / w.study.name / w.run)]
+        there = [each for each in by_name.values() if complete(each.study, each.run, runs)]
+        for study in {each.study.name: each.study for each in there}.values():
+            names = {each.run for each in there if each.study.name == study.name}
+            made = [row for row in collect(runs, study) if row.run in names]
+            write(results.ROWS, with_run(read(results.ROWS), made))
         for each in there:
-            summary = read_summary(runs / each.study.name / each.run / "summary.json")
-            write(results.ROWS, with_run(read(results.ROWS), rows_of(summary, each.study)))
             del by_name[each.study.name, each.run]
 
     take()

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from datamodules.errors import InputError
+from foundation.runtime.runs import write_whole
 from foundation.studies.matrix import STUDIES, matrix
 from foundation.studies.rows import Row, collect, read, write
 from foundation.studies.study import FOLDER, Study, studies
@@ -48,7 +49,7 @@ def publish(rows: list[Row], page: Path = PAGE, folder: Path = FOLDER) -> None:
     """
     files = {file.stem: file for file in studies(folder)}
     loaded = {name: Study.load(file) for name, file in files.items()}
-    papers = {name: study.paper for name, study in loaded.items()}
+    papers = {name: study.paper for name, study in loaded.items() if study.paper in PAPERS}
     experiments = list(dict.fromkeys(row.experiment for row in rows))
     parts = ["# Results", "", *_PREFACE, ""]
     if made := [name for name in STUDIES if name in experiments]:
@@ -65,7 +66,7 @@ def publish(rows: list[Row], page: Path = PAGE, folder: Path = FOLDER) -> None:
             command = f"`make study STUDY={name}`: {_facts(group)}"
             told = loaded[name].told if name in loaded else ""
             parts += [f"### {name}", "", *comment, "", command, "", table(group, told), ""]
-    page.write_text("\n".join(parts))
+    write_whole(page, "\n".join(parts))
 
 
 def _comment(file: Path) -> list[str]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from datamodules.errors import InputError, check_whole, needs
+from foundation.runtime.runs import write_whole
 from foundation.tuning.search_space import Search, assignments
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def opened(search: Search, folder: Path) -> Iterator[Study]:
             load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(_UNPRUNED, n_warmup_steps=_VALIDATIONS),
         )
-        asked = study.user_attrs.get("asked", search.asked)
+        # settings that were refused before the first trial may still be put right
+        asked = study.user_attrs["asked"] if study.get_trials(deepcopy=False) else search.asked
         if changed := [key for key, value in search.asked.items() if asked.get(key) != value]:
             raise InputError(
                 f"{folder} was begun with other {' and '.join(changed)}, so that its trials do not compare: put them "
@@ -82,7 +84,7 @@ def _mend(journal: Path) -> None:
     if journal.exists():
         content = journal.read_bytes()
         if not content.endswith(b"\n"):
-            journal.write_bytes(content[: content.rfind(b"\n") + 1])
+            os.truncate(journal, content.rfind(b"\n") + 1)
 
 
 def next_trial(study: Study, trials: int) -> Trial | None:
@@ -90,14 +92,12 @@ def next_trial(study: Study, trials: int) -> Trial | None:
     import optuna
 
     stopped = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
+    number = stopped[0].number if stopped else len(study.get_trials(deepcopy=False))
+    # seeded by the trial, so that a resumed search draws the same values, also of a trial stopped between two draws
+    study.sampler = optuna.samplers.TPESampler(seed=number)
     if stopped:
         return optuna.trial.Trial(study, stopped[0]._trial_id)
-    number = len(study.get_trials(deepcopy=False))
-    if number >= trials:
-        return None
-    # seeded by the trial, so that a resumed search draws the same values
-    study.sampler = optuna.samplers.TPESampler(seed=number)
-    return study.ask()
+    return study.ask() if number < trials else None
 
 
 def tune(search: Search, trials: int, runs: Path) -> int:
@@ -208,9 +208,7 @@ def _write(search: Search, study: Study, folder: Path) -> None:
         for trial in study.trials
     ]
     content = {"study": search.name, "metric": search.metric, "direction": search.direction, "trials": trials}
-    temporary = folder / "tune.json.tmp"
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, folder / "tune.json")
+    write_whole(folder / "tune.json", json.dumps(content, indent=2) + "\n")
 
 
 def table(search: Search, study: Study, folder: Path) -> str:

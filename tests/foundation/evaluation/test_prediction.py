@@ -54,6 +54,8 @@ def test_cells_are_means_over_seeds_beside_the_best_classical_predictor():
     assert [text.get_text().split()[0] for text in axes.get_xticklabels()] == ["slow", "fast"]
     assert {text.get_text() for text in axes.get_legend().get_texts()} >= {"filter", "best classical predictor", "hold"}
     assert not cells([replace(row, data="") for row in rows])
+    alone = [row for row in rows if row.metric == "nmse_db"]
+    assert cells(alone)["slow"] == {"direct": -3.0, "filter": -18.0}, "of a study that scores no classical predictor"
 
 
 def test_curves_over_doppler_noise_labels_and_horizon():

@@ -1,12 +1,17 @@
 """Features in the plane."""
 
 import importlib.util
+import json
 import os
 import sys
 
 import numpy as np
 import pytest
+import torch
+from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch
 
+from datamodules.errors import InputError
 from foundation.report import embedding
 from foundation.report.embedding import embeddings_of, project, thinned
 from foundation.task import whereabouts
@@ -46,6 +51,22 @@ def test_links_are_coloured_by_what_is_known_of_them(folder):
     assert colours["city"]["values"][:2] == [0, 1]
     few = thinned(embeddings_of(folder)[0], 10)
     assert {len(few["x"]), len(few["y"]), *(len(colour["values"]) for colour in few["colours"])} == {10}
+
+
+@pytest.mark.usefixtures("no_umap")
+def test_a_link_of_a_site_that_is_not_told_goes_by_its_number(tmp_path):
+    rows = {"features": np.eye(4, 8, dtype=np.float32), "site": np.array([0, 0, 1, 2])}
+    save_file(rows, tmp_path / "predictions.safetensors", {"sites": json.dumps([{"name": "a"}, {"name": "b"}])})
+    colour = next(colour for colour in embeddings_of(tmp_path)[0]["colours"] if colour["name"] == "site")
+    assert (colour["classes"], colour["values"]) == (["2", "a", "b"], [1, 1, 2, 0])
+    save_file({key: value[:0] for key, value in rows.items()}, tmp_path / "predictions.safetensors")
+    assert embeddings_of(tmp_path) == []
+
+
+def test_a_type_that_numpy_has_not_is_one_line(tmp_path):
+    save_torch({"features": torch.ones(4, 2, dtype=torch.bfloat16)}, tmp_path / "predictions.safetensors")
+    with pytest.raises(InputError, match=r"predictions\.safetensors cannot be read"):
+        embeddings_of(tmp_path)
 
 
 @pytest.mark.usefixtures("no_umap")

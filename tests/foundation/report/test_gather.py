@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ from foundation.report.__main__ import main
 from foundation.report.page import gather
 from foundation.report.plots import read_plots, shrink
 from foundation.report.runs import read_run
+from foundation.runtime.runs import Run
 from heads.figures import confusion_figure
-from tests.foundation.report.folders import add_plots, write_run
+from tests.foundation.report.folders import MAP, add_plots, write_run
 
 
 def test_a_run_is_told_by_its_files(tmp_path):
@@ -36,8 +38,11 @@ def test_a_run_without_summary_tells_what_its_settings_and_metrics_do(tmp_path):
     assert (run.experiment, run.name, run.facts["state"]) == ("demo", "a-s0", "stopped")
     assert (run.facts["model"], run.facts["mode"], run.facts["data"]) == ("FineTune", "finetune", "munich")
     assert run.metrics["val/loss"] == pytest.approx(1 / 20, rel=1e-4)
-    (folder / ".lock").touch()
+    lock = Run(tmp_path, "demo", "a-s0").claim()
     assert read_run(folder).facts["state"] == "running"
+    lock.release()
+    (folder / ".lock").touch()  # what a kill leaves
+    assert read_run(folder).facts["state"] == "stopped"
     (folder / "metrics.csv").unlink()
     assert read_run(folder).metrics == {}
 
@@ -123,6 +128,35 @@ def test_pictures_are_made_small_and_those_with_data_are_not_shown_twice(tmp_pat
     assert 1000 < len(small[pictures[0]]) <= 60_000
     assert small[pictures[0]].startswith("data:image/webp;base64,")
     assert shrink(pictures, 300) == {}
+
+
+def test_no_number_of_the_page_is_nan(tmp_path):
+    folder = write_run(tmp_path, "tune_x", "trial-0000")
+    (folder / "plots").mkdir()
+    (folder / "plots" / "error_map.png").touch()
+    plot = {**MAP, "position": [[0.0, 1.0], [2.0, 3.0]], "value": [math.nan, math.inf]}
+    (folder / "plots" / "error_map.json").write_text(json.dumps(plot))
+    trial = {"number": 0, "state": "FAIL", "value": math.nan, "params": {"a": math.inf, "b": 1, "c": 0.5, "d": "1e-3"}}
+    study = {"metric": "val/loss", "direction": "minimize", "trials": [trial]}
+    (tmp_path / "tune_x" / "tune.json").write_text(json.dumps(study))
+    data = gather([tmp_path])
+    json.dumps(data, allow_nan=False)
+    assert data["runs"][0]["plots"][0]["limit"] == 0
+    assert data["tunings"][0]["trials"][0]["params"] == {"a": "inf", "b": 1, "c": 0.5, "d": "1e-3"}
+
+
+def test_a_page_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch, capsys):
+    write_run(tmp_path)
+    (tmp_path / "report.html").write_text("before")
+
+    def half(path, text, *_):
+        path.open("w").write(text[:9])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    assert main([str(tmp_path)]) == 2
+    assert "report.html cannot be written (No space left on device)" in capsys.readouterr().err
+    assert (tmp_path / "report.html").read_text() == "before"
 
 
 def test_a_confusion_keeps_its_counts(tmp_path):

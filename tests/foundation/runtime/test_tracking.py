@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 from foundation.cli import main
 from foundation.runtime.callbacks import PredictionFile
@@ -86,11 +87,17 @@ def test_predicted_features_are_shown_whatever_the_model(tmp_path):
     )
     file = PredictionFile(Run(tmp_path, "csiclip", "one"))
     for _ in range(2):
-        rows = {"features": torch.ones(3, 8), "csi_embedding": torch.ones(3, 4), "los": torch.ones(3)}
+        rows = {
+            "features": torch.ones(3, 8, dtype=torch.bfloat16),
+            "csi_embedding": torch.ones(3, 4),
+            "los": torch.ones(3),
+        }
         file.on_predict_batch_end(trainer, None, rows, None, 0)
     file.on_predict_end(trainer, None)
     [rows] = shown
     assert {key: tuple(value.shape) for key, value in rows.items()} == {"features": (6, 8), "los": (6,)}
+    held = load_file(tmp_path / "csiclip/one/predictions.safetensors")
+    assert held["features"].dtype == "float32", "NumPy has no bfloat16"
 
 
 def test_an_offline_run_holds_all_that_is_compared(street_data, tmp_path, monkeypatch):

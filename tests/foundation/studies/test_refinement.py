@@ -1,5 +1,6 @@
 """The three phases of a refinement and what comes after: what is run, which model is kept, and what is shown."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -155,6 +156,25 @@ def test_a_world_that_changes_on_tells_what_is_forgotten(ran, tmp_path):
     assert flag(mixed, "--data.target") == "station"
     links = [json.loads(Path(flag(args, "--data.train_links")).read_text()) for args in (naive, mixed)]
     assert links == [[210], [10, 11, 110, 210]]
+
+
+def test_what_is_forgotten_is_told_also_after_a_kill_amid_the_scores(ran, tmp_path, monkeypatch):
+    given = study()
+    given.refine["continual"] = {"worlds": ["target", "station"], "count": 1, "ways": ["naive"]}
+    add, last = continual.add_metrics, tmp_path / "x" / "naive-to-station-s0" / "summary.json"
+
+    def killed(file, found):
+        add(file, found)
+        if file == last:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(continual, "add_metrics", killed)
+    for _ in range(2):
+        with contextlib.suppress(KeyboardInterrupt):
+            refine(given, tmp_path)
+        monkeypatch.setattr(continual, "add_metrics", add)
+        assert "refine/target_forgotten_db" in metrics(last.parent)
+    assert {"refine/target_nmse_db", "refine/target_forgotten_db"} <= metrics(last.parent).keys()
 
 
 @pytest.mark.parametrize(

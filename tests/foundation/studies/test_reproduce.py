@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 import tests.foundation.toy  # noqa: F401 (its classes, by their bare names)
+from foundation.runtime.runs import write_summary
 from foundation.studies import continual, reproduce
-from foundation.studies.reproduce import Plan, is_tested, main, missing
-from foundation.studies.rows import read, rows_of, write
+from foundation.studies.reproduce import Plan, complete, is_tested, main, missing
+from foundation.studies.rows import collect, read, rows_of, write
 from foundation.studies.study import Study
 
 ROWS, PAGE = Path("experiments/results.csv"), Path("RESULTS.md")
@@ -168,6 +169,47 @@ def test_a_refinement_is_made_alone(folder, monkeypatch):
         "pretrain-twin-n10-s1",
         "all of s1",
     ]
+
+
+def test_what_is_refined_is_complete_once_it_is_decided_on(folder):
+    write_study(
+        "r", "csifeedback", pretrain={"twin": TESTED, "city": TESTED}, pretrain_per_seed=True,
+        refine={"counts": [2], "ways": {"top": {"rule": "top"}},
+                "continual": {"worlds": ["target"], "count": 2, "ways": ["top"]}},
+    )  # fmt: skip
+    study, runs = Study.named("r"), Path("runs")
+    wanted = {each.run: each for each in missing([study], [], runs)}
+    added = {
+        "top-n2-s0": ["refine/replaces"], "top-to-target-s0": ["refine/twin_nmse_db"],
+        "pretrain-twin-s0": ["refine/held_nmse_db", "refine/twin_nmse_db"], "pretrain-city-s0": [],
+    }  # fmt: skip
+    assert added.keys() == wanted.keys()
+    for run, names in added.items():
+        assert not complete(study, run, runs)
+        metrics = {"test/nmse_db": -5.0}
+        for name in names:  # a kill between training and what is found of it
+            write_summary(runs / "r" / run / "summary.json", {"metrics": metrics})
+            assert not complete(study, run, runs)
+            assert Plan([wanted[run]], [], runs).jobs
+            metrics[name] = 1.0
+        write_summary(runs / "r" / run / "summary.json", {"metrics": metrics})
+        assert complete(study, run, runs)
+        assert not Plan([wanted[run]], [], runs).jobs
+
+
+def test_a_zero_shot_test_has_the_rows_that_make_results_gives_it(call):
+    write_study("q", "contwin", pretrain={"a": TOY}, zero_shot=["--config", "{run}/config.yaml"])
+    own = {
+        "pretrain-a": {"n_train": 75, "wall_s": 48.5, "metrics": {}},
+        "a-zeroshot-s0": {"n_train": 9, "wall_s": None},
+    }
+    for run, told in own.items():
+        told = {"experiment": "q", "run_id": run, "metrics": {"test/loss": 0.5}, **told}
+        write_summary(Path("runs/q", run, "summary.json"), told)
+    assert call("q")[1].endswith("1 run of q: 0 runs, about 0 s as on the machines of the rows\n")
+    rows = read(ROWS)
+    assert [(row.run, row.n_train, row.wall_s) for row in rows] == [("a-zeroshot-s0", 75, 48.5)]
+    assert rows == collect(Path("runs"), Study.named("q"))
 
 
 def test_a_command_is_tested_by_its_name_its_yaml_or_its_option(folder):

@@ -111,6 +111,12 @@ def test_the_page_has_the_matrix_first_and_then_the_papers(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_study_of_another_paper_is_on_the_page_too(tmp_path):
+    (tmp_path / "x.yaml").write_text("# About x.\nseeds: [0]\npaper: mine\n")
+    publish(run(), tmp_path / "RESULTS.md", tmp_path)
+    assert "## Several papers\n\n### x\n\nAbout x.\n" in (tmp_path / "RESULTS.md").read_text()
+
+
 def test_the_matrix_has_the_best_in_bold_and_says_why_a_cell_is_empty():
     def cell(variant, mode, head, metric, *values, data="munich"):
         return [
