@@ -206,7 +206,7 @@ def test_a_zero_shot_test_has_the_rows_that_make_results_gives_it(call):
     for run, told in own.items():
         told = {"experiment": "q", "run_id": run, "metrics": {"test/loss": 0.5}, **told}
         write_summary(Path("runs/q", run, "summary.json"), told)
-    assert call("q")[1].endswith("1 run of q: 0 runs, about 0 s as on the machines of the rows\n")
+    assert "1 run of q: 0 runs, about 0 s" in call("q")[1]
     rows = read(ROWS)
     assert [(row.run, row.n_train, row.wall_s) for row in rows] == [("a-zeroshot-s0", 75, 48.5)]
     assert rows == collect(Path("runs"), Study.named("q"))
