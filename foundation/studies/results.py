@@ -28,14 +28,14 @@ PAPERS = {
 
 #: introduction to the tables
 _PREFACE = (
-    "Built from `experiments/results.csv` by `make results`; no figure is typed. `make reproduce` makes the rows that",
+    "Built from `experiments/results.csv` by `make results`, without manual entries. `make reproduce` makes rows that",
     "are missing there. ± is the standard deviation over seeds; several areas of one city are averaged within each",
-    "seed first, and `place` says how many. `labels` is the number of links that a run learned from. `checkpoint`",
-    "says which of a run's checkpoints was tested: `last` is the one at its end, `best of 4 by 186 links` the best of",
-    "4 on so many labelled links of the validation side, which come on top of `labels`. `split` is the rule that",
-    "dealt the users: `spatial, guard 5 m` dropped those of the train side that stood nearer than that to one of",
-    "another side; rows that say `spatial` alone have no guard band, which flatters them. *Tuned on* is by what links",
-    "sizes, steps and rates were chosen.",
+    "seed first, and `place` has their number. `labels` is the number of labelled training links. `checkpoint` is the",
+    "checkpoint that was tested: `last` is the final one, `best of 4 by 186 links` the best of 4 on that number of",
+    "labelled links of the validation side, in addition to `labels`. `split` is the rule that assigns users to sides:",
+    "`spatial, guard 5 m` drops users of the train side within 5 m of a user of another side; rows with `spatial`",
+    "alone have no guard band, which makes them optimistic. *Tuned on* names the data on which sizes, steps and rates",
+    "were chosen.",
 )
 
 
