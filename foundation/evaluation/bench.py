@@ -286,7 +286,7 @@ def large_data(folder: str) -> list[Row]:
     found: dict[str, Any] = json.loads(printed.strip().splitlines()[-1])
     return [
         _row("open 700,000 links of 20 paths, checksums included: bar", found["seconds"], 2.0, "s"),
-        _row("serve an epoch of them, resident memory added: bar", found["bytes"] / 2**30, 1.5, "GiB"),
+        _row("load an epoch of them, resident memory added: bar", found["bytes"] / 2**30, 1.5, "GiB"),
     ]
 
 

@@ -57,7 +57,7 @@ def card(config: Mapping[str, Any], files: Mapping[str, str]) -> str:
 
 def _input(data: Mapping[str, Any]) -> list[str]:
     if not data.get("csi"):
-        return ["Not known: the checkpoint is older than its contract of data."]
+        return ["Not known: the checkpoint does not record the shape of its input."]
     snapshots = data.get("snapshots")
     shape = ", ".join(map(str, [*([snapshots] if snapshots else []), *data["csi"]]))
     axes = "N, R, T, K" if snapshots else "R, T, K"
@@ -76,7 +76,7 @@ def _measured(summary: Mapping[str, Any]) -> list[str]:
     told = {name.removeprefix("test/"): value for name, value in (summary.get("metrics") or {}).items()}
     metrics = {name: value for name, value in told.items() if value is not None}
     if not metrics:
-        return ["No test was run: nothing says that this model beats anything."]
+        return ["No test was run: this model has not been compared with any control."]
     rule = f"On the test side of the run that trained it, split `{summary.get('split')}`, seed {summary.get('seed')}."
     beaten: list[str] = []
     unbeaten: list[str] = []
@@ -88,7 +88,7 @@ def _measured(summary: Mapping[str, Any]) -> list[str]:
     lines = [rule, "", *(f"- Control beaten: {line}." for line in beaten)]
     lines += [f"- Control *not* beaten: {line}." for line in unbeaten]
     if not controls:
-        lines.append("- No control was measured in the same run: compare with those in RESULTS.md before you trust it.")
+        lines.append("- No control was measured in the same run: compare with those in RESULTS.md before use.")
     shown = {name: value for name, value in metrics.items() if name not in controls}
     return [*lines, "", "| metric | test |", "|---|---|", *(f"| {k} | {v:.4g} |" for k, v in shown.items())]
 

@@ -40,7 +40,7 @@ def main(args: list[str]) -> Path:
     parser.add_argument("checkpoint", type=Path, help="a .ckpt file, or a folder written by this command")
     parser.add_argument("--to", required=True, choices=("onnx", "safetensors"), help="what to write")
     parser.add_argument("--part", help="only this part of the model, such as csi or head [all]")
-    parser.add_argument("--out", type=Path, help="folder to write to [export/ in that of the run, else beside]")
+    parser.add_argument("--out", type=Path, help="folder to write to [export/ in the run, else next to the checkpoint]")
     given = parser.parse_args(args)
     folder = given.out or _beside(given.checkpoint)
     if given.to == "safetensors":

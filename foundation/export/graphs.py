@@ -112,7 +112,7 @@ def _shape(key: str, encoder: Encoder | None, data: Mapping[str, Any]) -> tuple[
     if size is None:
         raise InputError(
             f"the checkpoint does not say the shape of {key}: it is older than `lightning export`, or its data were "
-            "none of the suite; train it again, or go on by --ckpt_path last, and export what that writes"
+            "not of the suite; train it again, or resume it by --ckpt_path last, and export the new checkpoint"
         )
     if encoder is not None and "N" not in encoder.input_axes["csi"].split():
         return size

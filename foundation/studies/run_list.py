@@ -66,7 +66,7 @@ def run_jobs(jobs: Sequence[Job], done: Callable[[Job], None] = lambda job: None
             progress.begin(name)
             started = time.monotonic()
             if status := job.make():
-                print("this stops here; the same command goes on with this run", file=sys.stderr)
+                print("stopped: the same command resumes with this run", file=sys.stderr)
                 return status
             done(job)
             progress.end()

@@ -129,7 +129,7 @@ def tune(search: Search, trials: int, runs: Path) -> int:
             status = _run(search, study, trial, assignments(values), runs)
             _write(search, study, folder)
             if status:
-                print("the search stops here; the same command goes on with this trial", file=sys.stderr)
+                print("search stopped: the same command resumes with this trial", file=sys.stderr)
                 return status
             made += 1
             left = (time.monotonic() - started) / made * (trials - done - made)
@@ -257,7 +257,7 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on", file=sys.stderr)
+        print("interrupted: the same command resumes the search", file=sys.stderr)
         return 130
 
 

@@ -112,7 +112,7 @@ def read_link(folder: Path, link: str, max_paths: int) -> tuple[Paths, Tensor]:
     if bs_position.size != 3 or not np.isfinite(bs_position).all():
         raise InputError(f"{folder / f'tx_pos_{link}'} must hold one finite position, got {bs_position.tolist()}")
     if not np.isfinite(position).all():
-        raise InputError(f"{folder / f'rx_pos_{link}'} holds positions that are not finite: get {folder.name} anew")
+        raise InputError(f"{folder / f'rx_pos_{link}'} holds positions that are not finite: get {folder.name} again")
     radians = {key: torch.deg2rad(arrays[key]) for key in ("phase", "aod_az", "aod_el", "aoa_az", "aoa_el")}
     paths = Paths.build(
         gain=torch.polar(torch.pow(10.0, arrays["power"] / 20), radians["phase"]),
@@ -192,7 +192,7 @@ def _read_array(folder: Path, stem: str, key: str, shape: tuple[int | None, ...]
         array.ndim != len(shape) or any(want not in (None, got) for want, got in zip(shape, array.shape, strict=True))
     ):
         wanted = tuple("any" if size is None else size for size in shape)
-        raise InputError(f"{file} has shape {array.shape} where {wanted} is due: get {folder.name} anew")
+        raise InputError(f"{file} has shape {array.shape} instead of {wanted}: get {folder.name} again")
     return array
 
 
@@ -218,7 +218,7 @@ def refuse_other_layouts(folder: Path, params: str) -> None:
 def require(file: Path) -> None:
     """Raise an `InputError` with the file's name if it is missing."""
     if not file.is_file():
-        raise InputError(f"{file} is missing: {file.parent.name} is incomplete, get it anew")
+        raise InputError(f"{file} is missing: {file.parent.name} is incomplete, get it again")
 
 
 @contextlib.contextmanager
@@ -230,4 +230,4 @@ def naming(file: Path) -> Iterator[None]:
     except (MemoryError, InputError):
         raise
     except Exception as error:
-        raise InputError(f"{file} is damaged or incomplete ({error!r:.100}): get {file.parent.name} anew") from error
+        raise InputError(f"{file} is damaged or incomplete ({error!r:.100}): get {file.parent.name} again") from error

@@ -170,9 +170,9 @@ def _read_users(file: Path, sent: float, max_paths: int) -> tuple[Paths, Tensor]
         tables = [np.asarray(user["p"].item(), dtype=np.float64) for user in arrays["channels"].reshape(-1)]
         path = torch.from_numpy(_pad(tables))
     if len(path) != len(position):
-        raise InputError(f"{file} has {len(path)} users but {len(position)} positions: get {file.parent.name} anew")
+        raise InputError(f"{file} has {len(path)} users but {len(position)} positions: get {file.parent.name} again")
     if not (np.isfinite(position).all() and np.isfinite(bs_position).all()):
-        raise InputError(f"{file} holds positions that are not finite: get {file.parent.name} anew")
+        raise InputError(f"{file} holds positions that are not finite: get {file.parent.name} again")
     radians = torch.deg2rad(path)
     paths = Paths.build(
         gain=torch.polar(torch.pow(10.0, (path[:, _POWER] - sent) / 20), radians[:, _PHASE]),

@@ -93,8 +93,8 @@ def _of_values(recording: Recording) -> dict[str, str]:
     before, after = float(profile[-quarter:].sum()), float(profile[1 : quarter + 1].sum())
     if quarter >= 4 and before > 2 * after:
         words["delays"] = (
-            "more power arrives before the strongest path than after it: pairs may be (imaginary, real), which `pairs` "
-            "tells, or subcarriers falling"
+            "more power arrives before the strongest path than after it: pairs may be (imaginary, real), see `pairs`, "
+            "or subcarriers in falling order"
         )
     return words
 

@@ -76,7 +76,7 @@ def test_a_trial_that_was_stopped_goes_on(search, monkeypatch, capsys):
     monkeypatch.setattr(Toy, "on_train_epoch_start", stop, raising=False)
     assert search(trials=1) == 128 + signal.SIGTERM
     assert states() == ["RUNNING"]
-    assert "the same command goes on with this trial" in capsys.readouterr().err
+    assert "the same command resumes with this trial" in capsys.readouterr().err
     journal = Path("runs/tune_x/tune.journal")
     with journal.open("a") as file:
         file.write('{"op_code": 5')  # a kill in the middle of a line
