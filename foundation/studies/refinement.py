@@ -118,10 +118,11 @@ def refine_seed(study: Study, settings: Refinement, runs: Path, offline: Path, s
         return status
     _write_correlations(worlds, offline, folder / f"correlation-s{seed}.json", seed)
     before = worlds.errors(offline, "validation", TARGET)
+    known = before.isfinite()  # a link without power has no error under any model
     add_metrics(offline / "summary.json", {"refine/held_nmse_db": in_db(before)})
     for run_id in named:
         held = worlds.errors(folder / run_id, "validation", TARGET)
-        decided = {"refine/held_nmse_db": in_db(held), "refine/replaces": float(replaces(before, held))}
+        decided = {"refine/held_nmse_db": in_db(held), "refine/replaces": float(replaces(before[known], held[known]))}
         add_metrics(folder / run_id / "summary.json", decided)
     return 0
 

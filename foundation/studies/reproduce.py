@@ -15,6 +15,7 @@ from pathlib import Path
 from datamodules.errors import InputError
 from datamodules.yaml_file import read_yaml
 from foundation.runtime.runs import read_summary
+from foundation.runtime.stopping import INTERRUPTED
 from foundation.studies import results
 from foundation.studies.rows import Row, collect, read, stem, with_run, write
 from foundation.studies.run_list import Job, command, finished, run_jobs
@@ -263,6 +264,9 @@ def main() -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
+    except KeyboardInterrupt:  # between two runs, as while links are selected; a run handles its own
+        print("interrupted: the same command goes on", file=sys.stderr)
+        status = INTERRUPTED
     sys.exit(status)
 
 

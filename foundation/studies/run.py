@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from datamodules.errors import InputError
+from foundation.runtime.stopping import INTERRUPTED
 from foundation.studies.rows import collect
 from foundation.studies.run_list import run_all
 from foundation.studies.study import FOLDER, Study
@@ -42,6 +43,9 @@ def main() -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
+    except KeyboardInterrupt:  # between two runs, as while links are selected; a run handles its own
+        print("interrupted: the same command goes on", file=sys.stderr)
+        status = INTERRUPTED
     sys.exit(status)
 
 

@@ -2,14 +2,15 @@
 
 function tuningView() {
   return DATA.tunings.flatMap((study) => {
-    const done = study.trials.filter((trial) => isNumber(trial.value));
+    // as Optuna ranks them: what was ended early was never the best
+    const done = study.trials.filter((trial) => isNumber(trial.value) && trial.state === "COMPLETE");
     const sign = study.direction === "minimize" ? -1 : 1;
     const ranked = [...done].sort((a, b) => sign * (b.value - a.value));
     const keys = distinct(study.trials.flatMap((trial) => Object.keys(trial.params)));
     const best = ranked[0];
     const title = h("h2", {}, `${study.experiment} `, h("span", { class: "muted" }, `${study.trials.length} trials, ${sign < 0 ? "smallest" : "largest"} ${study.metric}${best ? `: ${number(best.value)} in trial ${best.number}` : ""}`));
     if (!done.length) return [title, emptyNote("No trial is finished", "The first value appears when a trial ends.")];
-    const rows = [...ranked, ...study.trials.filter((trial) => !isNumber(trial.value))].map((trial) => h("tr", {},
+    const rows = [...ranked, ...study.trials.filter((trial) => !done.includes(trial))].map((trial) => h("tr", {},
       h("th", { scope: "row" }, String(trial.number)), h("td", {}, h("span", { class: trial === best ? "best" : "" }, number(trial.value))), h("td", {}, trial.state.toLowerCase()),
       keys.map((key) => h("td", { class: "code" }, isNumber(trial.params[key]) ? number(trial.params[key]) : trial.params[key] ?? "–"))));
     return [

@@ -41,6 +41,7 @@ def page_file(tmp_path_factory):
             {"number": n, "state": "COMPLETE", "value": 1 / (n + 1), "params": {"model.lr": 10.0**-n, "act": "a<b"}}
             for n in range(4)
         ]
+        trials.append({**trials[0], "number": 4, "state": "PRUNED", "value": 0.01})  # ended early: not the best
         study = {"metric": "val/loss", "direction": "minimize", "trials": trials}
         (root / "study0" / "tune.json").write_text(json.dumps(study))
         text = build([root])

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,17 @@ def test_a_refined_model_is_kept_only_where_it_is_better_on_links_held_out(ran, 
     assert json.loads((folder / "correlation-s0.json").read_text())["high_NMSE"] == [0.3, 0.5]
     assert all((folder / "plots" / f"figure{number}.png").is_file() for number in (4, 5))
     assert "held_nmse_db [dB]" in capsys.readouterr().out
+
+
+def test_a_link_without_power_decides_nothing_and_a_model_without_numbers_is_not_kept(ran, tmp_path, monkeypatch):
+    def errors(worlds, run, side, world):
+        known = {"pretrain-twin-s0": 0.1, "longer-n1-s0": math.nan}.get(run.name, 0.01)
+        return torch.tensor([known, known, math.nan])
+
+    monkeypatch.setattr(Worlds, "errors", errors)
+    refine(study(), tmp_path)
+    replaced = [metrics(tmp_path / "x" / name)["refine/replaces"] for name in ("mixed-n2-s0", "longer-n1-s0")]
+    assert replaced == [1.0, 0.0]
 
 
 def test_each_way_trains_on_its_links_of_its_worlds(ran, tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.errors import InputError
+from foundation.studies import reproduce, run
 from foundation.studies.rows import collect, data_of, rows_of, variant_of
 from foundation.studies.run import main
 from foundation.studies.run_list import finished
@@ -81,6 +82,20 @@ def test_a_study_that_there_is_not_is_one_line(name, monkeypatch, capsys):
     assert said.startswith(f"error: no study '{name}' in experiments/studies: must be one of ")
     assert "demo" in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [run, reproduce])
+def test_an_interruption_between_two_runs_is_one_line(command, monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(Path(__file__).parents[3])
+    monkeypatch.setattr(command, "run_study" if command is run else "reproduce", stop)
+    monkeypatch.setattr("sys.argv", ["study", "demo"])
+    with pytest.raises(SystemExit) as leaving:
+        command.main()
+    assert leaving.value.code == 130
+    assert capsys.readouterr().err == "interrupted: the same command goes on\n"
 
 
 def test_the_old_name_of_its_data_is_read(tmp_path):
