@@ -119,6 +119,8 @@ def refine_seed(study: Study, settings: Refinement, runs: Path, offline: Path, s
     _write_correlations(worlds, offline, folder / f"correlation-s{seed}.json", seed)
     before = worlds.errors(offline, "validation", TARGET)
     known = before.isfinite()  # a link without power has no error under any model
+    if not known.any():
+        raise InputError(f"study {study.name}: no validation link of {TARGET} has power to compare models on")
     add_metrics(offline / "summary.json", {"refine/held_nmse_db": in_db(before)})
     for run_id in named:
         held = worlds.errors(folder / run_id, "validation", TARGET)
