@@ -106,6 +106,7 @@ def test_runs_are_filtered_selected_and_compared(opened):
     page.fill("#search", "model.lr=0.002")
     page.wait_for_function("document.querySelector('#count').textContent.startsWith('3 of 50')")
     page.fill("#search", "")
+    page.wait_for_function("document.querySelector('#count').textContent.startsWith('50 of 50')")
     page.select_option("[data-facet=head]", "beam")
     assert "12 of 50 runs" in page.inner_text("#count")
     page.click("#reset")
