@@ -63,10 +63,14 @@ def test_a_link_of_a_site_that_is_not_told_goes_by_its_number(tmp_path):
     assert embeddings_of(tmp_path) == []
 
 
-def test_a_type_that_numpy_has_not_is_one_line(tmp_path):
-    save_torch({"features": torch.ones(4, 2, dtype=torch.bfloat16)}, tmp_path / "predictions.safetensors")
-    with pytest.raises(InputError, match=r"predictions\.safetensors cannot be read"):
-        embeddings_of(tmp_path)
+@pytest.mark.usefixtures("no_umap")
+def test_a_type_that_numpy_has_not_is_one_line_or_read(tmp_path):
+    save_torch({"features": torch.eye(4, 8, dtype=torch.bfloat16)}, tmp_path / "predictions.safetensors")
+    if "ml_dtypes" in sys.modules:  # it gives NumPy the type
+        assert len(embeddings_of(tmp_path)) == 1
+    else:
+        with pytest.raises(InputError, match=r"predictions\.safetensors cannot be read"):
+            embeddings_of(tmp_path)
 
 
 @pytest.mark.usefixtures("no_umap")
