@@ -15,10 +15,9 @@ from pathlib import Path
 from datamodules.errors import InputError
 from datamodules.yaml_file import read_yaml
 from foundation.runtime.runs import read_summary
-from foundation.runtime.stopping import INTERRUPTED
 from foundation.studies import results
 from foundation.studies.rows import Row, collect, read, stem, with_run, write
-from foundation.studies.run_list import Job, command, finished, run_jobs
+from foundation.studies.run_list import Job, command, exit_status, finished, run_jobs
 from foundation.studies.study import FOLDER, Study, studies
 
 #: assumed duration of a run of a study without recorded durations [s]
@@ -259,15 +258,7 @@ def main() -> None:
     parser.add_argument("paper", nargs="?", default="", help="a paper, such as csiclip, or a study; by default all")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
     options = parser.parse_args()
-    try:
-        status = reproduce(choose(options.paper), options.runs)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
-    except KeyboardInterrupt:  # between two runs, as while links are selected; a run handles its own
-        print("interrupted: the same command goes on", file=sys.stderr)
-        status = INTERRUPTED
-    sys.exit(status)
+    sys.exit(exit_status(lambda: reproduce(choose(options.paper), options.runs)))
 
 
 if __name__ == "__main__":

@@ -6,10 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from datamodules.errors import InputError
-from foundation.runtime.stopping import INTERRUPTED
 from foundation.studies.rows import collect
-from foundation.studies.run_list import run_all
+from foundation.studies.run_list import exit_status, run_all
 from foundation.studies.study import FOLDER, Study
 from foundation.studies.tables import table
 
@@ -36,17 +34,13 @@ def main() -> None:
     parser.add_argument("study", help=f"name of a YAML in {FOLDER}/ or below, or its path")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
     options = parser.parse_args()
-    try:
+
+    def work() -> int:
         named = not options.study.endswith(".yaml")
         study = Study.named(options.study) if named else Study.load(Path(options.study))
-        status = run_study(study, options.runs)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
-    except KeyboardInterrupt:  # between two runs, as while links are selected; a run handles its own
-        print("interrupted: the same command goes on", file=sys.stderr)
-        status = INTERRUPTED
-    sys.exit(status)
+        return run_study(study, options.runs)
+
+    sys.exit(exit_status(work))
 
 
 if __name__ == "__main__":

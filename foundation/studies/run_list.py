@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from datamodules.errors import InputError
 from datamodules.yaml_file import read_yaml
 from foundation.runtime.progress import SharedProgress
 from foundation.runtime.runs import read_summary
+from foundation.runtime.stopping import INTERRUPTED
 
 
 @dataclass(frozen=True)
@@ -84,3 +86,15 @@ def command(folder: Path, args: list[str]) -> Callable[[], int]:
         return main([*args, "--ckpt_path", "last"] if stopped else args)
 
     return make
+
+
+def exit_status(work: Callable[[], int]) -> int:
+    """Return the exit status of a command that makes runs: that of `work`, or 2 with one line for invalid input."""
+    try:
+        return work()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:  # between two runs, as while links are selected; a run handles its own
+        print("interrupted: the same command goes on", file=sys.stderr)
+        return INTERRUPTED
