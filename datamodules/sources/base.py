@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -46,6 +47,10 @@ class Recipe:
     def folders(self, cache: Path) -> list[Path]:
         """Where the sites lie, in the order of `names`."""
         return [cache / f"{name}-{self.digest}" for name in self.names]
+
+    def work(self, cache: Path) -> Path:
+        """Where unfinished work lies; a run that was killed leaves it behind, even after its last site."""
+        return cache / f".{self.names[0]}-{self.digest}.partial"
 
     def is_made(self, cache: Path) -> bool:
         """Say whether all of its sites are there."""
@@ -124,21 +129,22 @@ def renamed(owner: str, old: str, old_value: Any, new: str, value: Any) -> Any:
 
 def make(recipe: Recipe, cache: Path) -> None:
     """Make the sites of one recipe unless they are there; a second process waits and finds them made."""
-    if recipe.is_made(cache):
+    work = recipe.work(cache)
+    if recipe.is_made(cache) and not work.exists():
         return
     cache.mkdir(parents=True, exist_ok=True)
-    work = cache / f".{recipe.names[0]}-{recipe.digest}.partial"
     with FileLock(work.with_suffix(".lock")):
-        if recipe.is_made(cache):
-            return
-        work.mkdir(exist_ok=True)
-        with at_work(f"making {recipe.names[0]}"):
-            for folder, site in zip(recipe.folders(cache), recipe.make(work), strict=True):
-                if not folder.is_dir():
-                    site.save(folder)
-        for leftover in work.iterdir():
-            leftover.unlink()
-        work.rmdir()
+        for folder in recipe.folders(cache):
+            for killed in cache.glob(f".{folder.name}.*.tmp"):  # of a run that ended while it saved the site
+                shutil.rmtree(killed)
+        if not recipe.is_made(cache):
+            work.mkdir(exist_ok=True)
+            with at_work(f"making {recipe.names[0]}"):
+                for folder, site in zip(recipe.folders(cache), recipe.make(work), strict=True):
+                    if not folder.is_dir():
+                        site.save(folder)
+        if work.exists():
+            shutil.rmtree(work)
 
 
 def store_chunk(work: Path, index: int, tensors: dict[str, Tensor], made: str) -> None:

@@ -62,7 +62,11 @@ def build(sources: Source | Sequence[Source], workers: int | None = None, addres
     payload = pickle.dumps([sources] if isinstance(sources, Source) else list(sources))
     _recipes.cache_clear()  # files may have changed since the last call
     recipes = _recipes(payload)
-    missing = [number for number, (recipe, cache) in enumerate(recipes) if not recipe.is_made(cache)]
+    missing = [
+        number
+        for number, (recipe, cache) in enumerate(recipes)
+        if not recipe.is_made(cache) or recipe.work(cache).exists()
+    ]
     outcomes: Iterable[Outcome]
     if len(missing) < 2:
         # in this process, where the source shows its own progress

@@ -105,6 +105,24 @@ def test_sources_are_joined_and_one_recipe_stays_in_this_process(toy, tmp_path):
     assert f"y {os.getpid()} " in (tmp_path / "log").read_text()
 
 
+@pytest.mark.parametrize("sites", [0, 1, 2])
+def test_what_a_killed_run_left_is_removed_and_no_site_is_made_again(toy, sites):
+    source = toy()
+    assert build(source, workers=1) == {}
+    source.log.write_text("")
+    recipe = source.recipes()[2]
+    for folder in recipe.folders(source.cache)[sites:]:
+        folder.rename(source.cache / f".{folder.name}.0123abcd.tmp")
+    recipe.work(source.cache).mkdir()
+    (recipe.work(source.cache) / "0000000.0.safetensors").write_text("a chunk")
+    before = content(source.cache)
+    assert build(source, workers=2) == {}
+    assert len(source.log.read_text().splitlines()) == (sites < 2)
+    assert len(made(source)) == 12
+    assert before.items() <= content(source.cache).items()
+    assert not [folder for folder in source.cache.glob(".*") if folder.suffix != ".lock"]
+
+
 SCRIPT = """
 from pathlib import Path
 from tests.datamodules.sources.test_build import Toy, build
