@@ -180,6 +180,9 @@ class BatchMaker:
                 recorded = rows["recorded"]
                 power = beam_power(recorded[:, 0] if recorded.ndim == 5 else recorded, codebook)
             else:
+                # Factors are computed again here: beams take the antennas of the base station alone and the Gram matrix
+                # over those of the user, the CSI all pairs without padding. Of 34 ms for 256 links, 8x8 by 2x2 antennas
+                # and 64 subcarriers, computing them takes 0.4 ms.
                 power = beam_power_of_paths(paths, self.bs, self.ue, self.ofdm, codebook, self._mount(site))
             received = power.amax(1, keepdim=True) > 0  # without power the argmax would be beam 0
             batch["beam"] = torch.where(received.squeeze(1), power.argmax(1), -1)

@@ -127,7 +127,7 @@ def _stack(axes: list[list[list[float]]]) -> tuple[Tensor, tuple[int, ...]]:
         for value in run
     ]
     lengths = tuple(len(run) for runs in axes for run in runs)
-    return torch.tensor(matrix, dtype=torch.float64).reshape(-1, len(axes)), lengths
+    return torch.tensor(matrix, dtype=torch.float64).reshape(len(matrix), len(axes)), lengths
 
 
 @lru_cache(maxsize=64)

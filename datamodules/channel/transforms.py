@@ -55,6 +55,11 @@ def received(csi: Tensor) -> Tensor:
     return csi.flatten(1).abs().amax(1) > 0
 
 
+def deviation(values: Tensor) -> Tensor:
+    """Return the standard deviation over the first axis; of fewer than two values, which have none, return 1."""
+    return values.std(0) if len(values) > 1 else values.new_ones(values.shape[1:])
+
+
 def standard_level(csi: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Return the power of each link [dB], standardised by mean and deviation of the train side [dB], shape (B,).
 

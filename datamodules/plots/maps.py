@@ -23,7 +23,7 @@ _LOS = {-1: ("no path", "#999999"), 1: ("line of sight", "#0072b2"), 0: ("no lin
 _BS_COLOR = "#d62728"
 
 
-def extent(site: Site) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def extent(site: Site) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Return the low and high corner of the map [m]: users, area of interest and base station, and a margin.
 
     Raises:
@@ -36,7 +36,12 @@ def extent(site: Site) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     corners = np.concatenate(
         [position, np.reshape(site.environment.bounds, (2, 2)), site.bs_position[None, :2].numpy()]
     )
-    low, high = corners.min(0), corners.max(0)
+    return with_margin(corners)
+
+
+def with_margin(points: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Return the low and high corner of a map of points (n, 2) [m] with a margin, also around one point."""
+    low, high = points.min(0), points.max(0)
     margin = 0.04 * max(1.0, float((high - low).max()))
     return low - margin, high + margin
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.plots.maps import draw_buildings
+from datamodules.plots.maps import draw_buildings, with_margin
 from datamodules.sites.site import Site
 
 if TYPE_CHECKING:
@@ -88,14 +88,16 @@ def calibration_figures(rows: Mapping[str, Tensor], sites: Sequence[Site]) -> di
         sites: The sites, whose buildings are drawn.
 
     Returns:
-        `beams`, for each rank a map of the difference to the true beam index, and `cosine`, the distributions.
+        `beams`, for each rank a map of the difference to the true beam index, if positions are known, and `cosine`, the
+        distributions.
     """
     known = [(name, rows["cosine"][:, number]) for number, (_, name, _) in enumerate(_KNOWN)]
     curves = {name: values for name, values in known if values.isfinite().any()}
     colors = {name: color for _, name, color in _KNOWN}
     figures = {"cosine": distributions(curves, "cosine similarity to the true channel", [colors[n] for n in curves])}
-    if sites and len(rows["site"]):
-        figures["beams"] = _beam_maps(rows, sites)
+    located = rows["position"][:, :2].isfinite().all(1)
+    if sites and located.any():
+        figures["beams"] = _beam_maps({key: value[located] for key, value in rows.items()}, sites)
     return figures
 
 
@@ -161,7 +163,7 @@ def _beam_maps(rows: Mapping[str, Tensor], sites: Sequence[Site]) -> Figure:
             values = difference[:, row, rank]
             points = panel.scatter(*position[:, :2].T, 6.0, values, vmin=0, vmax=count // 2, cmap="plasma", zorder=2)
             panel.set_title(f"{name}, beam {rank + 1}: mean {values.mean():.1f}", fontsize="small")
-            low, high = position[:, :2].min(0), position[:, :2].max(0)
+            low, high = with_margin(position[:, :2])
             panel.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
     axes[1][0].set(xlabel="x [m]", ylabel="y [m]")
     figure.colorbar(points, ax=axes, label="difference to the beam of the true channel [beams]", shrink=0.7)

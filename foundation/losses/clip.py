@@ -105,7 +105,12 @@ def mixed(*values: Tensor) -> list[Tensor]:
 
 
 def spread(embeddings: Tensor) -> Tensor:
-    """Return sqrt(D) times the mean deviation of normalised embeddings (M, D): 1 if uniform, 0 if collapsed."""
+    """Return sqrt(D) times the mean deviation of normalised embeddings (M, D): 1 if uniform, 0 if collapsed.
+
+    The spread of fewer than two embeddings is NaN.
+    """
+    if len(embeddings) < 2:
+        return embeddings.new_full((), math.nan, dtype=torch.float)
     deviation = F.normalize(embeddings.float(), dim=-1).std(0).mean()
     return deviation * math.sqrt(embeddings.shape[1])
 

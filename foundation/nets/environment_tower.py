@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from datamodules.channel.transforms import deviation
 from datamodules.errors import check_not_negative, check_positive
 from datamodules.maps.raster import BS_PIXEL, HEIGHT_UNIT, SIDE_UNIT, USER_PIXEL, Entry
 from foundation.encoder import Encoder
@@ -253,7 +254,7 @@ class PositionFeatures(Encoder):
         offset = _offset(batch["position"], batch["bs_position"])
         offset = offset[offset.isfinite().all(1)]
         self.mean.copy_(offset.mean(0))
-        self.std.copy_(offset.std(0).nan_to_num(1.0).clamp_min(1e-3))
+        self.std.copy_(deviation(offset).clamp_min(1e-3))
 
     def forward(self, position: Tensor, bs_position: Tensor) -> Tensor:
         """Return features (B, D) of positions of users and base stations, (B, 3) [m] each."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from datamodules.channel.transforms import power_db, received, standard_level, to_angle, to_delay, unit_power
+from datamodules.channel.transforms import deviation, power_db, received, standard_level, to_angle, to_delay, unit_power
 from datamodules.errors import InputError, check_positive
 from foundation.encoder import Encoder
 
@@ -48,7 +48,7 @@ class HandFeatures(Encoder):
         csi = batch["csi"]
         values = self._features(csi[received(csi)])
         self.mean.copy_(values.mean(0))
-        self.std.copy_(values.std(0).nan_to_num(1.0).clamp_min(1e-12))
+        self.std.copy_(deviation(values).clamp_min(1e-12))
 
     def forward(self, csi: Tensor) -> Tensor:
         """Return features (B, D) of CSI (B, R, T, K)."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.channel.transforms import (
+    deviation,
     image,
     level_image,
     power_db,
@@ -90,7 +91,7 @@ class ResNet(Encoder):
         csi = csi[received(csi)]
         values = image(self._transform(csi)) if self.normalize == "global" else power_db(csi)
         self.mean.copy_(values.mean())
-        self.std.copy_(values.std().nan_to_num(1.0).clamp_min(torch.finfo(values.dtype).tiny))
+        self.std.copy_(deviation(values.flatten()).clamp_min(torch.finfo(values.dtype).tiny))
 
     def forward(self, csi: Tensor) -> Tensor:
         """Return features (B, D) of CSI (B, R, T, K)."""

@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.plugins import CheckpointIO
 
 from datamodules.errors import NEGATIVE_NUMBER, InputError
@@ -236,6 +237,9 @@ class Commands(LightningCLI):
         # The composed config is logged instead of the model's share of it.
         self.model._log_hyperparams = False
         if self.run is None:
+            if given.logger in (None, True):
+                # what Lightning takes in the end; its own choice comes with a notice about TensorBoard
+                kwargs["logger"] = DummyLogger()
             return self._ended_at_once(super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **kwargs))
         if given.default_root_dir is None:
             # where Lightning looks for what it has saved on SLURM's signal: not among those of other runs

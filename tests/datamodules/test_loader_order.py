@@ -28,12 +28,13 @@ class Recorder(LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")  # a run resumes in its own folder
 @pytest.mark.parametrize("sanity", [0, 2])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_resumed_run_serves_the_links_of_one_that_was_not_stopped(tmp_path, workers, sanity):
-    def served(epochs, resume=None):
+    def served(folder, epochs, resume=None):
         model, data = Recorder(), build(tmp_path / "sites", num_workers=workers)
-        keep = ModelCheckpoint(tmp_path / str(resume is None), save_on_train_epoch_end=True)
+        keep = ModelCheckpoint(tmp_path / folder, save_on_train_epoch_end=True)
         trainer = Trainer(
             callbacks=keep, accelerator="cpu", max_epochs=epochs, num_sanity_val_steps=sanity, logger=False,
             default_root_dir=tmp_path, enable_progress_bar=False, enable_model_summary=False,
@@ -42,8 +43,8 @@ def test_a_resumed_run_serves_the_links_of_one_that_was_not_stopped(tmp_path, wo
         trainer.fit(model, datamodule=data, ckpt_path=resume)
         return model.served, trainer.checkpoint_callback.best_model_path
 
-    whole, _ = served(3)
+    whole, _ = served("whole", 3)
     assert whole[0] != whole[1] != whole[2]
-    first, checkpoint = served(1)
-    rest, _ = served(3, checkpoint)
+    first, checkpoint = served("stopped", 1)
+    rest, _ = served("stopped", 3, checkpoint)
     assert first | rest == whole

@@ -253,7 +253,8 @@ def test_two_scenes_of_one_name_keep_their_maps(tmp_path):
     batch = module.finish(module.sides["train"].__getitems__(range(len(module.sides["train"]))))
     assert ((batch["geometry"][:, [0, 1, 3, 4]] >= 0) & (batch["geometry"][:, [0, 1, 3, 4]] <= 1)).all()
     assert [bool(batch["map"][batch["site"] == number].any()) for number in range(3)] == [False, True, True]
-    module = build(tmp_path, [sites[0], sites[1]], base_stations=1)
+    with pytest.warns(UserWarning, match="exact copies"):  # of the channels, which do not know of the shift
+        module = build(tmp_path, [sites[0], sites[1]], base_stations=1)
     assert count(module) == 2 * int(sites[0].links.has_path.sum()), "the users of the second are served too"
 
 

@@ -40,7 +40,7 @@ def test_a_path_along_a_beam_is_best_served_by_it(index):
     assert power.max() == pytest.approx(16 * 4, rel=1e-5)
 
 
-@pytest.mark.parametrize("ue", [Array(), Array(2, 2)])
+@pytest.mark.parametrize("ue", [Array(), Array(pattern="dipole"), Array(2, 2)])
 @pytest.mark.parametrize("bs", [Array(1, 32), Array(4, 4, pattern="tr38901", orientation=(0.3, 0.1, 0.0))])
 def test_power_from_rays_equals_power_from_csi(bs, ue):
     paths, ofdm = random_paths(40), OFDM(32)

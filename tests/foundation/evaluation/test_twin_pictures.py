@@ -4,6 +4,7 @@ import math
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 
 from datamodules.sites.environment import Environment
@@ -56,6 +57,19 @@ def test_beams_are_as_far_apart_as_on_a_circle():
     labels = [line.get_label() for line in axes.lines]
     assert labels == ["uncalibrated twin", "channel of the twin itself", "calibrated twin", "true channel (bound)"]
     assert set(calibration_figures(rows, [])) == {"cosine"}
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_map_of_one_user_has_an_extent_and_that_of_none_is_left_out():
+    rows = {
+        "position": torch.tensor([[1.0, 2.0, 0.0], [math.nan] * 3]), "site": torch.tensor([0, 1]),
+        "beams": torch.zeros(2, 3, 1, dtype=torch.long), "num_beams": torch.full((2,), 32),
+        "cosine": torch.rand(2, 6),
+    }  # fmt: skip
+    site = SimpleNamespace(environment=Environment.empty(np.array([[1.0, 2.0]])))
+    panel = calibration_figures(rows, [site])["beams"].axes[0]
+    assert panel.get_xlim() == pytest.approx((0.96, 1.04))
+    assert set(calibration_figures({key: value[1:] for key, value in rows.items()}, [site])) == {"cosine"}
 
 
 def test_distributions_leave_out_what_is_not_known():

@@ -42,7 +42,7 @@ CASES = {
     "position": lambda: PositionFeatures(16),
     "los": lambda: LOS(16),
     "beam": lambda: Beam(16),
-    "positioning": lambda: Positioning(16, places=5),
+    "positioning": lambda: Positioning(16, anchors=5),
     "feedback": lambda: Feedback(16, 8, 16, patch=(4, 4), **SMALL),
     "feedback_rank": lambda: Feedback(16, 8, 16, rank=3, **SMALL),
     "prediction_direct": lambda: Prediction(16, "direct", 2, num_antennas=8, num_subcarriers=16),

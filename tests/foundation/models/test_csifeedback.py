@@ -173,15 +173,14 @@ def test_a_run_ends_with_its_table_and_pictures_and_another_starts_from_it(stree
     args = ["fit", "--model", "CsiFeedback", "--model.autoencoder", network, "--data", "ChannelDataModule"]
     args += [*street_data, "--data.bs.cols", "4", "--data.ofdm.num_subcarriers", "32", "--trainer.accelerator", "cpu"]
     args += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false", "--experiment", "x"]
-    run([*args, "--trainer.max_epochs", "1", "--run_id", "one", "--then_test", "true"])
+    args += ["--trainer.max_epochs", "1"]
+    run([*args, "--run_id", "one", "--then_test", "true"])
     out = capsys.readouterr().out
     assert "| 8 numbers a link" in out
     assert "Test metric" not in out  # Lightning's list of all metrics
     assert {file.stem for file in (tmp_path / "runs/x/one/plots").iterdir()} == {"errors", "channels"}
     start = str(tmp_path / "runs/x/one/checkpoints/best.ckpt")
-    again = run(
-        [*args, "--trainer.max_epochs", "1", "--run_id", "two", "--model.start_from", start, "--model.lr", "1e-12"]
-    )
+    again = run([*args, "--run_id", "two", "--model.start_from", start, "--model.lr", "1e-12"])
     weights = torch.load(start, weights_only=True)["state_dict"]
     assert all(torch.allclose(value, weights[name], atol=1e-9) for name, value in again.model.named_parameters())
     with pytest.raises(InputError, match="does not fit this CsiFeedback"):

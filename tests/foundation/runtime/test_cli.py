@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.trainer.connectors.logger_connector import logger_connector
 from safetensors.torch import load_file
 
 from foundation.cli import main, run
@@ -101,8 +102,10 @@ class TestRun:
         assert predictions["user"].tolist() == list(range(22))
         assert str(path) in capsys.readouterr().out
 
-    def test_fast_dev_run_leaves_nothing(self):
+    def test_fast_dev_run_leaves_nothing_and_warns_of_no_logger(self, recwarn):
+        logger_connector.warning_cache.clear()
         assert lightning("fit", "--trainer.fast_dev_run", "true", "--then_test", "true") == 0
+        assert not [str(warning.message) for warning in recwarn if "ensorboard" in str(warning.message)]
         assert not Path("runs").exists()
 
     def test_later_config_overrules(self):

@@ -80,6 +80,7 @@ def test_one_link_a_batch_trains_and_one_validates(train, batch_size, tmp_path):
     data.sides["validation"] = ChannelDataset(data.sides["all"].sites, links[-1:])
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="the embeddings have collapsed")
+        warnings.filterwarnings("error", message="std\\(\\): degrees of freedom")
         trainer = fit(tiny_clip(), data, tmp_path, epochs=1)
     assert trainer.callback_metrics["val/embedding_spread"].isnan(), "one link has no spread"
     assert torch.isfinite(trainer.callback_metrics["val/loss"])
@@ -93,6 +94,7 @@ def test_batch_norm_of_one_link_is_one_line():
     assert line.startswith("batch normalisation cannot learn from a batch of one link: give a larger data.batch_size")
 
 
+@pytest.mark.filterwarnings("error:std")
 @pytest.mark.parametrize("normalize", ["global", "link"])
 def test_statistics_of_one_link_are_numbers(normalize):
     tower = ResNet("resnet18", width=0.25, norm="group", normalize=normalize)

@@ -134,13 +134,11 @@ def test_half_written_files_of_a_run_cost_no_training(capsys):
     assert summary()["epochs"] == 2
     lightning("fit", "--experiment", "whole", "--trainer.max_epochs", "2")
     assert rows() == rows("whole")
-    (folder / "metrics.csv").write_text("")
-    assert lightning("test", "--ckpt_path", "best") == 0
-    assert rows()[-1]["test/loss"]
-    (folder / "metrics.csv").write_text("no header\n1\n")
-    with pytest.warns(UserWarning, match=r"metrics.csv is damaged: set aside as metrics.csv.damaged"):
-        assert lightning("test", "--ckpt_path", "best") == 0
-    assert rows()[-1]["test/loss"]
+    for text in ("", "no header\n1\n"):
+        (folder / "metrics.csv").write_text(text)
+        with pytest.warns(UserWarning, match=r"metrics.csv is damaged: set aside as metrics.csv.damaged"):
+            assert lightning("test", "--ckpt_path", "best") == 0
+        assert rows()[-1]["test/loss"]
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(capsys):
