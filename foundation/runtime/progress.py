@@ -1,115 +1,14 @@
-"""The progress of a run: one bar over all of its epochs, with loss and time left; or one bar over many runs."""
+"""The progress of a run: one bar over all of its epochs, with loss and time left."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from contextvars import ContextVar, Token
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
-from datamodules.progress import Progress, at_work
-
-#: share of a run that is its training; the rest is for data and test
-_TRAINING = 0.9
-_ALL = "{desc}: {percentage:.0f} % of all, {elapsed} gone, {remaining} left{postfix}"
-
-
-class SharedProgress(AbstractContextManager["SharedProgress"]):
-    """One bar over many runs, in which every `RunProgress` within shows its epoch and metrics in place of its own.
-
-    Args:
-        seconds: How long each run is expected to take, in order; time left is that of all, scaled by how long it took
-            so far.
-    """
-
-    def __init__(self, seconds: Sequence[float]) -> None:
-        self._seconds = list(seconds)
-        self._bar = Progress(sum(seconds), "", "s", bar_format=_ALL, smoothing=0, miniters=0)
-        self._number, self._run, self._reached = -1, "", 0.0
-
-    def __enter__(self) -> SharedProgress:
-        """Take the place of the bars of runs."""
-        self._token: Token[SharedProgress | None] = _SHARED.set(self)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        """Give it back, and leave the last state."""
-        _SHARED.reset(self._token)
-        self._bar.close()
-
-    def begin(self, run: str) -> None:
-        """Go to the next run."""
-        self._number, self._run = self._number + 1, run
-        self._reach(sum(self._seconds[: self._number]))
-        self._bar.set_postfix({}, refresh=False)
-        self._bar.set_description_str(run)
-
-    def end(self) -> None:
-        """Note that the run has come to its end."""
-        self._bar.set_description_str(self._run, refresh=False)
-        self._reach(sum(self._seconds[: self._number + 1]))
-
-    def part(self, total: float | None, name: str, initial: int) -> _Part:
-        """Return what stands for the bar of a part of the run."""
-        return _Part(self, total, name, initial)
-
-    @property
-    def due(self) -> bool:
-        """Whether the next step will be shown."""
-        return self._bar.due
-
-    def show(self, text: str, metrics: dict[str, float], share: float) -> None:
-        """Show what a run is at.
-
-        Args:
-            text: Its epoch, or what else it does.
-            metrics: Its latest metrics.
-            share: How much of it is done, 0 to 1.
-        """
-        self._bar.set_description_str(f"{self._run} {text}", refresh=False)
-        self._bar.set_postfix(metrics, refresh=False)
-        self._reach(sum(self._seconds[: self._number]) + share * self._seconds[self._number])
-
-    def _reach(self, seconds: float) -> None:
-        self._bar.update(max(0.0, seconds - self._reached))
-        self._reached = max(self._reached, seconds)
-
-
-_SHARED: ContextVar[SharedProgress | None] = ContextVar("shared", default=None)
-
-
-class _Part:
-    """Stands for the bar of one part of a run, say its training, within a `SharedProgress`."""
-
-    def __init__(self, shared: SharedProgress, total: float | None, name: str, initial: int) -> None:
-        self._shared, self._total, self._text, self._done = shared, total, name, initial
-        self._training, self._metrics = name == "training", dict[str, float]()
-
-    @property
-    def due(self) -> bool:
-        """Whether the next step will be shown."""
-        return self._shared.due
-
-    def set_postfix(self, metrics: dict[str, float], refresh: bool = True) -> None:
-        """Keep the latest metrics."""
-        self._metrics = metrics
-
-    def set_description_str(self, text: str, refresh: bool = True) -> None:
-        """Keep what is done."""
-        self._text = text
-
-    def update(self) -> None:
-        """Move on."""
-        self._done += 1
-        share = min(1.0, self._done / self._total) * _TRAINING if self._total and self._training else _TRAINING
-        self._shared.show(self._text, self._metrics, share)
-
-    def close(self) -> None:
-        """Nothing: the shared bar goes on."""
+from datamodules.progress import SHARED, Part, Progress, at_work
 
 
 class RunProgress(ProgressBar):
@@ -122,7 +21,7 @@ class RunProgress(ProgressBar):
     def __init__(self) -> None:
         super().__init__()
         self._enabled = True
-        self._bar: Progress | _Part | None = None
+        self._bar: Progress | Part | None = None
 
     def enable(self) -> None:
         """Show it."""
@@ -226,7 +125,7 @@ class RunProgress(ProgressBar):
         self._end()
         if not self._enabled:
             return
-        shared, known = _SHARED.get(), None if math.isinf(total) else total
+        shared, known = SHARED.get(), None if math.isinf(total) else total
         self._bar = shared.part(known, name, initial) if shared else Progress(known, name, unit, initial=initial)
 
     def _describe(self, trainer: Trainer) -> None:

@@ -9,11 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from datamodules.errors import InputError
-from foundation.adaptation.refine import forgotten
-from foundation.evaluation.feedback_curves import PUBLISHED, figure4, figure5, published
 from foundation.runtime.runs import add_metrics, read_summary
 from foundation.studies.refinement import TWIN, Refinement, Way, command, in_db, offline_of, refine_seed, worlds_of
 from foundation.studies.rows import collect
@@ -21,6 +18,8 @@ from foundation.studies.run_list import run_all
 from foundation.studies.tables import table
 
 if TYPE_CHECKING:
+    import torch
+
     from foundation.studies.study import Study
 
 
@@ -69,6 +68,10 @@ class Continual:
         Returns:
             The exit status: that of the first run that failed, or 0.
         """
+        import torch  # imported late, as the import is slow: the names of the runs are listed without it
+
+        from foundation.adaptation.refine import forgotten
+
         folder = runs / self.study.name
         stages = {name: [folder / f"{name}-to-{world}-s{seed}" for world in self.worlds] for name in self.ways}
         if all(_scored(stage) for of_way in stages.values() for stage in of_way):
@@ -121,6 +124,8 @@ def refine(study: Study, runs: Path) -> int:
     Raises:
         InputError: The settings of the study are invalid.
     """
+    from foundation.evaluation.feedback_curves import PUBLISHED, figure4, figure5, published
+
     settings = Refinement.of(study)
     continual = Continual.of(study, settings) if settings.continual else None
     folder = runs / study.name

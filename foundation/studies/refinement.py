@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from datamodules.errors import InputError
-from foundation.adaptation.refine import replaces
 from foundation.runtime.runs import add_metrics, read_summary, write_whole
 from foundation.studies.run_list import finished, run_all
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from foundation.studies.study import Study
     from foundation.studies.worlds import Worlds
 
@@ -101,6 +101,8 @@ def offline_of(study: Study) -> str:
 
 def refine_seed(study: Study, settings: Refinement, runs: Path, offline: Path, seed: int) -> int:
     """Refine the model of a seed by every method, and decide whether each result replaces it."""
+    from foundation.adaptation.refine import replaces  # imported late, as the import is slow
+
     folder, named = runs / study.name, settings.runs(seed)
     if all(finished(folder / run_id) and _scored(folder / run_id) for run_id in named):
         return 0

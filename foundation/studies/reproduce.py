@@ -7,9 +7,9 @@ import itertools
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from datamodules.errors import InputError
@@ -44,9 +44,10 @@ def missing(chosen: Sequence[Study], rows: Sequence[Row], runs: Path) -> list[Wa
     held: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         held[row.experiment, row.run].append(row)
+    then_test = cache(_then_test)  # most runs of a study have the same files
     wanted = []
     for study in chosen:
-        tested = [Wanted(study, run, args) for run, args in study.commands(runs) if is_tested(args)]
+        tested = [Wanted(study, run, args) for run, args in study.commands(runs) if is_tested(args, then_test)]
         for each in [*tested, *(Wanted(study, run, None) for run in refined(study))]:
             found = held[study.name, each.run]
             if not found or len(found) < found[0].metrics:
@@ -54,12 +55,20 @@ def missing(chosen: Sequence[Study], rows: Sequence[Row], runs: Path) -> list[Wa
     return wanted
 
 
-def is_tested(args: Sequence[str]) -> bool:
-    """Return whether a command includes a test, whose metrics are rows."""
-    told = args[0] == "test"
+def _then_test(file: Path) -> bool | None:
+    """Return `then_test` of a YAML; None if the file has no such key, or is yet to be written by a run."""
+    return read_yaml(file).get("then_test") if file.is_file() else None
+
+
+def is_tested(args: Sequence[str], then_test: Callable[[Path], bool | None] = _then_test) -> bool:
+    """Return whether a command is a test, or includes one, whose metrics are rows."""
+    if args[0] == "test":
+        return True
+    told = False
     for flag, value in options(args):
-        if flag == "--config" and Path(value).is_file():
-            told = bool(read_yaml(Path(value)).get("then_test", told))
+        if flag == "--config":
+            found = then_test(Path(value))
+            told = told if found is None else found
         elif flag == "--then_test":
             told = value == "true"
     return told
@@ -122,6 +131,7 @@ class Plan:
         self.runs, self.folder = runs, folder
         self.jobs: dict[tuple[str, str], Job] = {}
         self.guessed = 0.0
+        self._sources: dict[str, tuple[Study, dict[str, list[str]]]] = {}
         self._known: dict[tuple[str, str], list[float]] = defaultdict(list)
         for row in rows:
             self._known[row.experiment, stem(row.run)].append(row.wall_s)
@@ -144,13 +154,20 @@ class Plan:
         if (study.name, run) in self.jobs or finished(self.runs / study.name / run):
             return
         for name, other in _needed(args, self.runs):
-            source = study if name == study.name else Study.named(name, self.folder)
-            commands = dict(source.commands(self.runs))
+            source, commands = self._source(study if name == study.name else name)
             if other not in commands:
                 raise InputError(f"study {study.name}: needs the run {other} of {name}, which makes no such run")
             self._add(source, other, commands[other])
         make = command(self.runs / study.name / run, args)
         self.jobs[study.name, run] = Job(study.name, run, make, self._seconds(study.name, run))
+
+    def _source(self, study: Study | str) -> tuple[Study, dict[str, list[str]]]:
+        """Return a study, given itself or by name, and the arguments of its runs."""
+        name = study if isinstance(study, str) else study.name
+        if name not in self._sources:
+            source = Study.named(study, self.folder) if isinstance(study, str) else study
+            self._sources[name] = source, dict(source.commands(self.runs))
+        return self._sources[name]
 
     def _seconds(self, experiment: str, run: str) -> float:
         """Return the estimated duration of a run [s]: the mean of runs of its kind, else of the study."""

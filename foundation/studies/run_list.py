@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.errors import InputError
+from datamodules.progress import SharedProgress
 from datamodules.yaml_file import read_yaml
-from foundation.runtime.progress import SharedProgress
 from foundation.runtime.runs import read_summary
 from foundation.runtime.stopping import INTERRUPTED
 

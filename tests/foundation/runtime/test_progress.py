@@ -5,8 +5,8 @@ import io
 import pytest
 
 import tests.foundation.toy  # noqa: F401 (its classes, by their bare names)
+from datamodules.progress import SharedProgress
 from foundation.cli import main
-from foundation.runtime.progress import SharedProgress
 
 
 @pytest.fixture

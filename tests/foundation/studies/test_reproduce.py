@@ -1,6 +1,7 @@
 """`make reproduce` makes what is missing in `results.csv`, with what that needs, and nothing else."""
 
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from foundation.studies.reproduce import Plan, complete, is_tested, main, missin
 from foundation.studies.rows import collect, read, rows_of, write
 from foundation.studies.study import Study
 
+ROOT = Path(__file__).parents[3]
 ROWS, PAGE = Path("experiments/results.csv"), Path("RESULTS.md")
 TOY = ["--config=toy.yaml", "--trainer.max_epochs=1", "--trainer.enable_model_summary=false"]
 TESTED = [*TOY, "--then_test", "true"]
@@ -214,7 +216,9 @@ def test_a_zero_shot_test_has_the_rows_that_make_results_gives_it(call):
 
 def test_a_command_is_tested_by_its_name_its_yaml_or_its_option(folder):
     Path("tested.yaml").write_text("then_test: true\n")
-    assert is_tested(["test"])
+    assert is_tested(["test", "--config=toy.yaml", "--then_test", "false"]), (
+        "an argument of the study, for its training"
+    )
     assert not is_tested(["fit", "--config", "toy.yaml"])
     assert is_tested(["fit", "--config", "toy.yaml", "--config=tested.yaml"])
     assert not is_tested(["fit", "--config=tested.yaml", "--then_test", "false"])
@@ -227,3 +231,25 @@ def test_a_run_that_no_study_makes_is_named(call):
     assert status == 2
     assert err == "error: study y: needs the run pretrain-second of z, which makes no such run\n"
     assert reproduce.refined(Study.named("y")) == []
+
+
+def test_each_study_is_listed_once_for_all_that_its_runs_need(call, monkeypatch):
+    zero_shot = {f"d{number}": [f"--seed_everything={number}"] for number in range(4)}
+    write_study("q", "contwin", pretrain={"a": TOY}, zero_shot=["--config", "{run}/config.yaml"], data=zero_shot)
+    study, listed = Study.named("q"), []
+    wanted = missing([study], [], Path("runs"))
+    monkeypatch.setattr(
+        Study, "commands", lambda self, runs, own=Study.commands: listed.append(self) or own(self, runs)
+    )
+    assert len(Plan(wanted, [], Path("runs")).jobs) == 1 + 4
+    assert listed == [study]
+
+
+def test_what_is_missing_is_known_without_the_slow_imports():
+    code = (
+        "import sys; from pathlib import Path; from foundation.studies.reproduce import choose, missing\n"
+        "assert any(each.args is None for each in missing(choose(''), [], Path('runs'))), 'studies with a refinement'\n"
+        "print(sorted({'torch', 'lightning', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
