@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, DistributedSampler
 
 from datamodules.errors import InputError
 from datamodules.sites.links import Links
-from datamodules.sites.paths import Paths
+from datamodules.sites.paths import Paths, join_fields
 from datamodules.sites.site import Site
 
 Batch = dict[str, Any]
@@ -81,7 +81,7 @@ class ChannelDataset(Dataset[Batch]):
             fields = fetched[0]
         else:
             back = torch.from_numpy(np.argsort(order))
-            fields = {key: torch.cat([part[key] for part in fetched])[back] for key in fetched[0]}
+            fields = {key: value[back] for key, value in join_fields(fetched).items()}
         where = torch.from_numpy(site)
         channel = {"recorded": fields["recorded"]} if self.recorded else {"paths": fields}
         return {

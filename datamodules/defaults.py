@@ -10,6 +10,7 @@ from datamodules.channel.motion import Sequence as Snapshots
 from datamodules.channel.ofdm import OFDM
 from datamodules.errors import InputError
 from datamodules.sides.splits import Rule, current_name
+from datamodules.sites.paths import Paths
 from datamodules.sites.recording import Recording, same_interval
 from datamodules.sites.site import Site
 
@@ -26,8 +27,15 @@ def grid_of(sites: Sequence[Site], bs: Array | None, ue: Array | None, ofdm: OFD
         ofdm: Subcarriers; by default those of the recordings, or 64 on 10 MHz for paths.
 
     Raises:
-        InputError: A recording differs from the given settings, or recordings differ from each other.
+        InputError: A recording differs from the given settings, recordings differ from each other, or an array has two
+            polarisations and a site with rays the vertical one alone.
     """
+    for site in sites if any(array is not None and array.num_polarizations > 1 for array in (bs, ue)) else ():
+        if isinstance(site.links, Paths) and site.links.polarization is None:
+            raise InputError(
+                f"data.bs or data.ue has two polarisations, but the rays of site {site.name} the vertical one alone: "
+                "set its polarization to single, or take a source with `polarization: dual`, such as CDL"
+            )
     recorded = [(site.name, site.links) for site in sites if isinstance(site.links, Recording)]
     for name, links in recorded[:1]:
         users, antennas, subcarriers = links.pairs.shape[-4:-1]
@@ -108,10 +116,10 @@ def _compare(first: str, one: Recording, second: str, other: Recording) -> None:
 def _array(key: str, given: Array | None, axis: str, elements: int, shape: tuple[int, int] | None, name: str) -> Array:
     if given is None:
         return Array(*(shape or (1, elements)))
-    if given.num_elements != elements or shape not in (None, (given.rows, given.cols)):
+    if given.num_elements != elements or shape not in (None, given.shape):
         held = f"{axis} = {elements}" + (f" antennas in {shape[0]} rows and {shape[1]} columns" if shape else "")
         raise InputError(
-            f"{key} is {given.rows} x {given.cols}, but recording {name} has {held}: leave {key} out (null)"
+            f"{key} is {given.shape[0]} x {given.shape[1]}, but recording {name} has {held}: leave {key} out (null)"
         )
     return given
 

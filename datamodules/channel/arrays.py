@@ -12,6 +12,7 @@ from torch import Tensor
 from datamodules.errors import InputError, check_whole, finite_numbers
 
 Pattern = Literal["isotropic", "dipole", "tr38901"]
+Polarization = Literal["single", "cross", "vh"]
 #: phase reference of an array: the corner element (DeepMIMO) or the centre (Sionna)
 Reference = Literal["corner", "center"]
 
@@ -21,7 +22,8 @@ class Array:
     """A uniform rectangular array in its local y-z plane, boresight +x.
 
     Element (row z, column y) has index `row * cols + col`, as in DeepMIMO 4; the corner element 0 lies at the device
-    position and is the phase reference.
+    position and is the phase reference. With two polarisations there are two elements at each position, those of the
+    second polarisation numbered after all of the first.
 
     Args:
         rows: Number of elements along local z.
@@ -31,10 +33,13 @@ class Array:
             Table 7.3-1 with a gain of 8 dBi.
         orientation: (alpha, beta, gamma) [rad]: bearing about z, downtilt about y, slant about x, applied in the order
             x, y, z (3GPP TR 38.901 clause 7.1.3).
+        polarization: `single`, vertical; or of two slants, `cross`, -45 and +45 degrees, or `vh`, vertical and
+            horizontal, for which paths need their `polarization`. Slants turn with the orientation; the vertical
+            polarisation of links between single ones does not.
 
     Raises:
-        InputError: Fewer than one row or column, an unknown pattern, or a spacing or orientation that is not two or
-            three finite numbers.
+        InputError: Fewer than one row or column, an unknown pattern or polarisation, or a spacing or orientation that
+            is not two or three finite numbers.
     """
 
     rows: int = 1
@@ -42,11 +47,14 @@ class Array:
     spacing: tuple[float, float] = (0.5, 0.5)
     pattern: Pattern = "isotropic"
     orientation: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    polarization: Polarization = "single"
 
     def __post_init__(self) -> None:
         check_whole("Array", rows=self.rows, cols=self.cols)
         if self.pattern not in _GAINS:
             raise InputError(f"unknown antenna pattern {self.pattern!r}: choose one of {', '.join(_GAINS)}")
+        if self.polarization not in _SLANTS:
+            raise InputError(f"unknown polarization {self.polarization!r}: choose one of {', '.join(_SLANTS)}")
         # converted to tuples, since arrays are keys of caches
         angles = finite_numbers("Array: orientation", self.orientation, "alpha", "beta", "gamma")
         object.__setattr__(self, "spacing", finite_numbers("Array: spacing", self.spacing, "of rows", "of columns"))
@@ -55,7 +63,22 @@ class Array:
     @property
     def num_elements(self) -> int:
         """Number of elements."""
-        return self.rows * self.cols
+        return self.num_polarizations * self.rows * self.cols
+
+    @property
+    def num_polarizations(self) -> int:
+        """Number of polarisations, 1 or 2."""
+        return len(self.slants)
+
+    @property
+    def slants(self) -> tuple[float, ...]:
+        """Angle from the vertical of each polarisation [rad]."""
+        return _SLANTS[self.polarization]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows, those of a second polarisation after the first, and columns."""
+        return (self.num_polarizations * self.rows, self.cols)
 
     @property
     def isotropic(self) -> bool:
@@ -118,4 +141,9 @@ def _tr38901(direction: Tensor) -> Tensor:
     return torch.pow(10.0, (8 - (vertical + horizontal).clamp_max(30)) / 20)
 
 
+_SLANTS: dict[str, tuple[float, ...]] = {
+    "single": (0.0,),
+    "cross": (-math.pi / 4, math.pi / 4),
+    "vh": (0.0, math.pi / 2),
+}
 _GAINS = {"isotropic": _isotropic, "dipole": _dipole, "tr38901": _tr38901}

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from datamodules.channel.arrays import Array
 from datamodules.channel.ofdm import OFDM
+from datamodules.channel.polarization import is_polarized
 from datamodules.channel.response import array_response
-from datamodules.channel.synthesis import fastest_factors
+from datamodules.channel.synthesis import fastest_factors, synthesize
 from datamodules.sites.paths import Paths
 
 
@@ -18,7 +19,8 @@ def dft_codebook(array: Array, num_beams: int | None = None) -> Tensor:
     The beams of n elements point at the n_b direction cosines (2 q - n_b) / n_b x spacing^-1 / 2, q = 0 .. n_b - 1, so
     that -90 and +90 degrees, one and the same beam of a half-wavelength array, occur once. With as many beams as
     elements the codebook is unitary. A rectangular array takes the Kronecker product over rows and columns, both
-    oversampled by the same factor.
+    oversampled by the same factor; with two polarisations each beam occurs with the second in opposite phase and in
+    phase.
 
     Args:
         array: The array; orientation and pattern have no effect.
@@ -31,13 +33,15 @@ def dft_codebook(array: Array, num_beams: int | None = None) -> Tensor:
         ValueError: `num_beams` is not the number of elements times a whole factor (its square for a rectangle).
     """
     num_beams = num_beams or array.num_elements
-    factor = num_beams / array.num_elements
+    factor, phases = num_beams / array.num_elements, array.num_polarizations
     if array.rows > 1 and array.cols > 1:
         factor = factor**0.5
     rows, cols = (round(n * factor) if n > 1 else 1 for n in (array.rows, array.cols))
-    if rows * cols != num_beams or min(rows, cols) < 1:
-        raise ValueError(f"no DFT codebook of {num_beams} beams for an array of {array.rows} x {array.cols}")
-    return torch.kron(_dft(array.rows, rows), _dft(array.cols, cols))
+    if phases * rows * cols != num_beams or min(rows, cols) < 1:
+        size = f"{array.rows} x {array.cols}{' of two polarisations' if phases > 1 else ''}"
+        raise ValueError(f"no DFT codebook of {num_beams} beams for an array of {size}")
+    beams = torch.kron(_dft(array.rows, rows), _dft(array.cols, cols))
+    return torch.kron(_dft(phases, phases), beams)
 
 
 def _dft(num_elements: int, num_beams: int) -> Tensor:
@@ -67,11 +71,13 @@ def beam_power_of_paths(
 
     With c_p,b = g_p a_bs(aod_p) . s_b, the power of beam b is the quadratic form sum_pq c_p,b c_q,b^* U_pq F_pq, where
     U and F are the Gram matrices of the paths over receive antennas and over subcarriers: P^2 terms for each beam
-    instead of R T K.
+    instead of R T K. Arrays of two polarisations, whose U differs between pairs, take the CSI itself.
 
     Returns:
         Power [W for 1 W sent in every subcarrier], shape (B, Q).
     """
+    if is_polarized(bs, ue):
+        return beam_power(synthesize(paths, bs, ue, ofdm, mount=mount), codebook)
     space, tones = (factor.permute(1, 2, 0) for factor in fastest_factors(paths, bs, Array(), ofdm, mount))
     gram = tones @ tones.mH
     if ue.num_elements > 1 or not ue.isotropic:

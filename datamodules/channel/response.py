@@ -15,13 +15,14 @@ from torch import Tensor
 
 from datamodules.channel.arrays import Array, Reference, element_gain, rotation_matrix, unit_vector
 from datamodules.channel.ofdm import OFDM
+from datamodules.channel.polarization import is_polarized, polarized_gain
 from datamodules.sites.paths import Paths
 
 
 def array_response(
     angles: Tensor, array: Array, mount: Tensor | None = None, reference: Reference = "corner"
 ) -> Tensor:
-    """Return the array response to directions, complex64.
+    """Return the array response to directions, of the elements of one polarisation, complex64.
 
     Args:
         angles: (azimuth, zenith) [rad], global frame, shape (U, P, 2).
@@ -30,7 +31,7 @@ def array_response(
         reference: Phase reference.
 
     Returns:
-        Shape (U, P, elements).
+        Shape (U, P, rows * cols).
     """
     direction = _local(angles, array, mount)
     multipliers, lengths = _stack(_array_axes(array, reference))
@@ -40,7 +41,7 @@ def array_response(
     steps = _steps(angles, array, direction)
     runs = _phasors(torch.stack(steps).flatten(1).double(), multipliers, lengths) if steps else []
     response = _outer([gain.to(torch.complex64).reshape(1, -1), *runs])
-    return response.T.reshape(*angles.shape[:-1], array.num_elements)
+    return response.T.reshape(*angles.shape[:-1], array.rows * array.cols)
 
 
 def link_factors(
@@ -51,12 +52,18 @@ def link_factors(
     departure, arrival = _local(paths.aod, bs, mount), _local(paths.aoa, ue)
     steps = [*_steps(paths.aoa, ue, arrival), *_steps(paths.aod, bs, departure), paths.delay]
     runs = _phasors(torch.stack(steps).flatten(1).double(), multipliers, lengths)
-    gain = paths.gain
-    for array, direction in ((bs, departure), (ue, arrival)):
-        if direction is not None and not array.isotropic:
-            gain = gain * element_gain(direction, array.pattern)
-    space = _outer([gain.reshape(1, -1), *runs[:num_space]])
     tones = _outer(runs[num_space:])[: ofdm.num_subcarriers]
+    if is_polarized(bs, ue):
+        gain = polarized_gain(paths, bs, ue, mount)
+        places = _outer([torch.ones_like(paths.gain).reshape(1, -1), *runs[:num_space]])
+        places = places.reshape(1, ue.rows * ue.cols, 1, bs.rows * bs.cols, *paths.gain.shape)
+        space = gain[:, None, :, None] * places
+    else:
+        gain = paths.gain
+        for array, direction in ((bs, departure), (ue, arrival)):
+            if direction is not None and not array.isotropic:
+                gain = gain * element_gain(direction, array.pattern)
+        space = _outer([gain.reshape(1, -1), *runs[:num_space]])
     return space.reshape(-1, *paths.gain.shape), tones.reshape(-1, *paths.gain.shape)
 
 

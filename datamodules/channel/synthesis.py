@@ -14,6 +14,7 @@ from torch import Tensor
 
 from datamodules.channel.arrays import Array, Reference, unit_vector
 from datamodules.channel.ofdm import OFDM
+from datamodules.channel.polarization import is_polarized
 from datamodules.channel.response import link_factors, unit_phasor
 from datamodules.sites.paths import Paths
 
@@ -38,9 +39,10 @@ def synthesize(
 
     .. math:: h[r, t, k] = \sum_p g_p\, a_{ue}[r](aoa_p)\, a_{bs}[t](aod_p)\, e^{-j 2 \pi k (B / K) \tau_p}
 
-    The response a of an element at position q [wavelengths] is e^{+j 2 pi q . u} times its pattern. The result equals
-    `compute_channels` of DeepMIMO 4 times sqrt(K). With `times`, path p has the Doppler factor e^{+j 2 pi f_p t},
-    f_p = velocity . u_aoa / wavelength (3GPP TR 38.901 eq 7.5-22).
+    The response a of an element at position q [wavelengths] is e^{+j 2 pi q . u} times its pattern; with two
+    polarisations, g_p and the patterns are replaced by `polarized_gain`. The result equals `compute_channels` of
+    DeepMIMO 4 times sqrt(K). With `times`, path p has the Doppler factor e^{+j 2 pi f_p t}, f_p = velocity . u_aoa /
+    wavelength (3GPP TR 38.901 eq 7.5-22).
 
     Args:
         paths: Paths of U links.
@@ -59,6 +61,7 @@ def synthesize(
         CSI, shape (U, R, T, K), or (U, N, R, T, K) with `times`, complex64. A link with no path is zero.
 
     Raises:
+        InputError: An array has two polarisations, and the paths have no `polarization`.
         ValueError: Only some of `velocity`, `times` and `wavelength` are given, or `out` has the wrong shape.
     """
     given = [value is not None for value in (velocity, times, wavelength)]
@@ -127,8 +130,8 @@ def _needs_grad(paths: Paths) -> bool:
 
 
 def _is_fusable(paths: Paths, bs: Array, ue: Array) -> bool:
-    """Return whether `synthesis_cpu` applies: isotropic arrays on the CPU, without gradients or `torch.compile`."""
-    plain = bs.isotropic and ue.isotropic and paths.gain.device.type == "cpu"
+    """Return whether `synthesis_cpu` applies: isotropic single-polarised arrays, CPU, no gradients or compilation."""
+    plain = bs.isotropic and ue.isotropic and not is_polarized(bs, ue) and paths.gain.device.type == "cpu"
     return plain and not torch.compiler.is_compiling() and not _needs_grad(paths)
 
 

@@ -85,6 +85,11 @@ class World:
             azimuth = azimuth + self.quarters[:, None] * (math.pi / 2)
             azimuth = torch.remainder(azimuth + math.pi, 2 * math.pi) - math.pi
             paths[side] = torch.where(paths["mask"][..., None], torch.stack((azimuth, zenith), -1), 0.0)
+        if "polarization" in paths:  # reflection turns the direction of growing azimuth
+            sign = paths["polarization"].new_tensor([[1, -1], [-1, 1]])
+            paths["polarization"] = torch.where(
+                self.mirrored[:, None, None, None], sign * paths["polarization"], paths["polarization"]
+            )
         moved = {key: self._point(rows[key]) for key in ("position", "bs_position")}
         paths["position"] = moved["position"]
         return {**rows, **moved, "paths": paths}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from datamodules.errors import InputError
 
-#: trailing shape (U and P are filled in when checked) and dtype of every field
+#: shape (U and P are filled in when checked) and dtype of every field
 _LAYOUT: dict[str, tuple[tuple[str | int, ...], torch.dtype]] = {
     "gain": (("U", "P"), torch.complex64),
     "delay": (("U", "P"), torch.float32),
@@ -20,6 +20,7 @@ _LAYOUT: dict[str, tuple[tuple[str | int, ...], torch.dtype]] = {
     "position": (("U", 3), torch.float32),
     "los": (("U",), torch.int8),
     "bounces": (("U", "P"), torch.uint8),
+    "polarization": (("U", "P", 2, 2), torch.complex64),
 }
 
 
@@ -40,6 +41,9 @@ class Paths:
         position: User position [m], shape (U, 3).
         los: 1 line of sight, 0 none, -1 no path at all, shape (U,), int8.
         bounces: Number of interactions of each path, shape (U, P), uint8.
+        polarization: Change of polarisation, field that arrives along (zenith, azimuth) for field that departs along
+            (zenith, azimuth), relative to `gain`, so that the first entry is 1; shape (U, P, 2, 2), complex64. None
+            where a source has the vertical polarisation alone.
 
     Raises:
         InputError: A field has the wrong shape or dtype.
@@ -53,13 +57,17 @@ class Paths:
     position: Tensor
     los: Tensor
     bounces: Tensor
+    polarization: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.gain.ndim != 2:
             raise InputError(f"Paths.gain must have shape (U, P), got {tuple(self.gain.shape)}")
         sizes: dict[str | int, int] = {"U": self.gain.shape[0], "P": self.gain.shape[1]}
         for name, (axes, dtype) in _LAYOUT.items():
-            value: Tensor = getattr(self, name)
+            value: Tensor | None = getattr(self, name)
+            if value is None and name == "polarization":
+                continue
+            assert value is not None
             shape = tuple(sizes.get(axis, axis) for axis in axes)
             if value.shape != shape or value.dtype != dtype:
                 raise InputError(
@@ -77,6 +85,7 @@ class Paths:
         position: Tensor,
         bounces: Tensor,
         los: Tensor | None = None,
+        polarization: Tensor | None = None,
         max_paths: int = 20,
     ) -> Paths:
         """Build from raw paths: remove those not finite or without power, sort by power, keep the strongest.
@@ -90,6 +99,7 @@ class Paths:
             bounces: Number of interactions, shape (U, P).
             los: Line-of-sight flag of every user, shape (U,); by default set if a path, before truncation, has no
                 interaction.
+            polarization: Change of polarisation, shape (U, P, 2, 2).
             max_paths: Largest number of paths of a link.
 
         Raises:
@@ -104,7 +114,7 @@ class Paths:
         los = torch.where(mask.any(1), los.to(torch.int8), torch.tensor(-1, dtype=torch.int8))
 
         def clean(value: Tensor) -> Tensor:
-            keep = mask if value.ndim == 2 else mask.unsqueeze(-1)
+            keep = mask.reshape(*mask.shape, *[1] * (value.ndim - 2))
             return torch.where(keep, value, torch.zeros((), dtype=value.dtype))
 
         gain = clean(gain)
@@ -112,7 +122,7 @@ class Paths:
         order = torch.sort(gain.abs(), dim=1, descending=True, stable=True).indices[:, :max_paths]
 
         def pick(value: Tensor, dtype: torch.dtype) -> Tensor:
-            index = order if value.ndim == 2 else order.unsqueeze(-1).expand(*order.shape, value.shape[-1])
+            index = order.reshape(*order.shape, *[1] * (value.ndim - 2)).expand(*order.shape, *value.shape[2:])
             return clean(value).gather(1, index).to(dtype).contiguous()
 
         return cls(
@@ -124,23 +134,28 @@ class Paths:
             position=position.to(torch.float32).contiguous(),
             los=los,
             bounces=pick(bounces, torch.uint8),
+            polarization=None if polarization is None else pick(polarization, torch.complex64),
         )
 
     @classmethod
     def cat(cls, parts: Sequence[Paths]) -> Paths:
-        """Concatenate links along `U`, padded to the largest `P`."""
+        """Concatenate links along `U`, padded to the largest `P`; with `polarization` if all have it."""
         num_paths = max(part.num_paths for part in parts)
-        padded = [part.pad(num_paths) for part in parts]
-        return cls(**{name: torch.cat([getattr(part, name) for part in padded]) for name in _LAYOUT})
+        return cls(**join_fields([part.pad(num_paths).as_dict() for part in parts]))
 
     @classmethod
     def from_dict(cls, tensors: dict[str, Tensor]) -> Paths:
-        """Build from a dict, which may have further entries."""
-        return cls(**{name: tensors[name] for name in _LAYOUT})
+        """Build from a dict, which may have further entries, and no `polarization`."""
+        return cls(**{name: tensors[name] for name in _LAYOUT if name in tensors or name != "polarization"})
 
     def as_dict(self) -> dict[str, Tensor]:
-        """Return the fields by name, without copying."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """Return the fields by name, without copying; `polarization` only if there is one."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def _each(self, change: Callable[[Tensor, bool], Tensor]) -> Paths:
+        """Return the links with every field changed by a function of it and of whether it has the axis P."""
+        return Paths(**{name: change(value, "P" in _LAYOUT[name][0]) for name, value in self.as_dict().items()})
 
     def pad(self, num_paths: int) -> Paths:
         """Return the links padded to `num_paths` paths."""
@@ -153,16 +168,11 @@ class Paths:
                 return value
             return torch.cat([value, value.new_zeros(value.shape[0], extra, *value.shape[2:])], dim=1)
 
-        return Paths(**{name: grow(getattr(self, name), "P" in axes) for name, (axes, _) in _LAYOUT.items()})
+        return self._each(grow)
 
     def narrow(self, num_paths: int) -> Paths:
         """Return the links with their strongest `num_paths` paths, as views."""
-        return Paths(
-            **{
-                name: getattr(self, name)[:, :num_paths] if "P" in axes else getattr(self, name)
-                for name, (axes, _) in _LAYOUT.items()
-            }
-        )
+        return self._each(lambda value, per_path: value[:, :num_paths] if per_path else value)
 
     def __len__(self) -> int:
         """Return the number of links `U`."""
@@ -170,7 +180,7 @@ class Paths:
 
     def __getitem__(self, index: Tensor | slice) -> Paths:
         """Select links."""
-        return Paths(**{name: getattr(self, name)[index] for name in _LAYOUT})
+        return self._each(lambda value, _: value[index])
 
     @property
     def num_paths(self) -> int:
@@ -215,4 +225,10 @@ class Paths:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Paths:
         """Move every field to a device."""
-        return Paths(**{name: getattr(self, name).to(device, non_blocking=non_blocking) for name in _LAYOUT})
+        return self._each(lambda value, _: value.to(device, non_blocking=non_blocking))
+
+
+def join_fields(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Concatenate the fields of links that all parts have; sources may differ in whether they have `polarization`."""
+    common = [name for name in parts[0] if all(name in part for part in parts)]
+    return {name: torch.cat([part[name] for part in parts]) for name in common}

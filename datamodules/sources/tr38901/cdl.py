@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -47,7 +47,7 @@ class CDL(Source):
     NLOS, D and E are LOS. The mean power of a channel is one. The model has no distances and no map, and all positions
     are zero, so that positioning and spatial splits do not apply.
 
-    Sites contain vertically polarised paths, with arrays, subcarriers and snapshots of the datamodule.
+    Sites contain paths, with arrays, subcarriers and snapshots of the datamodule.
 
     Args:
         models: Some of A, B, C, D and E; by default all.
@@ -57,6 +57,8 @@ class CDL(Source):
         links: Number of links of each site.
         angle_spreads: Root mean square angle spread [rad] to scale the clusters of a table to, by name (`aod`, `aoa`,
             `zod`, `zoa`; clause 7.7.5.1); by default, and for names left out, the table's own.
+        polarization: `single`, vertical, or `dual`, with the cross-polarisation ratio of the table, for arrays with
+            `polarization: cross` or `vh`; it takes twice the space.
         release: Version of the tables, 16.1 or 19.2.
         seed: Random seed, combined with the conditions of each site.
         cache: Folder of finished sites, see `Source`.
@@ -73,6 +75,7 @@ class CDL(Source):
         frequency: float = 3.5e9,
         links: int = 500,
         angle_spreads: dict[str, float] | None = None,
+        polarization: Literal["single", "dual"] = "single",
         release: Release = "16.1",
         seed: int = 0,
         cache: str | None = None,
@@ -84,6 +87,8 @@ class CDL(Source):
             raise InputError(f"models must be some of {', '.join(MODELS)}, got {', '.join(unknown) or 'none'}")
         if release not in ("16.1", "19.2"):
             raise InputError(f"release must be 16.1 or 19.2, got {release}")
+        if polarization not in ("single", "dual"):
+            raise InputError(f"polarization must be single or dual, got {polarization}")
         spreads = dict(angle_spreads or {})
         if not (set(spreads) <= set(ANGLES) and all(0 < value < math.pi for value in spreads.values())):
             raise InputError(f"angle_spreads must be of {', '.join(ANGLES)} and in (0, pi) [rad], got {spreads}")
@@ -96,13 +101,15 @@ class CDL(Source):
         if len({line.name for line in self.lines}) < len(self.lines):
             raise InputError("two delay_spreads or speeds agree in six digits: leave one of them out")
         self.frequency, self.links, self.angle_spreads = float(frequency), links, spreads
-        self.release, self.seed = release, seed
+        self.release, self.seed, self.polarization = release, seed, polarization
 
     def recipes(self) -> list[Recipe]:
         """List one recipe for each site."""
         recipes = []
         for line in self.lines:
             made = {key: getattr(self, key) for key in ("frequency", "links", "angle_spreads", "release", "seed")}
+            if self.polarization == "dual":  # sites of single polarisation keep the key of earlier releases
+                made["polarization"] = self.polarization
             with needs("tr38901", NEEDS_SIONNA):
                 versions = {"version": _VERSION, "sionna-no-rt": importlib.metadata.version("sionna-no-rt")}
             conditions = {"model": line.model, "delay_spread": line.delay_spread, "speed": line.speed}
@@ -112,7 +119,8 @@ class CDL(Source):
 
     def _make(self, line: _Line, parameters: dict[str, Any], work: Path) -> Iterator[Site]:
         key = zlib.crc32(f"{self.seed} {line.name}".encode())
-        paths = drop_cdl(line.model, line.delay_spread, self.links, key, self.release, self.angle_spreads)
+        polarized = self.polarization == "dual"
+        paths = drop_cdl(line.model, line.delay_spread, self.links, key, self.release, self.angle_spreads, polarized)
         yield Site(
             name=line.name,
             links=paths,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from datamodules.sites.paths import Paths
-from datamodules.sources.tr38901.rays import Release, importing_sionna
+from datamodules.sources.tr38901.rays import DIRECT_POLARIZATION, Release, importing_sionna, scattered_polarization
 
 Model = Literal["A", "B", "C", "D", "E"]
 MODELS: tuple[Model, ...] = get_args(Model)
@@ -33,11 +33,12 @@ def drop_cdl(
     seed: int,
     release: Release,
     spreads: dict[str, float] | None = None,
+    polarized: bool = False,
 ) -> Paths:
     """Draw the rays of `count` links of a clustered delay line.
 
     Clusters are those of the table, the same for every link. Random are the coupling of departure and arrival rays
-    within each cluster (step 8 of clause 7.5) and the phase of each ray (step 10).
+    within each cluster (step 8 of clause 7.5) and the phases of each ray (step 10).
 
     Args:
         model: Table 7.7.1-1 to 7.7.1-5.
@@ -47,6 +48,7 @@ def drop_cdl(
         release: Version of the tables.
         spreads: Root mean square angle spread [rad] that the clusters are scaled to, by the names of `ANGLES`, about
             their mean (eq 7.7-5); the table's where it is left out.
+        polarized: Whether paths have a `polarization`, with the table's cross-polarisation ratio.
 
     Returns:
         Rays of unit mean power over links. Delays are relative to the first arrival, and positions are zero, as the
@@ -67,6 +69,13 @@ def drop_cdl(
     phase = 2 * math.pi * torch.rand(count, len(clusters) * rays, generator=generator, dtype=torch.float64)
     amplitude = (clusters / rays).sqrt().repeat_interleave(rays)
     gain = torch.polar(amplitude.expand_as(phase), phase)
+    polarization = None
+    if polarized:
+        # drawn last, so that all else is that of single polarisation
+        others = 2 * math.pi * torch.rand(*phase.shape, 3, generator=generator, dtype=torch.float64)
+        ratio = torch.full_like(phase, 10 ** (table["xpr"] / 10))
+        scattered = scattered_polarization(torch.cat([phase.unsqueeze(-1), others], -1), ratio)
+        polarization = torch.cat([DIRECT_POLARIZATION.expand(count, len(line_of_sight), 2, 2), scattered], 1)
     direct = line_of_sight.sqrt().to(gain.dtype).expand(count, -1)
     delay = torch.cat([table["delay"][: table["los"]], table["delay"][table["los"] :].repeat_interleave(rays)])
     bounces = torch.ones(len(delay), dtype=torch.uint8)
@@ -78,6 +87,7 @@ def drop_cdl(
         aoa=torch.stack([angles["aoa"], angles["zoa"]], -1),
         position=torch.zeros(count, 3),
         bounces=bounces.expand(count, -1),
+        polarization=polarization,
         max_paths=len(delay),
     )
 
@@ -85,7 +95,7 @@ def drop_cdl(
 def load_table(model: Model, release: Release) -> dict[str, Any]:
     """Return a table: `los` (0 or 1 rows of line of sight, first), `power`, `delay`, `ANGLES` [rad], and the spreads.
 
-    Spreads within a cluster are `caod` and so on [degrees], as in the table.
+    Spreads within a cluster are `caod` and so on [degrees], the cross-polarisation ratio `xpr` [dB], as in the table.
     """
     with importing_sionna():
         from sionna.phy.channel.tr38901 import models
@@ -94,6 +104,7 @@ def load_table(model: Model, release: Release) -> dict[str, Any]:
     return {
         "los": int(values["los"]),
         "power": torch.from_numpy(10 ** (np.array(values["powers"]) / 10)),
+        "xpr": float(values["xpr"]),
         "delay": torch.tensor(values["delays"], dtype=torch.float64),
         **{name: torch.tensor(values[name], dtype=torch.float64).deg2rad() for name in ANGLES},
         **{f"c{name}": float(values[key]) for name, key in within.items()},

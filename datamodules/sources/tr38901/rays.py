@@ -30,6 +30,8 @@ Scenario = Literal["umi", "uma", "rma", "inh"]
 Sight = Literal["los", "nlos", "mixed"]
 Release = Literal["16.1", "19.2"]
 SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
+#: polarisation of the line of sight, relative to its first entry (eq 7.5-29)
+DIRECT_POLARIZATION = torch.tensor([[1.0, 0.0], [0.0, -1.0]], dtype=torch.complex128)
 #: message where the extra Sionna PHY is not installed
 NEEDS_SIONNA = "channels of TR 38.901 are drawn by Sionna PHY"
 
@@ -90,7 +92,15 @@ def place_users(scenario: Scenario, count: int, rng: np.random.Generator) -> NDA
     return np.column_stack([found[:count], np.full(count, cell.ut_height)]).astype(np.float32)
 
 
-def drop(scenario: Scenario, sight: Sight, frequency: float, count: int, seed: int, release: Release) -> Paths:
+def drop(
+    scenario: Scenario,
+    sight: Sight,
+    frequency: float,
+    count: int,
+    seed: int,
+    release: Release,
+    polarized: bool = False,
+) -> Paths:
     """Draw the rays of `count` links to a base station at `(0, 0, CELLS[scenario].bs_height)`.
 
     Args:
@@ -100,8 +110,9 @@ def drop(scenario: Scenario, sight: Sight, frequency: float, count: int, seed: i
         count: Number of links.
         seed: Random seed.
         release: Version of the tables.
+        polarized: Whether paths have a `polarization`.
     """
-    return to_paths(*sample(scenario, sight, frequency, count, seed, release))
+    return to_paths(*sample(scenario, sight, frequency, count, seed, release), polarized=polarized)
 
 
 def sample(
@@ -138,17 +149,17 @@ def sample(
         draw_rays.topology_updated_callback()
         parameters = draw_parameters()
         rays = draw_rays(parameters)
-        # step 10; the four polarisation combinations, of which arrays without polarisation use the first
+        # step 10; the four polarisation combinations, of which vertical ones use the first
         rays.phases = (torch.rand(*rays.aod.shape, 4, generator=generator) - 0.5) * 2 * math.pi
     return model, parameters, rays
 
 
-def to_paths(model: Any, parameters: Any, rays: Any) -> Paths:
+def to_paths(model: Any, parameters: Any, rays: Any, polarized: bool = False) -> Paths:
     """Turn a drop of `sample` into rays with gains (clause 7.5, steps 11 and 12).
 
-    All elements are vertically polarised and `Paths` holds no polarisation, so of the 2 x 2 matrix of eq 7.5-28 the
-    theta-theta entry remains, which is independent of the cross-polarisation ratio. Delays are absolute: the first
-    cluster has the delay of the straight line, without the NLOS excess delay of clause 7.6.9.
+    Gains are those of the theta-theta entry of eq 7.5-28, which is independent of the cross-polarisation ratio; all
+    four entries are the `polarization`, if `polarized`. Delays are absolute: the first cluster has the delay of the
+    straight line, without the NLOS excess delay of clause 7.6.9.
     """
     gain_db = -parameters.pathloss[:, 0, 0].double() + 10 * parameters.sf[:, 0, 0].double().log10()
     total = torch.pow(10.0, gain_db / 20)
@@ -168,6 +179,10 @@ def to_paths(model: Any, parameters: Any, rays: Any) -> Paths:
     turns = distance * model.carrier_frequency.double() / SPEED_OF_LIGHT
     ahead = torch.polar(total * direct, -2 * math.pi * turns.frac()).unsqueeze(1)
     gain = torch.cat([ahead, gains.flatten(1)], 1)
+    polarization = None
+    if polarized:
+        scattered = scattered_polarization(rays.phases[:, 0, 0].double(), rays.xpr[:, 0, 0].double())
+        polarization = torch.cat([DIRECT_POLARIZATION.expand(count, 1, 2, 2), scattered.flatten(1, 2)], 1)
     bounces = torch.ones(gain.shape, dtype=torch.uint8)
     bounces[:, 0] = 0
     return Paths.build(
@@ -178,9 +193,22 @@ def to_paths(model: Any, parameters: Any, rays: Any) -> Paths:
         position=model.ut_loc[:, 0],
         bounces=bounces,
         los=los.to(torch.int8),
+        polarization=polarization,
         # clusters 25 dB below the strongest are dropped (step 6), and LOS links have fewer of them
         max_paths=int((gain.abs() > 0).sum(1).max()) if count else 1,
     )
+
+
+def scattered_polarization(phases: Tensor, ratio: Tensor) -> Tensor:
+    """Return the polarisation of scattered rays relative to its first entry (eq 7.5-28), shape (..., 2, 2), complex.
+
+    Args:
+        phases: Phases of the four entries [rad], shape (..., 4).
+        ratio: Cross-polarisation ratio, linear, shape (...).
+    """
+    weak = ratio.rsqrt()
+    amplitude = torch.stack([torch.ones_like(weak), weak, weak, torch.ones_like(weak)], -1)
+    return torch.polar(amplitude, phases - phases[..., :1]).reshape(*ratio.shape, 2, 2)
 
 
 def _ray_delays(model: Any, rays: Any) -> Tensor:

@@ -19,6 +19,7 @@ from datamodules.channel.arrays import Array
 from datamodules.channel.motion import MOBILITIES, SPEEDS, Mobility, draw_motion, mobility_class
 from datamodules.channel.motion import Sequence as Snapshots
 from datamodules.channel.ofdm import OFDM, SPEED_OF_LIGHT
+from datamodules.channel.polarization import is_polarized
 from datamodules.channel.synthesis import synthesize
 from datamodules.errors import InputError, finite_numbers, needs
 from datamodules.progress import Progress
@@ -38,8 +39,9 @@ _VERSION = 1
 _CHUNK = 256
 #: complex values of the largest factor of one synthesis call: 128 MB
 _CALL_SIZE = 2**24
-#: bytes of one ray, and most rays of a link: 20 in each cluster of Table 7.5-6, and line of sight
-_RAY_BYTES, _RAYS = 30, {"umi": 380, "uma": 400, "rma": 221, "inh": 380}
+#: bytes of one ray, of one with both polarisations, and most rays of a link: 20 in each cluster of Table 7.5-6, and
+#: line of sight
+_RAY_BYTES, _DUAL_BYTES, _RAYS = 30, 62, {"umi": 380, "uma": 400, "rma": 221, "inh": 380}
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,8 @@ class TR38901(Source):
         ue: User array.
         ofdm: Subcarrier grid.
         keep: Content of a site, `csi` or `rays`; `rays` ignores `snapshots`, `interval`, `bs`, `ue` and `ofdm`.
+        polarization: `single`, or `dual` for rays of both polarisations, which arrays of two need; stored CSI has the
+            polarisations of `bs` and `ue`.
         release: Version of TR 38.901: 16.1, that of ConTwin and most others, or 19.2, which has other spreads in Table
             7.5-6, refitted for 7-24 GHz.
         max_gib: Largest size of all sites on disk [GiB].
@@ -138,6 +142,7 @@ class TR38901(Source):
         ue: Array = Array(),  # noqa: B008 (frozen)
         ofdm: OFDM = OFDM(),  # noqa: B008 (frozen)
         keep: Keep = "csi",
+        polarization: Literal["single", "dual"] = "single",
         release: Release = "16.1",
         max_gib: float = 4.0,
         seed: int = 0,
@@ -152,6 +157,7 @@ class TR38901(Source):
         if any(bs.orientation):
             raise InputError(f"bs.orientation must be left out, got {bs.orientation}: give downtilts")
         _among("keep", [keep], get_args(Keep))
+        _among("polarization", [polarization], ("single", "dual"))
         _among("release", [release], get_args(Release))
         grid = itertools.product(
             _among("scenarios", scenarios, get_args(Scenario)),
@@ -173,6 +179,7 @@ class TR38901(Source):
         self.sequences, self.snapshots, self.interval = sequences, snapshots, float(interval)
         self.bs, self.ue, self.ofdm = bs, ue, ofdm
         self.keep, self.release, self.seed = keep, release, seed
+        self.polarized = polarization == "dual" if keep == "rays" else is_polarized(bs, ue)
         if self.size > max_gib * 2**30:
             raise InputError(
                 f"{len(self.domains)} sites of {sequences} links would take {self.size / 2**30:.2f} GiB, more than "
@@ -183,7 +190,8 @@ class TR38901(Source):
     def size(self) -> int:
         """Return the size of all sites on disk [bytes]; an upper bound with `keep: rays`."""
         if self.keep == "rays":
-            return sum(self.sequences * _RAYS[domain.scenario] * _RAY_BYTES for domain in self.domains)
+            size = _DUAL_BYTES if self.polarized else _RAY_BYTES
+            return sum(self.sequences * _RAYS[domain.scenario] * size for domain in self.domains)
         values = self.snapshots * self.ue.num_elements * self.bs.num_elements * self.ofdm.num_subcarriers
         # two half-precision numbers per value; scale, position and line of sight per link
         return len(self.domains) * self.sequences * (4 * values + 17)
@@ -203,6 +211,11 @@ class TR38901(Source):
         if self.keep == "csi":
             made |= {"snapshots": self.snapshots, "interval": self.interval}
             made |= {key: asdict(getattr(self, key)) for key in ("bs", "ue", "ofdm")}
+            for array in (made["bs"], made["ue"]):
+                if array["polarization"] == "single":  # the key of earlier releases
+                    del array["polarization"]
+        elif self.polarized:
+            made["polarization"] = "dual"
         with needs("tr38901", NEEDS_SIONNA):
             versions = {"version": _VERSION, "sionna-no-rt": importlib.metadata.version("sionna-no-rt")}
         return {"source": "tr38901", **versions, **asdict(domain), "x": origin, **made}
@@ -240,14 +253,14 @@ class TR38901(Source):
         return Recording(
             **fields,
             interval=self.interval if self.snapshots > 1 else 0.0,
-            bs_shape=(self.bs.rows, self.bs.cols),
-            ue_shape=(self.ue.rows, self.ue.cols),
+            bs_shape=self.bs.shape,
+            ue_shape=self.ue.shape,
             bandwidth=self.ofdm.bandwidth,
         )
 
     def _chunk(self, domain: _Domain, first: int, count: int) -> Paths | Recording:
         key = zlib.crc32(f"{self.seed} {domain.name} {first}".encode())
-        paths = drop(domain.scenario, domain.sight, domain.frequency, count, key, self.release)
+        paths = drop(domain.scenario, domain.sight, domain.frequency, count, key, self.release, self.polarized)
         if self.keep == "rays":
             return paths
         sequence = Snapshots(self.snapshots, self.interval, speed=domain.span, horizon=0)

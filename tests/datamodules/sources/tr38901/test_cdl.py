@@ -21,35 +21,40 @@ from datamodules.errors import InputError
 from datamodules.sources.tr38901.cdl import CDL
 from datamodules.sources.tr38901.cdl_rays import ANGLES, MODELS, angle_spread, drop_cdl, load_table, scaled
 from datamodules.sources.tr38901.rays import _sionna
-from tests.datamodules.sources.tr38901.test_tr38901_rays import sionna_order
+from tests.datamodules.sources.tr38901.test_tr38901_rays import panel, sionna_order
 
 FREQUENCY, SPREAD = 3.5e9, 100e-9
 BS, UE = Array(2, 3), Array(2, 2)
 
 
-def sionnas(model: str, release: str) -> Any:
+def sionnas(model: str, release: str, bs: Array = BS, ue: Array = UE) -> Any:
     from sionna.phy.channel.tr38901 import CDL as SionnaCDL
-    from sionna.phy.channel.tr38901 import PanelArray
 
-    shared = {"precision": "double", "device": "cpu"}
-    ut, bs = (PanelArray(a.rows, a.cols, "single", "V", "omni", FREQUENCY, **shared) for a in (UE, BS))
     velocity = torch.tensor([12.0, -7.0, 0.0], dtype=torch.float64)
-    still = torch.zeros(3, dtype=torch.float64)
-    return SionnaCDL(
-        model, SPREAD, FREQUENCY, ut, bs, "downlink", still, still, velocity, spec_version=release, **shared
-    )
+    facing = [torch.tensor(array.orientation, dtype=torch.float64) for array in (ue, bs)]
+    settings = {"spec_version": release, "precision": "double", "device": "cpu"}
+    return SionnaCDL(model, SPREAD, FREQUENCY, panel(ue), panel(bs), "downlink", *facing, velocity, **settings)
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_channel_equals_that_of_sionnas_own_coefficients(model: Any) -> None:
-    """The same rays and phases for moving 2 x 2 antennas: element order, K factor, delays and Doppler."""
+@pytest.mark.parametrize(
+    ("bs", "ue"),
+    [
+        (BS, UE),
+        (Array(2, 3, pattern="tr38901", polarization="cross"), Array()),
+        (Array(1, 2, polarization="vh", orientation=(0.2, 0.26, 0.1)), Array(2, 1, polarization="cross")),
+    ],
+    ids=["single", "cross", "both"],
+)
+def test_channel_equals_that_of_sionnas_own_coefficients(model: Any, bs: Array, ue: Array) -> None:
+    """The same rays and phases for moving antennas: elements, polarisations, K factor, delays and Doppler."""
     count, num_times, interval, tones = 4, 3, 5e-3, OFDM(16, 40e6)
-    paths = drop_cdl(model, SPREAD, count, 3, "16.1")
+    paths = drop_cdl(model, SPREAD, count, 3, "16.1", polarized=bs.num_polarizations > 1)
     velocity = torch.tensor([12.0, -7.0, 0.0]).expand(count, 3)
     ours = synthesize(
         paths,
-        BS,
-        UE,
+        bs,
+        ue,
         tones,
         velocity=velocity,
         times=torch.arange(num_times) * interval,
@@ -57,7 +62,7 @@ def test_channel_equals_that_of_sionnas_own_coefficients(model: Any) -> None:
         reference="center",
     )
     with _sionna(0):
-        theirs = sionnas(model, "16.1")
+        theirs = sionnas(model, "16.1", bs, ue)
         rays = theirs._create_rays(count)
         topology = theirs._create_topology(count, velocity.double())
         los = load_table(model, "16.1")["los"]
@@ -76,12 +81,16 @@ def test_channel_equals_that_of_sionnas_own_coefficients(model: Any) -> None:
 
         rays.aod, rays.zod = grid(paths.aod[..., 0]), grid(paths.aod[..., 1])
         rays.aoa, rays.zoa = grid(paths.aoa[..., 0]), grid(paths.aoa[..., 1])
-        rays.phases = grid(paths.gain.angle()).unsqueeze(-1).expand(-1, -1, -1, -1, -1, 4)
+        first = torch.stack([grid(paths.gain.angle())] * 4, -1)
+        if paths.polarization is not None:
+            turn = paths.polarization.flatten(2).angle().unbind(-1)
+            first = first + torch.stack([grid(each) for each in turn], -1)
+        rays.phases = first
         h, delays = theirs._cir_gen(num_times, 1 / interval, theirs._get_k_factor(count), rays, topology)
     assert los == int(paths.los[0])
     tone = torch.exp(-2j * math.pi * delays[:, 0, 0].unsqueeze(-1) * tones.spacing * torch.arange(16))
     expected = torch.einsum("uprtn,upk->unrtk", h[:, 0, 0], tone)
-    expected = expected[:, :, sionna_order(UE)][:, :, :, sionna_order(BS)]
+    expected = expected[:, :, sionna_order(ue)][:, :, :, sionna_order(bs)]
     error = (ours - expected).flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)
     assert error.max() < 1e-4
 
@@ -151,6 +160,19 @@ def test_links_differ_and_a_seed_repeats_them() -> None:
     assert not torch.allclose(one.gain[0], one.gain[1])
 
 
+def test_dual_polarisation_changes_nothing_else(tmp_path: Path) -> None:
+    single, dual = (CDL(["B", "D"], links=3, polarization=kind, cache=str(tmp_path)) for kind in ("single", "dual"))
+    for one, other in zip(single.sites(), dual.sites(), strict=True):
+        assert one.paths.polarization is None
+        for name, value in one.paths.as_dict().items():
+            assert torch.equal(getattr(other.paths, name), value)
+        diffuse = other.paths.bounces[0] == 1
+        ratio = 10 ** (load_table(other.city[-1].upper(), "16.1")["xpr"] / 10)  # type: ignore[arg-type]
+        power = other.paths.polarization.abs().square()[0, diffuse]  # type: ignore[union-attr]
+        torch.testing.assert_close(power, torch.tensor([[1, 1 / ratio], [1 / ratio, 1]]).expand_as(power))
+    assert "polarization" not in single.recipes()[0].parameters, "the key of sites of earlier releases"
+
+
 def test_sites_say_under_which_conditions_they_were_drawn(tmp_path: Path) -> None:
     source = CDL(["A", "D"], [30e-9, 300e-9], [1.0, 30.0], frequency=2.4e9, links=3, cache=str(tmp_path))
     sites = source.sites()
@@ -185,6 +207,7 @@ def test_random_numbers_of_others_are_left_alone(tmp_path: Path) -> None:
         ({"speeds": [math.nan]}, r"speeds must lie in \[0, 1000\] \[m/s\], got"),
         ({"links": 0}, "CDL: links must be positive, got 0"),
         ({"angle_spreads": {"asd": 0.1}}, r"angle_spreads must be of aod, aoa, zod, zoa"),
+        ({"polarization": "cross"}, "polarization must be single or dual, got cross"),
         ({"release": "17"}, "release must be 16.1 or 19.2, got 17"),
         ({"speeds": [1.0, 1.0000001]}, "agree in six digits"),
     ],

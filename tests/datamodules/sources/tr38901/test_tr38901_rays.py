@@ -25,17 +25,27 @@ FREQUENCY = 3.5e9
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-@pytest.mark.parametrize("pattern", ["isotropic", "tr38901"])
-def test_channel_equals_that_of_sionnas_own_coefficients(scenario: Any, pattern: Any) -> None:
-    """The same rays and phases for moving 2 x 2 antennas: element order, sub-clusters, K factor, Doppler and loss."""
-    from sionna.phy.channel.tr38901 import ChannelCoefficientsGenerator, PanelArray, Topology
+@pytest.mark.parametrize(
+    ("bs", "ue"),
+    [
+        (Array(2, 3), Array(2, 2)),
+        (Array(2, 3, pattern="tr38901"), Array(2, 2)),
+        (
+            Array(2, 3, pattern="tr38901", polarization="cross", orientation=(0.2, 0.26, 0.1)),
+            Array(2, 1, polarization="vh", orientation=(1.0, 0.0, 0.3)),
+        ),
+    ],
+    ids=["isotropic", "tr38901", "dual"],
+)
+def test_channel_equals_that_of_sionnas_own_coefficients(scenario: Any, bs: Array, ue: Array) -> None:
+    """The same rays and phases for moving antennas: elements, slants, sub-clusters, K factor, Doppler and loss."""
+    from sionna.phy.channel.tr38901 import ChannelCoefficientsGenerator, Topology
 
     count, num_times, interval, tones = 6, 3, 5e-3, OFDM(16, 40e6)
     velocity = torch.tensor([12.0, -7.0, 0.0]).expand(count, 3)
     model, parameters, rays = sample(scenario, "mixed", FREQUENCY, count, 3, "16.1")
-    bs, ue = Array(2, 3, pattern=pattern), Array(2, 2)
     ours = synthesize(
-        to_paths(model, parameters, rays),
+        to_paths(model, parameters, rays, polarized=bs.num_polarizations > 1),
         bs,
         ue,
         tones,
@@ -44,12 +54,8 @@ def test_channel_equals_that_of_sionnas_own_coefficients(scenario: Any, pattern:
         wavelength=SPEED_OF_LIGHT / FREQUENCY,
         reference="center",
     )
-    panels = {
-        array: PanelArray(array.rows, array.cols, "single", "V", name, FREQUENCY, precision="double", device="cpu")
-        for array, name in ((bs, {"isotropic": "omni", "tr38901": "38.901"}[pattern]), (ue, "omni"))
-    }
     angles = {name: getattr(model, name).double().deg2rad() for name in ("los_aoa", "los_aod", "los_zoa", "los_zod")}
-    still = torch.zeros(count, 1, 3, dtype=torch.float64)
+    facing = [torch.tensor(array.orientation, dtype=torch.float64).expand(count, 1, 3) for array in (bs, ue)]
     # Sionna's distance of single precision would be off by a hundredth of a turn: its own formula, in double
     distance = (model.ut_loc - model.bs_loc).double().norm(dim=-1).unsqueeze(1)
     topology = Topology(
@@ -57,14 +63,14 @@ def test_channel_equals_that_of_sionnas_own_coefficients(scenario: Any, pattern:
         moving_end="rx",
         los=model.los,
         distance_3d=distance,
-        tx_orientations=still,
-        rx_orientations=still,
+        tx_orientations=facing[0],
+        rx_orientations=facing[1],
         **angles,
     )
     for name in ("delays", "powers", "aoa", "aod", "zoa", "zod", "xpr", "phases"):
         setattr(rays, name, getattr(rays, name).double())
     generator = ChannelCoefficientsGenerator(
-        FREQUENCY, panels[bs], panels[ue], subclustering=True, precision="double", device="cpu"
+        FREQUENCY, panel(bs), panel(ue), subclustering=True, precision="double", device="cpu"
     )
     spread = model.get_param("cDS").double() * 1e-9
     h, delays = generator(num_times, 1 / interval, parameters.k_factor.double(), rays, topology, spread)
@@ -80,7 +86,18 @@ def test_channel_equals_that_of_sionnas_own_coefficients(scenario: Any, pattern:
 
 def sionna_order(array: Array) -> list[int]:
     """Sionna's number of each of our elements."""
-    return [col * array.rows + array.rows - 1 - row for row in range(array.rows) for col in range(array.cols)]
+    first = [col * array.rows + array.rows - 1 - row for row in range(array.rows) for col in range(array.cols)]
+    return [len(first) * p + number for p in range(array.num_polarizations) for number in first]
+
+
+def panel(array: Array) -> Any:
+    """Sionna's array."""
+    from sionna.phy.channel.tr38901 import PanelArray
+
+    kind, direction = {"single": ("single", "V"), "cross": ("dual", "cross"), "vh": ("dual", "VH")}[array.polarization]
+    pattern = {"isotropic": "omni", "tr38901": "38.901"}[array.pattern]
+    shared = {"precision": "double", "device": "cpu"}
+    return PanelArray(array.rows, array.cols, kind, direction, pattern, FREQUENCY, **shared)
 
 
 def test_direct_path_is_that_of_the_geometry() -> None:
