@@ -43,15 +43,15 @@ def main(args: list[str] | None = None) -> int:
         command: Callable[[argparse.Namespace], int] = options.command
         return command(options)
     except KeyboardInterrupt:
-        return _say("interrupted: the same command goes on from here", 130)
+        return _print_error("interrupted: the same command goes on from here", 130)
     except BrokenPipeError:
-        # whoever read the list, say `head`, has seen enough
+        # the reader of the list, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except InputError as error:
         if os.environ.get("CSI_DEBUG"):
             raise
-        return _say(f"error: {' '.join(str(error).split())}", 2)
+        return _print_error(f"error: {' '.join(str(error).split())}", 2)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,10 +65,12 @@ def _parser() -> argparse.ArgumentParser:
 
     make = add("make", _make, "make the sites of an experiment's data that are missing")
     make.add_argument("--config", type=Path, action="append", required=True, help="YAML with data.init_args.source")
-    make.add_argument("--workers", type=int, help="processes; RAY_ADDRESS=... has a Ray cluster work [one a core]")
+    make.add_argument(
+        "--workers", type=int, help="number of processes, or RAY_ADDRESS=... for a Ray cluster [one for each core]"
+    )
     listing = add("ls", _ls, "list the sites in the cache")
     show = add("show", _show, "print statistics of a site")
-    verify = add("verify", _verify, "hold every site against its checksum")
+    verify = add("verify", _verify, "verify the checksum of every site")
     plot = add("plot", _plot, "draw the map and the statistics of a site, or of all sites of an area")
     plot.add_argument("--out", type=Path, required=True, help="picture to write: .png, .pdf or .svg")
     amplitudes = add("amplitudes", _amplitudes, "draw amplitudes over scenarios and downtilts, with fits and mismatch")
@@ -79,11 +81,11 @@ def _parser() -> argparse.ArgumentParser:
     for command in (listing, show, verify, plot, amplitudes):
         command.add_argument("--cache", type=Path, help="folder of finished sites [$CSI_CACHE, or data/sites]")
     taken = commands.add_parser(
-        "import", add_help=False, help="turn measured CSI in .npy, .npz or .mat into a recording"
+        "import", add_help=False, help="convert measured CSI in .npy, .npz or .mat to a recording"
     )
     taken.add_argument("rest", nargs=argparse.REMAINDER)
     taken.set_defaults(command=_import)
-    example = add("example", _example, "write a small made-up recording to try experiments/data/recorded.yaml on")
+    example = add("example", _example, "write a small simulated recording for experiments/data/recorded.yaml")
     example.add_argument("--out", help="folder to write it to [$CSI_DATA/recorded, or data/recorded]")
     return parser
 
@@ -96,7 +98,7 @@ def _make(options: argparse.Namespace) -> int:
 
     failures = build(read_sources(options.config), options.workers)
     for name, problem in failures.items():
-        _say(f"error: {name}: {problem}")
+        _print_error(f"error: {name}: {problem}")
     return 2 if failures else 0
 
 
@@ -121,7 +123,7 @@ def read_sources(files: Sequence[Path]) -> list[Source]:
 
 
 def _merge(old: Any, new: Any) -> Any:
-    """Replace a source by one that names its class, else change its arguments, as `lightning` does."""
+    """Replace a source by one with a class, otherwise change its arguments, as `lightning` does."""
     if not isinstance(old, dict) or not isinstance(new, dict) or "class_path" in new:
         return new
     return {**old, **new, "init_args": {**(old.get("init_args") or {}), **(new.get("init_args") or {})}}
@@ -134,7 +136,7 @@ def _build(entry: Any) -> Source:
     from datamodules.sources.base import Source
 
     for name in datamodules.__all__:
-        getattr(datamodules, name)  # bare class names in YAML are those of imported classes
+        getattr(datamodules, name)  # bare class names in YAML refer to imported classes
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--source", type=Source)
     try:
@@ -147,7 +149,7 @@ def _build(entry: Any) -> Source:
     return source
 
 
-# --- what is there
+# --- the cache
 
 
 def _ls(options: argparse.Namespace) -> int:
@@ -181,8 +183,8 @@ def _verify(options: argparse.Namespace) -> int:
                 damaged.append(str(error))
             progress.update()
     for line in damaged:
-        _say(f"error: {line}")
-    print(f"{len(folders) - len(damaged)} of {len(folders)} sites are sound")
+        _print_error(f"error: {line}")
+    print(f"{len(folders) - len(damaged)} of {len(folders)} sites are intact")
     return 2 if damaged else 0
 
 
@@ -220,18 +222,18 @@ def _import(args: list[str]) -> int:
         given = parser.parse_args(args)
     except jsonargparse.ArgumentError as error:
         raise InputError(f"{str(error).split('Given value')[0]} (see {parser.prog} --help)") from error
-    return _tell(import_recording(**vars(given)))
+    return _print_recording(import_recording(**vars(given)))
 
 
 def _example(options: argparse.Namespace) -> int:
     from datamodules.sources.base import data_root
     from datamodules.sources.recorded.example import write_example
 
-    return _tell(write_example(data_root("recorded", options.out)))
+    return _print_recording(write_example(data_root("recorded", options.out)))
 
 
-def _tell(file: Path) -> int:
-    """Print what a recording holds."""
+def _print_recording(file: Path) -> int:
+    """Print the content of a recording."""
     from datamodules.sources.recorded.file import read_recording
     from datamodules.sources.recorded.report import report
 
@@ -250,7 +252,7 @@ def _print_facts(words: dict[str, str]) -> None:
         print(f"  {key:20} {value}")
 
 
-def _say(line: str, status: int = 0) -> int:
+def _print_error(line: str, status: int = 0) -> int:
     print(line, file=sys.stderr)
     return status
 

@@ -119,7 +119,7 @@ class BatchMaker:
             epoch: Epoch, from which random numbers are drawn.
             training: Whether `symmetry` is applied.
         """
-        rows = self._seen(rows)
+        rows = self._without_silent_los(rows)
         site = rows["site"]
         names = self.names.to(site.device)[site]
         draws = LinkDraws(self.seed, names, rows["user"], torch.full_like(site, epoch))
@@ -140,22 +140,22 @@ class BatchMaker:
             if self.snapshots is not None and self.snapshots.window is not None:
                 second = self._later(rows, paths, motion, epoch)
             batch["views"] = [observe(window, self.views, draws) for window in (csi, second)]
-        batch = self._joined(batch)
-        return _emptied(batch) if "none" in rows else batch
+        batch = self._grouped(batch)
+        return _without_links(batch) if "none" in rows else batch
 
     def labels(self, rows: Batch) -> Batch:
         """Return the labels of `rows` from the noise-free channel, without synthesis of CSI from paths."""
-        rows = self._seen(rows)
-        return self._joined(self._labels(rows, _paths(rows), self._motion(rows)))
+        rows = self._without_silent_los(rows)
+        return self._grouped(self._labels(rows, _paths(rows), self._motion(rows)))
 
-    def _seen(self, rows: Batch) -> Batch:
+    def _without_silent_los(self, rows: Batch) -> Batch:
         """Return `rows` with the LOS label of recorded CSI without power set to -1."""
         if "recorded" not in rows:
             return rows
         power = self._channel(rows, None, None).abs().flatten(1).amax(1)
         return {**rows, "los": torch.where(power > 0, rows["los"], torch.full_like(rows["los"], -1))}
 
-    def _joined(self, batch: Batch) -> Batch:
+    def _grouped(self, batch: Batch) -> Batch:
         """Add the group axis to channels, (B, G, ...), and keep the labels of the first link of each group."""
         count = self.group_size
         if count is None:
@@ -253,6 +253,6 @@ def _paths(rows: Batch) -> Paths | None:
     return None if "recorded" in rows else to_paths(rows)
 
 
-def _emptied(batch: Batch) -> Batch:
+def _without_links(batch: Batch) -> Batch:
     """Return a batch without links, sliced from one of a single link since some operations reject empty batches."""
     return {key: [view[:0] for view in value] if key == "views" else value[:0] for key, value in batch.items()}

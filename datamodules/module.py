@@ -21,7 +21,7 @@ from datamodules.dataset import Batch, ChannelDataset, ShardedSampler
 from datamodules.defaults import grid_of, sequence_of
 from datamodules.errors import InputError, check_not_negative, check_positive
 from datamodules.maps.augmentation import WorldSymmetry
-from datamodules.progress import at_work
+from datamodules.progress import activity
 from datamodules.sides.balanced_sampler import BalancedSampler, domain_of_rows
 from datamodules.sides.groups import Group, variant_names
 from datamodules.sides.sides import make_sides
@@ -181,7 +181,7 @@ class ChannelDataModule(LightningDataModule):
         if self.sides:
             return
         sites = [site for source in self.sources for site in source.sites(verify=False)]
-        with at_work("making the sides of the data"):
+        with activity("making the sides of the data"):
             self.bs, self.ue, self.ofdm = grid_of(sites, *self._given)
             self.codebook = dft_codebook(self.bs, self.num_beams) if self.num_beams else None
             self.sequence = sequence_of(sites, self.sequence)

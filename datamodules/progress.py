@@ -1,4 +1,4 @@
-"""How far a long job is: a bar on a terminal, a line every ten seconds in a log, whether or not a step ends."""
+"""Progress of long operations: a bar on a terminal, a line every ten seconds in a log."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from typing import Any, ClassVar
 
 from tqdm import tqdm
 
-#: seconds between two lines of a log, and between two looks at the clock
-_EVERY, _LOOK = 10.0, 1.0
+#: interval of the lines of a log [s], and of the checks whether one is due [s]
+_EVERY, _CHECK = 10.0, 1.0
 _LINE = "{desc}: {percentage:.0f} % ({n_fmt} of {total_fmt}), {elapsed} gone, {remaining} left{postfix}"
-_ENDLESS = "{desc}: {n_fmt} {unit}, {elapsed} gone{postfix}"
-_AT_WORK = "{desc}: {elapsed} gone{postfix}"
+_UNBOUNDED = "{desc}: {n_fmt} {unit}, {elapsed} gone{postfix}"
+_ACTIVITY = "{desc}: {elapsed} gone{postfix}"
 _ALL = "{desc}: {percentage:.0f} % of all, {elapsed} gone, {remaining} left{postfix}"
-#: share of a run that is its training; the rest is for data and test
+#: fraction of a run taken by training; the rest is for data and test
 _TRAINING = 0.9
 
 
 class Progress(tqdm):  # type: ignore[type-arg, misc, unused-ignore]
-    """A tqdm bar that a log can be read after: where standard error is no terminal, it writes whole lines, and few.
+    """A tqdm bar; if standard error is not a terminal, whole lines at long intervals.
 
     Args:
-        total: Number of steps, None where it is not known.
-        desc: What is done.
-        unit: What a step is.
-        leave: Whether the last state stays.
-        **options: For tqdm, such as `initial` and `disable`.
+        total: Number of steps; None if unknown.
+        desc: Description of the operation.
+        unit: Name of a step.
+        leave: Whether the final state remains.
+        **options: Arguments of tqdm, such as `initial` and `disable`.
     """
 
     disable: bool
-    #: those that are open, of which the innermost tells how far it is
+    #: the open ones, of which the innermost writes
     _open: ClassVar[list[Progress]] = []
 
     def __init__(self, total: float | None, desc: str, unit: str = "step", leave: bool = True, **options: Any) -> None:
@@ -43,9 +43,9 @@ class Progress(tqdm):  # type: ignore[type-arg, misc, unused-ignore]
         self._closed = threading.Event()
         self._clock = threading.Thread(target=self._watch, daemon=True)
         if os.environ.get("LOCAL_RANK", "0") != "0":
-            options["disable"] = True  # the first process of a machine speaks for all
+            options["disable"] = True  # only the first process of a machine writes
         if self._lines:
-            form = options.pop("bar_format", _ENDLESS if total is None else _LINE)
+            form = options.pop("bar_format", _UNBOUNDED if total is None else _LINE)
             options = {"miniters": 1, **options, "mininterval": _EVERY, "maxinterval": _EVERY, "bar_format": form}
         super().__init__(total=total, desc=desc, unit=unit, leave=leave, file=sys.stderr, **options)
         if not self.disable:
@@ -61,21 +61,21 @@ class Progress(tqdm):  # type: ignore[type-arg, misc, unused-ignore]
         return bool(self._time() - last >= self.mininterval)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        """Draw the bar, or write a line once there is something to tell."""
+        """Draw the bar, or write a line if one is due."""
         if not self._lines:
             super().display(msg, pos)
-        elif self.n > self.initial and self.due:  # not for a mere change of the description
+        elif self.n > self.initial and self.due:  # not when only the description has changed
             self._write()
 
-    def say(self, text: str) -> None:
-        """Name what is done next, at once."""
+    def announce(self, text: str) -> None:
+        """Set the description, and show it immediately."""
         self.set_description_str(text, refresh=not self._lines)
         if self._lines and not self.disable:
             self.fp.write(f"{text} ({self.n} of {self.total} done)\n")
             self.fp.flush()
 
     def close(self) -> None:
-        """Leave the last state, or nothing."""
+        """Close the bar, and show the final state if `leave` is set."""
         self._closed.set()
         if self._clock.is_alive() and self._clock is not threading.current_thread():
             self._clock.join()
@@ -90,11 +90,11 @@ class Progress(tqdm):  # type: ignore[type-arg, misc, unused-ignore]
                 self._write()
 
     def _watch(self) -> None:
-        """Tell the time where no step has ended for long."""
-        while not self._closed.wait(_LOOK):
+        """Update the elapsed time during long steps."""
+        while not self._closed.wait(_CHECK):
             if self._open[-1:] != [self]:
                 continue
-            if not self._lines and self._time() - max(self.last_print_t, self.start_t + self.delay) >= _LOOK:
+            if not self._lines and self._time() - max(self.last_print_t, self.start_t + self.delay) >= _CHECK:
                 self.refresh()
             elif self._lines and self.due:
                 self._write()
@@ -105,21 +105,21 @@ class Progress(tqdm):  # type: ignore[type-arg, misc, unused-ignore]
         self.fp.flush()
 
 
-def at_work(what: str) -> Progress:
-    """Say that something of unknown length is at work, with the time gone, once it takes more than a second.
+def activity(what: str) -> Progress:
+    """Return a progress bar without steps: after one second it shows the elapsed time.
 
     Args:
-        what: What is done, such as `opening the data`.
+        what: Description of the operation, such as `opening the data`.
     """
-    return Progress(None, what, leave=False, delay=1.0, bar_format=_AT_WORK)
+    return Progress(None, what, leave=False, delay=1.0, bar_format=_ACTIVITY)
 
 
 class SharedProgress(AbstractContextManager["SharedProgress"]):
-    """One bar over many runs, in which every `RunProgress` within shows its epoch and metrics in place of its own.
+    """One bar over many runs, in which a `RunProgress` shows epoch and metrics of its run instead of its own bar.
 
     Args:
-        seconds: How long each run is expected to take, in order; time left is that of all, scaled by how long it took
-            so far.
+        seconds: Estimated duration of each run, in order. The remaining time is the sum, scaled by the time taken so
+            far.
     """
 
     def __init__(self, seconds: Sequence[float]) -> None:
@@ -128,29 +128,29 @@ class SharedProgress(AbstractContextManager["SharedProgress"]):
         self._number, self._run, self._reached = -1, "", 0.0
 
     def __enter__(self) -> SharedProgress:
-        """Take the place of the bars of runs."""
+        """Replace the bars of runs."""
         self._token: Token[SharedProgress | None] = SHARED.set(self)
         return self
 
     def __exit__(self, *_: Any) -> None:
-        """Give it back, and leave the last state."""
+        """Close the bar."""
         SHARED.reset(self._token)
         self._bar.close()
 
     def begin(self, run: str) -> None:
-        """Go to the next run."""
+        """Begin the next run."""
         self._number, self._run = self._number + 1, run
         self._reach(sum(self._seconds[: self._number]))
         self._bar.set_postfix({}, refresh=False)
         self._bar.set_description_str(run)
 
     def end(self) -> None:
-        """Note that the run has come to its end."""
+        """End the run."""
         self._bar.set_description_str(self._run, refresh=False)
         self._reach(sum(self._seconds[: self._number + 1]))
 
     def part(self, total: float | None, name: str, initial: int) -> Part:
-        """Return what stands for the bar of a part of the run."""
+        """Return the bar of a part of the run."""
         return Part(self, total, name, initial)
 
     @property
@@ -159,12 +159,12 @@ class SharedProgress(AbstractContextManager["SharedProgress"]):
         return self._bar.due
 
     def show(self, text: str, metrics: dict[str, float], share: float) -> None:
-        """Show what a run is at.
+        """Show the state of a run.
 
         Args:
-            text: Its epoch, or what else it does.
+            text: Its epoch, or another activity.
             metrics: Its latest metrics.
-            share: How much of it is done, 0 to 1.
+            share: Finished fraction, 0 to 1.
         """
         self._bar.set_description_str(f"{self._run} {text}", refresh=False)
         self._bar.set_postfix(metrics, refresh=False)
@@ -180,7 +180,7 @@ SHARED: ContextVar[SharedProgress | None] = ContextVar("shared", default=None)
 
 
 class Part:
-    """Stands for the bar of one part of a run, say its training, within a `SharedProgress`."""
+    """The bar of one part of a run, such as its training, shown within a `SharedProgress`."""
 
     def __init__(self, shared: SharedProgress, total: float | None, name: str, initial: int) -> None:
         self._shared, self._total, self._text, self._done = shared, total, name, initial
@@ -192,18 +192,18 @@ class Part:
         return self._shared.due
 
     def set_postfix(self, metrics: dict[str, float], refresh: bool = True) -> None:
-        """Keep the latest metrics."""
+        """Set the latest metrics."""
         self._metrics = metrics
 
     def set_description_str(self, text: str, refresh: bool = True) -> None:
-        """Keep what is done."""
+        """Set the description."""
         self._text = text
 
     def update(self) -> None:
-        """Move on."""
+        """Advance by one step."""
         self._done += 1
         share = min(1.0, self._done / self._total) * _TRAINING if self._total and self._training else _TRAINING
         self._shared.show(self._text, self._metrics, share)
 
     def close(self) -> None:
-        """Nothing: the shared bar goes on."""
+        """Do nothing; the shared bar continues."""

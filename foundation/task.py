@@ -14,7 +14,7 @@ from torch.optim import AdamW, Optimizer
 
 from datamodules.batch import SETTINGS
 from datamodules.errors import InputError
-from datamodules.progress import at_work
+from datamodules.progress import activity
 from foundation.checkpoint import check_fit, load_model, load_part, read_checkpoint
 from foundation.contract import describe_data
 from foundation.encoder import Encoder
@@ -64,7 +64,7 @@ class FoundationTask(LightningModule):
         if stage != "fit":
             return
         if self.trainer.datamodule is not None:  # type: ignore[attr-defined]
-            with at_work("taking statistics of the training data"):
+            with activity("taking statistics of the training data"):
                 self.prepare_from(self.trainer.datamodule)  # type: ignore[attr-defined]
                 self.trained_on = describe_data(self.trainer.datamodule)  # type: ignore[attr-defined]
         if isinstance(self.start_from, str):

@@ -100,7 +100,7 @@ def dft_weights(csi: Tensor, codebook: Tensor) -> Tensor:
     return (beam_power(csi, codebook) / (csi.shape[1] * csi.shape[3])).sqrt()
 
 
-def shares(weights: Tensor) -> Tensor:
+def normalized_weights(weights: Tensor) -> Tensor:
     """Normalise weights (B, Q) to sum 1; zero weights remain zero."""
     return weights / weights.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
 
@@ -118,13 +118,13 @@ def top_codewords(weights: Tensor, count: int) -> Tensor:
     return weights.topk(count, dim=-1).indices
 
 
-def reported(weights: Tensor, count: int) -> Tensor:
+def strongest_weights(weights: Tensor, count: int) -> Tensor:
     """Return weights (B, Q) with all but the `count` largest set to zero: codebook feedback (section IV-B)."""
     values, indices = weights.topk(count, dim=-1)
     return torch.zeros_like(weights).scatter(-1, indices, values)
 
 
-def sounded(
+def estimated_coefficients(
     csi: Tensor,
     codebook: Tensor,
     codewords: Tensor,
@@ -151,7 +151,7 @@ def sounded(
     return coefficients + drawn * noise.sqrt()[:, None, None, None]
 
 
-def rebuilt(coefficients: Tensor, codebook: Tensor, codewords: Tensor) -> Tensor:
+def least_norm_channel(coefficients: Tensor, codebook: Tensor, codewords: Tensor) -> Tensor:
     """Return the channel of least norm with the reported coefficients, w = Q x (twin calibration section IV-D).
 
     Args:
@@ -167,7 +167,7 @@ def rebuilt(coefficients: Tensor, codebook: Tensor, codewords: Tensor) -> Tensor
     return chosen.mH[:, None] @ parts
 
 
-def hits(codewords: Tensor, weights: Tensor) -> Tensor:
+def is_selected(codewords: Tensor, weights: Tensor) -> Tensor:
     """Return 1 if the strongest codeword of a link is among the selected ones, otherwise 0, (B,).
 
     Args:

@@ -116,7 +116,7 @@ def plot_statistics(sites: Sequence[Site]) -> Figure:
     if torch.isfinite(sites[0].links.position).any():
         draw_map(map_axes, sites[0], "los")
     else:
-        _say(map_axes, "positions unknown")
+        _annotate(map_axes, "positions unknown")
     for (name, amplitude), line in zip(_pool({s.name: _amplitude(s) for s in served}).items(), _LINES, strict=False):
         level, share = np.sort(decibel(amplitude.square())), np.arange(1, len(amplitude) + 1) / len(amplitude)
         amplitude_axes.plot(level, share, color=line, label=f"{name} ({len(amplitude):,})")
@@ -136,7 +136,7 @@ def _draw_histograms(spread_axes: Axes, count_axes: Axes, rays: dict[str, Paths]
     count_axes.set(xlabel="paths a link", ylabel="links [%]")
     if not rays:
         for axes in (spread_axes, count_axes):
-            _say(axes, "recorded CSI: no rays")
+            _annotate(axes, "recorded CSI: no rays")
         return
     spreads = _pool({name: 1e9 * _delay_spread(paths) for name, paths in rays.items()})
     counts = _pool({name: paths.mask.sum(1) for name, paths in rays.items()})
@@ -151,7 +151,7 @@ def _draw_histograms(spread_axes: Axes, count_axes: Axes, rays: dict[str, Paths]
         count_axes.hist(counts[name].numpy(), bins=edges.tolist(), **style)
 
 
-def _say(axes: Axes, text: str) -> None:
+def _annotate(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color="grey")
 
 

@@ -32,7 +32,7 @@ def group_links(
     """
     starts = np.cumsum([0, *(len(site) for site in sites)])
     rows = []
-    for numbers in _couples(sites, group).values():
+    for numbers in _sites_by_group(sites, group).values():
         chosen, area = numbers, sites[numbers[0]].area
         if group == "station":
             chosen = numbers[:base_stations]
@@ -76,7 +76,7 @@ def variant_names(sites: Sequence[Site], wanted: Sequence[str] | None = None) ->
     return names
 
 
-def _couples(sites: Sequence[Site], group: Group) -> dict[Hashable, list[int]]:
+def _sites_by_group(sites: Sequence[Site], group: Group) -> dict[Hashable, list[int]]:
     """Return groups of site numbers that differ in the attribute of the group alone."""
     couples: dict[Hashable, list[int]] = {}
     for number, (site, area) in enumerate(zip(sites, area_numbers(sites), strict=True)):

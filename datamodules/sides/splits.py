@@ -64,17 +64,17 @@ def split_links(
     user = user_numbers(sites)
     rng = np.random.default_rng(seed)
     if rule == "random":
-        side = _deal(user, fractions, rng)
+        side = _assign(user, fractions, rng)
         _warn_of_copies(sites, side)
     elif rule == "spatial":
-        side = _deal(_blocks(sites, site_of, user, block), fractions, rng)
+        side = _assign(_blocks(sites, site_of, user, block), fractions, rng)
     elif rule == "time":
-        side = _deal_in_time(sites, fractions)
+        side = _assign_in_time(sites, fractions)
     else:
         names = [site.area if rule == "area" else site.city for site in sites]
         first = {name: i for i, name in reversed(list(enumerate(names)))}
         group = ground_numbers(sites) if rule == "area" else np.array([first[name] for name in names])
-        side = _deal_groups(sites, site_of, user, group, names, fractions, block, holdout, rng)
+        side = _assign_groups(sites, site_of, user, group, names, fractions, block, holdout, rng)
     _leave_out_straddling(user, side)
     masks = (side == 0, side == 1, side == 2)
     for name, mask, share in zip(SIDES, masks, fractions, strict=True):
@@ -160,7 +160,7 @@ def _keys(site: Site) -> NDArray[np.str_]:
     )
 
 
-def _deal(unit: NDArray[np.int64], fractions: Fractions, rng: np.random.Generator) -> NDArray[np.int8]:
+def _assign(unit: NDArray[np.int64], fractions: Fractions, rng: np.random.Generator) -> NDArray[np.int8]:
     """Assign permuted units (one number for each link) to the sides by their fractions of links; return the sides."""
     units, inverse, counts = np.unique(unit, return_inverse=True, return_counts=True)
     order = rng.permutation(len(units))
@@ -172,7 +172,7 @@ def _deal(unit: NDArray[np.int64], fractions: Fractions, rng: np.random.Generato
     return side[inverse]
 
 
-def _deal_in_time(sites: Sequence[Site], fractions: Fractions) -> NDArray[np.int8]:
+def _assign_in_time(sites: Sequence[Site], fractions: Fractions) -> NDArray[np.int8]:
     """Assign links to train, validation and test in temporal order; return the sides, 3 for none.
 
     A side ends with the last link that is complete at a time given by the fractions. The next side begins later by the
@@ -219,7 +219,7 @@ def _blocks(
     return number
 
 
-def _deal_groups(
+def _assign_groups(
     sites: Sequence[Site],
     site_of: NDArray[np.int64],
     user: NDArray[np.int64],
@@ -240,14 +240,14 @@ def _deal_groups(
     if holdout:
         test = np.isin(group, group[[name in held for name in names]])[site_of]
     else:
-        test = _deal(group[site_of], (1 - fractions[2], 0.0, fractions[2]), rng) == 2
+        test = _assign(group[site_of], (1 - fractions[2], 0.0, fractions[2]), rng) == 2
     share = fractions[1] / (fractions[0] + fractions[1]) if fractions[0] + fractions[1] else 0.0
-    # whole areas validate where about that share of them can be dealt, else blocks of the training areas: the windows
-    # of one city overlap into few large groups
+    # whole areas validate if about that share of them can be assigned, otherwise blocks of the training areas: the
+    # windows of one city overlap and form few large groups
     area = ground_numbers(sites)[site_of]
-    dealt = _deal(area[~test], (1 - share, share, 0.0), rng)
-    if not 0.5 * share <= (dealt == 1).mean() <= 2 * share:
-        dealt = _deal(_blocks(sites, site_of, user, block)[~test], (1 - share, share, 0.0), rng)
+    assigned = _assign(area[~test], (1 - share, share, 0.0), rng)
+    if not 0.5 * share <= (assigned == 1).mean() <= 2 * share:
+        assigned = _assign(_blocks(sites, site_of, user, block)[~test], (1 - share, share, 0.0), rng)
     side = np.full(len(site_of), 2, dtype=np.int8)
-    side[~test] = dealt
+    side[~test] = assigned
     return side

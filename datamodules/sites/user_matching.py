@@ -78,7 +78,7 @@ def user_numbers(sites: Sequence[Site]) -> NDArray[np.int64]:
     # the link of the same row in the first site of the area
     user = np.where(shares[site_of], links - starts[site_of] + starts[first[number_of]][site_of], links)
     if not shares.all() or len(np.unique(ground)) < len(first):
-        user = _joined_by_spot(sites, site_of, ground[site_of], shares[site_of], user)
+        user = _merge_equal_positions(sites, site_of, ground[site_of], shares[site_of], user)
     number: NDArray[np.int64] = np.unique(user, return_inverse=True)[1].astype(np.int64)
     return number
 
@@ -88,7 +88,7 @@ def _same_rows(one: Site, other: Site) -> bool:
     return one is other or (a.shape == b.shape and bool(torch.equal(a.nan_to_num(), b.nan_to_num())))
 
 
-def _joined_by_spot(
+def _merge_equal_positions(
     sites: Sequence[Site],
     site_of: NDArray[np.int64],
     ground: NDArray[np.int64],

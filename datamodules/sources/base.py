@@ -1,4 +1,4 @@
-"""The contract of a source, and the cache between sources and everything else."""
+"""The base class of sources, and the cache of sites."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from datamodules.errors import InputError
-from datamodules.progress import Progress, at_work
+from datamodules.progress import Progress, activity
 from datamodules.sites.site import FORMAT, Site
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to make one or more sites, as a unit of work.
+    """A unit of work that makes one or more sites.
 
     Attributes:
-        names: Names of the sites it makes, in order.
-        parameters: Everything that the result depends on, as plain data; its hash is part of the folder names.
-        make: Called with a folder of its own for unfinished work, which survives a killed run and is removed after
-            success; yields the sites in the order of `names`.
+        names: Names of the sites, in order.
+        parameters: All settings that determine the result, as plain data; their hash is part of the folder names.
+        make: Called with a folder for unfinished work, which survives an interruption and is removed after success;
+            yields the sites in the order of `names`.
     """
 
     names: tuple[str, ...]
@@ -45,22 +45,22 @@ class Recipe:
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
     def folders(self, cache: Path) -> list[Path]:
-        """Where the sites lie, in the order of `names`."""
+        """Return the folders of the sites, in the order of `names`."""
         return [cache / f"{name}-{self.digest}" for name in self.names]
 
     def work(self, cache: Path) -> Path:
-        """Where unfinished work lies; a run that was killed leaves it behind, even after its last site."""
+        """Return the folder of unfinished work; a killed process leaves it behind, even after the last site."""
         return cache / f".{self.names[0]}-{self.digest}.partial"
 
     def is_made(self, cache: Path) -> bool:
-        """Say whether all of its sites are there."""
+        """Return whether all sites exist."""
         return all(folder.is_dir() for folder in self.folders(cache))
 
 
 class Source(ABC):
-    """Where channels come from: makes sites once, then reads them from the cache.
+    """Base class of sources of channels, which make sites once and then read them from the cache.
 
-    A source's constructor arguments are its YAML. It implements `recipes`; `sites` does the rest.
+    The constructor arguments of a source are its settings in YAML. A subclass implements `recipes`.
 
     Args:
         cache: Folder of finished sites; by default `$CSI_CACHE`, or `data/sites` under the working folder.
@@ -71,13 +71,13 @@ class Source(ABC):
 
     @abstractmethod
     def recipes(self) -> list[Recipe]:
-        """List what is to be made. Cheap: reads no more than the names and parameters need."""
+        """List the recipes. It is called often, and reads only what determines names and parameters."""
 
     def sites(self, verify: bool = True) -> list[Site]:
-        """Make the sites that are missing and open all of them.
+        """Make missing sites, and open all.
 
         Args:
-            verify: Whether to hold every file against its checksum.
+            verify: Whether the checksums of all files are verified.
 
         Raises:
             InputError: The source cannot make a site, or a cached one is damaged.
@@ -95,14 +95,14 @@ class Source(ABC):
 
 
 def data_root(kind: str, root: str | None) -> Path:
-    """Return `root`, or else `$CSI_DATA/<kind>`, or `data/<kind>` where CSI_DATA is not set."""
+    """Return `root` if given, else `$CSI_DATA/<kind>`, else `data/<kind>`."""
     return (
         Path(root).expanduser() if root is not None else Path(os.environ.get("CSI_DATA") or "data").expanduser() / kind
     )
 
 
 def file_stamps(files: list[Path]) -> dict[str, list[int]]:
-    """Return size [bytes] and time of change [ns] by file name: with these in a recipe, changed data is read anew."""
+    """Return size [bytes] and modification time [ns] by file name, parameters by which changed files are read again."""
     return {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
 
 
@@ -128,7 +128,7 @@ def renamed(owner: str, old: str, old_value: Any, new: str, value: Any) -> Any:
 
 
 def make(recipe: Recipe, cache: Path) -> None:
-    """Make the sites of one recipe unless they are there; a second process waits and finds them made."""
+    """Make the sites of one recipe unless they exist; other processes wait for it."""
     work = recipe.work(cache)
     if recipe.is_made(cache) and not work.exists():
         return
@@ -139,7 +139,7 @@ def make(recipe: Recipe, cache: Path) -> None:
                 shutil.rmtree(killed)
         if not recipe.is_made(cache):
             work.mkdir(exist_ok=True)
-            with at_work(f"making {recipe.names[0]}"):
+            with activity(f"making {recipe.names[0]}"):
                 for folder, site in zip(recipe.folders(cache), recipe.make(work), strict=True):
                     if not folder.is_dir():
                         site.save(folder)
@@ -148,13 +148,13 @@ def make(recipe: Recipe, cache: Path) -> None:
 
 
 def store_chunk(work: Path, index: int, tensors: dict[str, Tensor], made: str) -> None:
-    """Write a finished chunk into a recipe's work folder, whole or not at all; its name ends in its checksum.
+    """Write a finished chunk atomically into the work folder of a recipe, with its checksum in its name.
 
     Args:
-        work: The recipe's work folder.
+        work: Work folder of the recipe.
         index: Number of the chunk.
-        tensors: What it holds.
-        made: What was done to its links, for the message: traced, drawn.
+        tensors: Content.
+        made: Verb of the error message: traced, drawn.
 
     Raises:
         InputError: The disk is full or cannot be written.
@@ -169,7 +169,7 @@ def store_chunk(work: Path, index: int, tensors: dict[str, Tensor], made: str) -
 
 
 def restore_chunk(work: Path, index: int) -> dict[str, Tensor] | None:
-    """Read a chunk that an earlier run has finished; None if there is none that is sound."""
+    """Return the finished chunk of an earlier run; None if it is missing or damaged."""
     for file in work.glob(f"{index:07d}.*.safetensors"):
         data = file.read_bytes()
         if hashlib.sha256(data).hexdigest() == file.name.split(".")[1]:

@@ -28,16 +28,16 @@ import torch
 from datamodules.errors import InputError
 from datamodules.sources.base import Recipe, Source, make
 
-#: tasks that a Ray cluster is given ahead of time; what is pending makes it grow
+#: number of tasks submitted to a Ray cluster at a time; pending tasks let it scale up
 _AHEAD = 1000
 _DIED = "its process died, killed or out of memory: run it again, with fewer workers if that repeats"
 
-#: recipe number, and what went wrong
+#: recipe number, and error message
 Outcome = tuple[int, str | None]
 
 
 def build(sources: Source | Sequence[Source], workers: int | None = None, address: str | None = None) -> dict[str, str]:
-    """Make all sites of one or more sources that are not there yet, with one progress bar over all.
+    """Make all missing sites of one or more sources, with one progress bar.
 
     A recipe that fails does not stop the others. A further call continues after a failure or an interruption.
 
@@ -91,24 +91,24 @@ def build(sources: Source | Sequence[Source], workers: int | None = None, addres
 
 @lru_cache(maxsize=4)
 def _recipes(payload: bytes) -> list[tuple[Recipe, Path]]:
-    """List the recipes of pickled sources, each with its cache; once a process."""
+    """List the recipes of pickled sources, each with its cache; the result is cached in each process."""
     sources: list[Source] = pickle.loads(payload)
     return [(recipe, source.cache) for source in sources for recipe in source.recipes()]
 
 
 def _attempt(payload: bytes, number: int) -> str | None:
-    """Make the sites of one recipe; return what went wrong, in one line."""
+    """Make the sites of one recipe; return the error message in one line, or None."""
     try:
         make(*_recipes(payload)[number])
     except InputError as error:
         return " ".join(str(error).split())
-    except Exception as error:  # a fault of one area, or of a library: the others go on
+    except Exception as error:  # other recipes continue after an error of one area or of a library
         return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     return None
 
 
 def _on_this_machine(payload: bytes, missing: list[int], workers: int) -> Iterator[Outcome]:
-    """Make recipes in processes; those that were at work when one of them died are tried once more, one by one."""
+    """Make recipes in processes; those running when a process died are repeated once, one at a time."""
     suspects: list[int] = []
     todo = list(reversed(missing))
     while todo:
@@ -122,8 +122,10 @@ def _on_this_machine(payload: bytes, missing: list[int], workers: int) -> Iterat
 
 
 def _in_pool(payload: bytes, todo: list[int], workers: int) -> Iterator[Outcome]:
-    """Take recipes off the end of `todo` until it is empty or a process dies."""
-    context = multiprocessing.get_context("spawn")  # a fork would take Dr.Jit's and PyTorch's locks along, not threads
+    """Make recipes from the end of `todo` until it is empty or a process dies."""
+    context = multiprocessing.get_context(
+        "spawn"
+    )  # a fork would copy locks of Dr.Jit and PyTorch, but not their threads
     start = (context.Value("i", 0), workers)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=start)
     running: dict[Future[str | None], int] = {}
@@ -137,8 +139,8 @@ def _in_pool(payload: bytes, todo: list[int], workers: int) -> Iterator[Outcome]
                 number = running.pop(future)
                 yield number, future.result()
     except BrokenProcessPool:
-        yield from ((at_work, _DIED) for at_work in (number, *running.values()))
-    except BaseException:  # interrupted, terminated, or given up by who asked: nobody waits for what is at work
+        yield from ((lost, _DIED) for lost in (number, *running.values()))
+    except BaseException:  # interrupted, terminated, or closed by the caller: running recipes are abandoned
         for process in list((pool._processes or {}).values()):
             process.kill()
         raise
@@ -148,7 +150,7 @@ def _in_pool(payload: bytes, todo: list[int], workers: int) -> Iterator[Outcome]
 
 @contextmanager
 def _main_hidden(payload: bytes) -> Iterator[None]:
-    """Keep new processes from running the user's script once more, unless it defines one of the sources."""
+    """Prevent new processes from running the user's script again, unless it defines one of the sources."""
     main = sys.modules["__main__"]
     if b"__main__" not in payload:
         sys.modules["__main__"] = ModuleType("__main__")
@@ -159,8 +161,8 @@ def _main_hidden(payload: bytes) -> Iterator[None]:
 
 
 def _start_worker(counter: Synchronized[int], workers: int) -> None:
-    """Give a new process its share of the cores, and make it end with its parent."""
-    os.environ["TQDM_DISABLE"] = "1"  # there is one bar, the factory's
+    """Assign a new process its cores, and let it end with its parent."""
+    os.environ["TQDM_DISABLE"] = "1"  # the parent shows the only bar
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with counter.get_lock():
@@ -168,7 +170,7 @@ def _start_worker(counter: Synchronized[int], workers: int) -> None:
         counter.value += 1
     cores = _cores()
     own = cores[rank % workers :: workers] or [cores[rank % len(cores)]]
-    # Dr.Jit starts as many threads as there are cores to run on; PyTorch has already counted them
+    # Dr.Jit starts one thread for each core of the affinity mask; PyTorch has already counted the cores
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, own)
     torch.set_num_threads(len(own))
@@ -188,7 +190,7 @@ def _cores() -> list[int]:
 
 
 def _on_ray(payload: bytes, missing: list[int], address: str) -> Iterator[Outcome]:
-    """Make recipes on a Ray cluster, a task each, one core each."""
+    """Make recipes on a Ray cluster, one task of one core for each."""
     try:
         import ray
     except ImportError as error:
@@ -197,7 +199,7 @@ def _on_ray(payload: bytes, missing: list[int], address: str) -> Iterator[Outcom
         ) from error
     try:
         if found := re.fullmatch(r"(?:ray://)?([^/]+):(\d+)", address):
-            # Ray itself keeps asking for minutes
+            # Ray itself would retry for minutes
             socket.create_connection((found[1].strip("[]"), int(found[2])), timeout=10).close()
         ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
     except (OSError, RuntimeError, ValueError) as error:
@@ -221,7 +223,7 @@ def _on_ray(payload: bytes, missing: list[int], address: str) -> Iterator[Outcom
 
 
 def _attempt_in(folder: str, payload: bytes, number: int) -> str | None:
-    """Do what `_attempt` does, in the working folder of who asked."""
+    """Call `_attempt` in the working folder of the driver."""
     os.environ["TQDM_DISABLE"] = "1"
     try:
         os.chdir(folder)

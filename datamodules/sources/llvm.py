@@ -1,4 +1,4 @@
-"""The LLVM library that Dr.Jit, and with it Sionna, compiles with on a CPU."""
+"""The LLVM library with which Dr.Jit, and so Sionna, compiles on a CPU."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from datamodules.errors import InputError
 def use_llvm() -> None:
     """Point Dr.Jit at the LLVM library of `karellen-llvm-core`, before its first import.
 
-    Dr.Jit would else take the system's, and an LLVM 15 or 16 aborts the process as soon as a scene is loaded. Nothing
-    is done where the user has set `DRJIT_LIBLLVM_PATH`, where a CUDA GPU makes LLVM needless, and outside Linux.
+    Dr.Jit would otherwise use that of the system, of which LLVM 15 and 16 abort the process when a scene is loaded.
+    Does nothing if `DRJIT_LIBLLVM_PATH` is set, with a CUDA GPU, which does not need LLVM, and outside Linux.
 
     Raises:
-        InputError: There is no library to be found.
+        InputError: The library is not installed.
     """
     if "DRJIT_LIBLLVM_PATH" in os.environ or platform.system() != "Linux" or torch.cuda.is_available():
         return

@@ -23,7 +23,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from datamodules import OFDM, Array, ChannelDataModule, DeepMIMO, Paths, SionnaRT, Site, Source, synthesize
 from datamodules.channel.response import link_factors
-from datamodules.progress import at_work
+from datamodules.progress import activity
 from datamodules.sites.environment import Environment
 from datamodules.sources.base import Recipe
 
@@ -298,11 +298,11 @@ def main() -> None:
     """Measure, print, and write `runs/bench.json`."""
     torch.set_flush_denormal(True)
     with tempfile.TemporaryDirectory() as folder:
-        with at_work("training"):
+        with activity("training"):
             loops = [training_loop(folder, probe) for probe in (False, True)]
-        with at_work("synthesis"):
+        with activity("synthesis"):
             rows = [*synthesis(real_site()), *loops]
-        with at_work("large data"):
+        with activity("large data"):
             rows += large_data(folder)
     width = max(len(row.name) for row in rows)
     waiting = os.environ.get("OMP_WAIT_POLICY", "not set")

@@ -106,7 +106,7 @@ def _projections(rows: dict[str, Tensor], progress: Progress) -> Figure:
 
 def _planes(points: NDArray[np.float32], progress: Progress) -> dict[str, NDArray[Any]]:
     """Project points (M, D) to the plane by each method."""
-    progress.say("loading t-SNE, PCA and UMAP")
+    progress.announce("loading t-SNE, PCA and UMAP")
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
@@ -125,7 +125,7 @@ def _planes(points: NDArray[np.float32], progress: Progress) -> dict[str, NDArra
         methods["UMAP"] = UMAP(n_components=2, n_neighbors=min(15, len(points) - 1), random_state=0, n_jobs=1)
     planes = {}
     for name, method in methods.items():
-        progress.say(f"projecting embeddings by {name}")
+        progress.announce(f"projecting embeddings by {name}")
         planes[name] = method.fit_transform(points)
         progress.update()
     return planes

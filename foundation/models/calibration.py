@@ -13,14 +13,14 @@ from datamodules.channel.codebook import (
     cosine,
     dft_codebook,
     dft_weights,
-    hits,
+    estimated_coefficients,
+    is_selected,
+    least_norm_channel,
     noise_power,
+    normalized_weights,
     precoder,
     rate,
-    rebuilt,
-    reported,
-    shares,
-    sounded,
+    strongest_weights,
     top_codewords,
 )
 from datamodules.channel.draws import LinkDraws
@@ -142,7 +142,7 @@ class TwinCalibration(FoundationTask):
         Returns:
             Shape (B, T), with a sum of 1.
         """
-        weights = shares(dft_weights(low, self.codebook)) * len(self.codebook)  # of mean 1
+        weights = normalized_weights(dft_weights(low, self.codebook)) * len(self.codebook)  # of mean 1
         normalized = (position - self.position_mean) / self.position_std
         if self.reads == "twin":
             normalized = torch.zeros_like(normalized)
@@ -180,7 +180,7 @@ class TwinCalibration(FoundationTask):
     def target(self, high: Tensor) -> Tensor:
         """Return the labels of channels (B, R, T, K): DFT weights with sum 1, shape (B, T)."""
         weights = dft_weights(high, self.codebook)
-        return shares(weights if self.labels == "full" else reported(weights, self.codewords))
+        return normalized_weights(weights if self.labels == "full" else strongest_weights(weights, self.codewords))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the squared error of the weights (eq 8)."""
@@ -219,7 +219,9 @@ class TwinCalibration(FoundationTask):
         high, chosen = links["high"], top_codewords(weights, count)
         drawn = LinkDraws(0, links["site"], links["user"]).normal(high.shape[1], count, high.shape[3])
         noise = noise_power(high, self.snr_db)
-        return rebuilt(sounded(high, self.codebook, chosen, noise, drawn), self.codebook, chosen)
+        return least_norm_channel(
+            estimated_coefficients(high, self.codebook, chosen, noise, drawn), self.codebook, chosen
+        )
 
     @torch.no_grad()
     def on_test_start(self) -> None:
@@ -252,11 +254,11 @@ class TwinCalibration(FoundationTask):
         for name, weights in choosers.items():
             best[name] = top_codewords(weights, self.codewords)
             cosines[name] = self._score(name, links, self.feedback(links, weights, self.codewords))
-            self._log("test", f"{name}hit_rate", hits(best[name], choosers["target_"]))
+            self._log("test", f"{name}hit_rate", is_selected(best[name], choosers["target_"]))
             for count in SWEEP:
                 sent = min(count, len(self.codebook))
                 self._log("test", f"{name}cosine_of_{count}", cosine(high, self.feedback(links, weights, sent)))
-                found = hits(top_codewords(weights, sent), choosers["target_"])
+                found = is_selected(top_codewords(weights, sent), choosers["target_"])
                 self._log("test", f"{name}hit_rate_of_{count}", found)
         unknown = torch.full_like(cosines[""], torch.nan)
         self._shown.add(

@@ -50,7 +50,8 @@ def gather(folders: Sequence[Path]) -> dict[str, Any]:
     with Progress(len(found), "reading runs", "run", leave=False) as progress:
         for folder in found:
             try:
-                record, plots, embeddings = read_run(folder), read_plots(folder), embeddings_of(folder, progress.say)
+                record, plots = read_run(folder), read_plots(folder)
+                embeddings = embeddings_of(folder, progress.announce)
             except (InputError, OSError, ValueError) as error:
                 skipped.append(f"skipped {folder}: {error}")
             else:

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from datamodules.progress import at_work
+from datamodules.progress import activity
 from foundation.gather import Rows, concatenate, gather_rows, rank, world_size
 from foundation.runtime.runs import write_whole
 
@@ -41,7 +41,7 @@ def log_figures(trainer: Trainer, draw: Callable[[], dict[str, Figure]], caption
     folder = trainer.log_dir
     if folder is None or not trainer.is_global_zero:
         return
-    with at_work("drawing pictures"):
+    with activity("drawing pictures"):
         _save(trainer, folder, draw(), caption)
 
 

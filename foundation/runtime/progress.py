@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
-from datamodules.progress import SHARED, Part, Progress, at_work
+from datamodules.progress import SHARED, Part, Progress, activity
 
 
 class RunProgress(ProgressBar):
@@ -99,7 +99,7 @@ class RunProgress(ProgressBar):
         """Tell the time while the model scores and draws."""
         self._end()
         if self._enabled:
-            self._bar = at_work("scoring and drawing")
+            self._bar = activity("scoring and drawing")
 
     def on_test_end(self, *_: Any) -> None:
         """End."""

@@ -148,7 +148,7 @@ def test_show_counts_what_is_there(cache, capsys):
 
 def test_verify_names_every_damaged_file(cache, capsys):
     assert main(["verify"]) == 0
-    assert "3 of 3 sites are sound" in capsys.readouterr().out
+    assert "3 of 3 sites are intact" in capsys.readouterr().out
     flipped, cut = (cache / f"{name}-0123456789" / "paths.safetensors" for name in ("a_bs0", "b_bs0"))
     data = bytearray(flipped.read_bytes())
     data[len(data) // 2] ^= 1
@@ -156,7 +156,7 @@ def test_verify_names_every_damaged_file(cache, capsys):
     cut.write_bytes(cut.read_bytes()[:-1])
     assert main(["verify"]) == 2
     said = capsys.readouterr()
-    assert "1 of 3 sites are sound" in said.out
+    assert "1 of 3 sites are intact" in said.out
     named = [line for line in said.err.splitlines() if line.startswith("error: ")]
     assert [str(flipped) in named[0], str(cut) in named[1], len(named)] == [True, True, 2]
 

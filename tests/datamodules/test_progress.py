@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from datamodules.progress import Progress, at_work
+from datamodules.progress import Progress, activity
 
 
 class Stream(io.StringIO):
@@ -54,7 +54,7 @@ def test_a_log_has_nothing_of_what_was_already_done_or_leaves_nothing(monkeypatc
 def test_a_log_names_the_next_step_at_once(monkeypatch):
     stream = standard_error(monkeypatch, terminal=False)
     with Progress(3, "drawing", leave=False) as bar:
-        bar.say("projecting by UMAP")
+        bar.announce("projecting by UMAP")
     assert stream.getvalue() == "projecting by UMAP (0 of 3 done)\n"
 
 
@@ -67,9 +67,9 @@ def wait_for(stream, text):
 
 @pytest.mark.parametrize("terminal", [False, True])
 def test_the_time_goes_on_where_no_step_ends(terminal, monkeypatch):
-    monkeypatch.setattr("datamodules.progress._LOOK", 0.01)
+    monkeypatch.setattr("datamodules.progress._CHECK", 0.01)
     stream = standard_error(monkeypatch, terminal)
-    with at_work("opening the data") as bar:
+    with activity("opening the data") as bar:
         bar.start_t -= 12
         wait_for(stream, "opening the data: 00:12 gone")
         with Progress(4, "tracing", "link", leave=False) as inner:
@@ -97,7 +97,7 @@ def test_a_terminal_has_a_bar_that_is_drawn_over(monkeypatch):
     stream = standard_error(monkeypatch, terminal=True)
     with Progress(2, "tracing", "link") as bar:
         bar.update()
-        bar.say("tracing more")
+        bar.announce("tracing more")
     assert stream.getvalue().count("\r") >= 2
     assert stream.getvalue().count("\n") == 1
     assert "1/2" in stream.getvalue()

@@ -46,8 +46,8 @@ class DeepMIMOv3(Source):
     has their number. Two bands of a city have the same users, which `datamodules.pair` matches.
 
     Args:
-        scenario: Name of the scenario, say `city_11_santaclara_28`; upper and lower case are the same, except where two
-            folders differ in nothing else.
+        scenario: Name of the scenario, such as `city_11_santaclara_28`; case is ignored unless the names of two folders
+            differ only in case.
         root: Folder that holds scenario folders; by default `$CSI_DATA/deepmimo_v3`, or `data/deepmimo_v3` under the
             working folder where CSI_DATA is not set.
         base_stations: Numbers of the base stations; by default all of them.

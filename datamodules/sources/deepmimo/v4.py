@@ -32,8 +32,8 @@ class DeepMIMO(Source):
     scenario are ignored, as in DeepMIMO itself: set them in `Array`.
 
     Args:
-        scenario: Name of the scenario, say `city_0_newyork_3p5`; upper and lower case are the same, except where two
-            folders differ in nothing else.
+        scenario: Name of the scenario, such as `city_0_newyork_3p5`; case is ignored unless the names of two folders
+            differ only in case.
         root: Folder that holds scenario folders; by default `$CSI_DATA/deepmimo`, or `data/deepmimo` under the working
             folder where CSI_DATA is not set.
         base_stations: DeepMIMO's transmitter set ids; by default all of them.

@@ -26,7 +26,7 @@ from datamodules.sources.raytracing.tracing import Tracer, solve, to_paths
 _BEND = 3
 #: neighbours in the order of shooting share one of so many sectors of azimuth
 _SECTORS = 256
-#: room for the candidate paths of a user, who fills 50 to 350; with diffuse reflection there is no saying
+#: room for the candidate paths of a user, who fills 50 to 350; with diffuse reflection the number is not bounded
 _CANDIDATES_PER_USER = 4_000
 #: samples x interactions x base stations x users of one call; Sionna's deterministic solver takes 50 bytes for each
 _CALL_SIZE = 20_000_000

@@ -1,4 +1,4 @@
-"""Ground, buildings and open sky of a scene, and where users and base stations can stand."""
+"""Ground, buildings and outdoor points of a scene, and positions of users and base stations."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from datamodules.sources.raytracing import scenes
 #: (x_min, y_min, x_max, y_max) [m]
 Window = tuple[float, float, float, float]
 
-#: grows when users or base stations are placed otherwise, so that sites in the cache are made anew
+#: version of the placement, to be raised when positions change, so that cached sites are rebuilt
 PLACING = 2
-#: what lies at most this far above the ground [m] is still ground: roads, kerbs, lawns
+#: largest height above the ground [m] of roads, kerbs and lawns, which count as ground
 _GROUND_TOLERANCE = 0.5
 #: half of the largest gap [m] between two outlines that encloses a courtyard
 _TOUCHING = 0.1
-#: lowest roof [m] that a base station is put on
+#: least height of a roof with a base station [m]
 _LOWEST_ROOF = 5.0
-#: how far below a roof [m] a base station still stands on it, and how far above it is then put
+#: tolerance below a roof [m] within which a base station is moved onto it, and its height above the roof then [m]
 _ON_ROOF = 0.1
 #: points drawn at a time
 _DRAWS = 4096
-#: names that make an object the ground, whatever its size
+#: names of ground objects of any size
 _GROUND_NAME = re.compile(r"(ground|terrain|floor|plane|land)(?![a-z])", re.IGNORECASE)
 
 
 class SceneGeometry:
     """Top view of a scene: ground, buildings and outdoor points.
 
-    Its ground is every object named so (ground, terrain, floor, plane, land), or else every flat one that spans more
-    than half of the scene. Anything else that rises over half a metre above it is a building.
+    The ground is every object named ground, terrain, floor, plane or land; without one, every flat object that spans
+    more than half of the scene. Other objects more than half a metre above it are buildings.
 
     Args:
         file: Mitsuba XML file.
@@ -77,11 +77,11 @@ class SceneGeometry:
         return np.asarray(np.fmax(self._ground.height(xy), self._roofs.height(xy)))
 
     def is_open(self, xy: NDArray[Any]) -> NDArray[Any]:
-        """Say which points (U, 2) have ground below and only sky above it, shape (U,), bool."""
+        """Return a mask of the points (U, 2) with ground below and only sky above, shape (U,), bool."""
         return np.asarray(self.surface(xy) - self.ground(xy) < _GROUND_TOLERANCE)
 
     def is_outdoors(self, xy: NDArray[Any]) -> NDArray[Any]:
-        """Say which points (U, 2) are open and in no courtyard, of one building or of several, shape (U,), bool."""
+        """Return a mask of the open points (U, 2) outside courtyards of one or more buildings, shape (U,), bool."""
         return np.asarray(self.is_open(xy) & ~shapely.intersects_xy(self._built_up, xy[:, 0], xy[:, 1]))
 
     def stations(

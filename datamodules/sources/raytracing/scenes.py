@@ -1,6 +1,6 @@
-"""Scenes for ray tracing: finding them and loading them.
+"""Finds and loads scenes for ray tracing.
 
-Sionna RT, Mitsuba and Dr.Jit are imported inside functions only: they take a second, and look for LLVM when they are.
+Sionna RT, Mitsuba and Dr.Jit are imported inside functions, since the import takes a second and searches for LLVM.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from datamodules.sites.site import sha256
 from datamodules.sources.llvm import use_llvm
 from datamodules.sources.raytracing.materials import with_materials
 
-#: slots of Sionna's table of known specular chains, per base station. A chain that falls on another's slot is lost: at
-#: 50 users a call Sionna's own 1e6 slots lose 0.7 % of the energy that these 8e6 (64 MB) keep
+#: size of Sionna's hash table of specular chains, per base station. Colliding chains are lost: with 50 users a call the
+#: default of 1e6 loses 0.7 % of the energy found with 8e6 (64 MB)
 _CHAIN_SLOTS = 8_000_000
 
 
 def find(scene: str) -> Path:
-    """Return the Mitsuba XML file of a scene, given as the name of a shipped one or as a path.
+    """Return the Mitsuba XML file of a scene, given by the name of a scene of Sionna RT or by a path.
 
     Raises:
         InputError: There is no such scene, or Sionna RT is not installed.
@@ -45,7 +45,7 @@ def find(scene: str) -> Path:
 
 
 def fingerprint(file: Path) -> dict[str, str]:
-    """Return the SHA-256 of a scene's XML and meshes; nothing for a shipped scene, which Sionna's version fixes.
+    """Return the SHA-256 of a scene's XML and meshes; empty for a scene of Sionna RT, which its version determines.
 
     Raises:
         InputError: The XML cannot be parsed, or a mesh is missing.
@@ -62,7 +62,7 @@ def _own_files(file: Path) -> list[Path]:
     except ElementTree.ParseError as error:
         raise InputError(f"scene file {file} is not valid XML: {error}") from error
     names = {item.get("value", "") for item in root.iter("string") if item.get("name") == "filename"}
-    # $ starts a variable, which only Mitsuba can fill in
+    # $ starts a variable, which only Mitsuba can resolve
     meshes = [file.parent / name for name in sorted(names) if "$" not in name]
     for mesh in meshes:
         if not mesh.is_file():
@@ -72,12 +72,12 @@ def _own_files(file: Path) -> list[Path]:
 
 
 def stamp(file: Path) -> int:
-    """Return a number that grows when a file of the user's scene is changed; what is kept of a scene goes with it."""
+    """Return the latest modification time [ns] of the files of a user's scene, a key of caches; 0 for others."""
     return max((part.stat().st_mtime_ns for part in _own_files(file)), default=0)
 
 
 def _shipped_folder() -> Path:
-    # found without importing the package, so that a cached site is listed and opened without it
+    # without import of the package, so that cached sites are listed and opened quickly
     spec = importlib.util.find_spec("sionna")
     folder = Path((spec.origin if spec else None) or "-").parent / "rt" / "scenes"
     if not folder.is_dir():
@@ -89,7 +89,7 @@ def read(file: Path, merge_shapes: bool) -> Any:
     """Read a scene into a `sionna.rt.Scene`.
 
     Raises:
-        InputError: Sionna RT cannot be imported, or not read the file; a material is not known to it.
+        InputError: Sionna RT cannot be imported, the file cannot be read, or a material is unknown.
     """
     use_llvm()
     try:
@@ -97,7 +97,7 @@ def read(file: Path, merge_shapes: bool) -> Any:
         from sionna.rt.scene import load_scene_from_string
     except ImportError as error:
         raise InputError(f"Sionna RT cannot be imported ({_in_one_line(error)}): pip install sionna-rt") from error
-    mi: Any = mitsuba  # its stubs call some of its functions objects
+    mi: Any = mitsuba  # its stubs declare some functions as objects
     text, before = with_materials(file), mi.file_resolver()
     resolver = mi.FileResolver(before)
     resolver.append(str(file.parent))
@@ -113,8 +113,8 @@ def read(file: Path, merge_shapes: bool) -> Any:
 def triangles(file: Path) -> dict[str, NDArray[Any]]:
     """Return the triangles of every object of a scene by its name, each of shape (N, 3 corners, 3) [m], float64.
 
-    Nothing of the scene is kept: Dr.Jit compiles every call for every mesh that is alive in the process, so a city's
-    two thousand objects beside the merged scene make each trace ten times as long.
+    The scene is freed: Dr.Jit compiles every call for every mesh in memory, so that the two thousand objects of a city
+    beside the merged scene would make each trace ten times as long.
     """
     scene = read(file, merge_shapes=False)
     found = {}
@@ -128,17 +128,17 @@ def triangles(file: Path) -> dict[str, NDArray[Any]]:
 
 
 def load(file: Path, frequency: float, scattering: float = 0.0) -> Any:
-    """Load a scene ready to trace between single isotropic, vertically polarised antennas, and keep it until the next.
+    """Load a scene for tracing between single isotropic, vertically polarised antennas, cached until the next call.
 
-    Shapes of one material are merged, see `triangles` for why, and why no more than one scene is kept.
+    Shapes of one material are merged, and only one scene is cached, for the reason given at `triangles`.
 
     Args:
         file: Mitsuba XML file.
         frequency: Carrier [Hz].
-        scattering: Scattering coefficient S in [0, 1] of the materials that state none.
+        scattering: Scattering coefficient S in [0, 1] of materials without one.
 
     Returns:
-        A `sionna.rt.Scene` without transmitters or receivers; leave it so.
+        A `sionna.rt.Scene` without transmitters or receivers, which must not be changed.
 
     Raises:
         InputError: The scene cannot be read, or a material is not defined at the frequency.
@@ -160,7 +160,7 @@ def _load(file: Path, _: int, frequency: float, scattering: float) -> Any:
     try:
         scene.frequency = frequency
     except ValueError as error:
-        # worked out anew: Sionna names whichever it meets first, in an order that changes from run to run
+        # the message of Sionna names an arbitrary material, in an order that changes from run to run
         for kind in sorted({getattr(material, "itu_type", "vacuum") for material in scene.radio_materials.values()}):
             ranges = ITU_MATERIALS_PROPERTIES[kind]
             if not any(low < frequency / 1e9 < high for low, high in ranges):

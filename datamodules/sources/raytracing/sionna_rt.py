@@ -24,7 +24,7 @@ from datamodules.sources.raytracing.tracing import Tracer
 
 #: samples x interactions x base stations x users of one call; Sionna's deterministic solver takes 50 bytes for each
 _CALL_SIZE = 10_000_000
-#: arguments that say who stands where, apart from `points`
+#: arguments of the positions, except `points`
 _PLACING = (
     "name", "base_stations", "bs_mount", "bs_height", "bs_orientation", "sectors", "users", "window", "spacing",
     "radius", "num_users", "user_height", "chunk",

@@ -9,12 +9,12 @@ from datamodules.channel.codebook import (
     cosine,
     dft_codebook,
     dft_weights,
-    hits,
+    estimated_coefficients,
+    is_selected,
+    least_norm_channel,
     noise_power,
-    rebuilt,
-    reported,
-    shares,
-    sounded,
+    normalized_weights,
+    strongest_weights,
     top_codewords,
 )
 from datamodules.channel.draws import LinkDraws
@@ -34,11 +34,11 @@ def test_weights_and_choice_equal_numpys():
     expected = np.abs(d.conj().T @ csi.numpy().reshape(4, 8).T).T
     assert np.allclose(weights.numpy(), expected, rtol=1e-5)
     assert top_codewords(weights, 3).numpy().tolist() == np.argsort(-expected, 1)[:, :3].tolist()
-    told = reported(weights, 3).numpy()
+    told = strongest_weights(weights, 3).numpy()
     assert np.allclose(told, np.where(expected >= np.sort(expected, 1)[:, -3:-2], expected, 0), rtol=1e-5)
     assert ((told > 0).sum(1) == 3).all()
-    assert shares(weights).sum(1).tolist() == pytest.approx([1] * 4)
-    assert shares(torch.zeros(1, 8)).tolist() == [[0] * 8]
+    assert normalized_weights(weights).sum(1).tolist() == pytest.approx([1] * 4)
+    assert normalized_weights(torch.zeros(1, 8)).tolist() == [[0] * 8]
 
 
 def test_wide_weights_are_powers_averaged():
@@ -50,7 +50,7 @@ def test_wide_weights_are_powers_averaged():
 def test_pilots_and_rebuilding_equal_numpys():
     csi = draw(3, 2, 8, 5)
     chosen = torch.tensor([[0, 3, 5], [7, 1, 2], [4, 6, 0]])
-    known = rebuilt(sounded(csi, CODEBOOK, chosen), CODEBOOK, chosen)
+    known = least_norm_channel(estimated_coefficients(csi, CODEBOOK, chosen), CODEBOOK, chosen)
     for b in range(3):
         s = CODEBOOK.numpy()[chosen[b]]
         for r in range(2):
@@ -65,7 +65,7 @@ def test_all_codewords_rebuild_all_and_more_of_them_never_less():
     cosines = []
     for count in range(1, 9):
         chosen = top_codewords(weights, count)
-        cosines.append(cosine(csi, rebuilt(sounded(csi, CODEBOOK, chosen), CODEBOOK, chosen)))
+        cosines.append(cosine(csi, least_norm_channel(estimated_coefficients(csi, CODEBOOK, chosen), CODEBOOK, chosen)))
     assert torch.allclose(cosines[-1], torch.ones(20), atol=1e-5)
     assert all((more > less).all() for less, more in pairwise(cosines))
 
@@ -76,8 +76,10 @@ def test_codewords_of_an_oversampled_codebook_are_told_apart():
     chosen = torch.arange(0, 16, 2).expand(4, -1)[:, :4]
     odd = torch.cat([chosen, chosen[:, :1] + 1], dim=1)  # one that lies between two others
     for words in (chosen, odd):
-        known = rebuilt(sounded(csi, codebook, words), codebook, words)
-        assert torch.allclose(sounded(known, codebook, words), sounded(csi, codebook, words), atol=1e-9)
+        known = least_norm_channel(estimated_coefficients(csi, codebook, words), codebook, words)
+        assert torch.allclose(
+            estimated_coefficients(known, codebook, words), estimated_coefficients(csi, codebook, words), atol=1e-9
+        )
 
 
 def test_noise_has_the_power_asked_for():
@@ -86,13 +88,13 @@ def test_noise_has_the_power_asked_for():
     noise = noise_power(csi, 10.0)
     site, user = torch.zeros(200, dtype=torch.long), torch.arange(200)
     drawn = LinkDraws(0, site, user).normal(1, 1, 4)
-    error = sounded(csi, CODEBOOK, chosen, noise, drawn) - sounded(csi, CODEBOOK, chosen)
+    error = estimated_coefficients(csi, CODEBOOK, chosen, noise, drawn) - estimated_coefficients(csi, CODEBOOK, chosen)
     assert (error.abs().square().mean() / noise.mean()).item() == pytest.approx(1, abs=0.1)
 
 
 def test_hits_are_of_the_strongest():
     weights = torch.tensor([[0.1, 0.9, 0.3], [0.5, 0.2, 0.1]])
-    assert hits(torch.tensor([[2, 1], [1, 2]]), weights).tolist() == [1, 0]
+    assert is_selected(torch.tensor([[2, 1], [1, 2]]), weights).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("neighbours", [1, 3])
