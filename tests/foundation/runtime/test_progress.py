@@ -13,7 +13,7 @@ from foundation.cli import main
 def lines(monkeypatch):
     """Run the toy with a line for every step, and return those that standard error was given."""
     monkeypatch.setattr("datamodules.progress._EVERY", 0.0)
-    monkeypatch.setattr("datamodules.progress._LOOK", 1e6)  # else a slow machine tells the time in between
+    monkeypatch.setattr("datamodules.progress._CHECK", 1e6)  # else a slow machine tells the time in between
 
     def run(*args):
         monkeypatch.setattr("sys.stderr", stream := io.StringIO())
