@@ -1,4 +1,4 @@
-"""The `lightning` program: wires models, data and heads to the command line, and says bad input in one line."""
+"""The `lightning` program: models, data and heads on the command line, with errors of invalid input in one line."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Set CSI_DEBUG=1 to see the traceback behind an error.
 
 _COMMANDS = ("fit", "validate", "test", "predict")
 
-#: what Lightning says again and again that does not help here, by message, each with the reason it is dropped
+#: repeated warnings of libraries that do not apply, each with the reason
 _NOISE = (
     # Rows are fetched by the batch and channels are made on the device; workers are a choice, not an oversight.
     r"The '.*_dataloader' does not have many workers",
@@ -78,7 +78,7 @@ _CHATTER = (
     "Restored all states",
     "The following callbacks returned in `LightningModule.configure_callbacks`",
 )
-#: what a disk refuses, through no fault of the program
+#: errors of the file system that the user can resolve
 _OF_THE_DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
 
 
@@ -87,12 +87,12 @@ def main(args: list[str] | None = None, callbacks: Sequence[Callback] = (), rais
 
     Args:
         args: The command line without the program's name; by default that of the process.
-        callbacks: For the trainer, beside those of the command line.
-        raises: Whether errors are raised, not said; `user_error` has the words.
+        callbacks: Callbacks of the trainer in addition to those of the command line.
+        raises: Whether errors are raised rather than printed; see `user_error`.
 
     Returns:
-        The exit status: 0, 2 for input that cannot be used, 1 when another process of the run is gone, 130 when
-        interrupted, or 143 when terminated.
+        The exit status: 0, 2 for invalid input, 1 when another process of the run has ended, 130 when interrupted, or
+        143 when terminated.
     """
     args = sys.argv[1:] if args is None else args
     if not args or args[0] in ("-h", "--help"):
@@ -103,31 +103,31 @@ def main(args: list[str] | None = None, callbacks: Sequence[Callback] = (), rais
         return 0
     if args[0] not in (*_COMMANDS, "export") and not args[0].startswith("-"):
         return _say(f"error: unknown command '{args[0]}': must be one of {', '.join(_COMMANDS)}, export", 2)
-    from foundation.runtime.stopping import INTERRUPTED, TERMINATED, Terminated, ended_by_sigterm, how_to_go_on
+    from foundation.runtime.stopping import INTERRUPTED, TERMINATED, Terminated, ended_by_sigterm, resume_hint
 
     try:
         with ended_by_sigterm():
             if args[0] == "export":
-                _quieten()
+                _filter_messages()
                 from foundation.export import command
 
                 command.main(args[1:])
             else:
                 run(args, callbacks)
     except Terminated as leaving:
-        return _say(f"terminated{how_to_go_on(leaving)}", TERMINATED)
+        return _say(f"terminated{resume_hint(leaving)}", TERMINATED)
     except KeyboardInterrupt as leaving:
-        return _say(f"interrupted{how_to_go_on(leaving)}", INTERRUPTED)
+        return _say(f"interrupted{resume_hint(leaving)}", INTERRUPTED)
     except SystemExit as leaving:
         # Lightning turns Ctrl-C during a run into this, after an orderly shutdown.
         if isinstance(leaving.__context__, KeyboardInterrupt):
-            return _say(f"interrupted{how_to_go_on(leaving)}", INTERRUPTED)
+            return _say(f"interrupted{resume_hint(leaving)}", INTERRUPTED)
         raise
     except Exception as error:
         if raises or os.environ.get("CSI_DEBUG"):
             raise
-        if _lost_the_others(error):
-            return _say(f"error: another process of this run is gone{how_to_go_on(error)}", 1)
+        if _lost_connection(error):
+            return _say(f"error: another process of this run is gone{resume_hint(error)}", 1)
         line = user_error(error)
         if line is None:
             raise
@@ -140,19 +140,19 @@ def run(args: list[str], callbacks: Sequence[Callback] = ()) -> Commands:
 
     Args:
         args: The command line without the program's name.
-        callbacks: For the trainer, beside those of the command line.
+        callbacks: Callbacks of the trainer in addition to those of the command line.
     """
-    _quieten()
-    # Before torch loads OpenMP: threads that spin while they wait slow each other down as soon as anything else wants a
-    # core (a forward pass of 64 links on two cores, one of them busy: 120 to 560 ms instead of 35). Some microseconds
-    # of it are worth it, which GNU's OpenMP alone can be told: a step of the two-tower takes 175 ms on two free cores
-    # instead of 254, and 357 instead of 320 with one of them busy.
+    _filter_messages()
+    # Before torch loads OpenMP: spinning threads slow each other down when another program uses a core (a forward pass
+    # of 64 links on two cores, one of them busy: 120 to 560 ms instead of 35). Spinning for some microseconds, which
+    # only GNU's OpenMP supports, is faster: a step of the two-tower takes 175 ms on two free cores instead of 254, and
+    # 357 instead of 320 with one of them busy.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     import torch
 
-    # Trained networks are full of denormals, which slow convolutions on the CPU down tenfold. Before any other work:
-    # threads take the setting over when they start.
+    # Trained networks contain many denormals, which make convolutions on the CPU ten times as slow. Before any other
+    # work, since threads inherit the setting when they start.
     torch.set_flush_denormal(True)
     # No TF32 for matrix products: it keeps 10 bits, and would round channels and labels as they are made (complex
     # products too), distances and contrastive logits. Networks are given speed by --trainer.precision bf16-mixed, which
@@ -161,25 +161,25 @@ def run(args: list[str], callbacks: Sequence[Callback] = ()) -> Commands:
     from foundation.runtime.commands import Commands
 
     for package in ("foundation", "datamodules", "heads"):
-        # Bare class names in YAML are those of imported classes.
+        # Bare class names in YAML refer to imported classes.
         module = importlib.import_module(package)
         for name in getattr(module, "__all__", ()):
             getattr(module, name)
     return Commands(args, callbacks)
 
 
-def _quieten() -> None:
+def _filter_messages() -> None:
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_tells_something)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_informative)
 
 
-def _tells_something(record: logging.LogRecord) -> bool:
+def _is_informative(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith(_CHATTER)
 
 
-def _lost_the_others(error: Exception) -> bool:
-    """Whether a collective failed because another process of the run was killed, or has said what is wrong."""
+def _lost_connection(error: Exception) -> bool:
+    """Return whether a collective operation failed because another process of the run has ended."""
     import torch
 
     lost = ("by peer", "Connection refused", "Broken pipe", "remote process exited")
@@ -189,7 +189,7 @@ def _lost_the_others(error: Exception) -> bool:
 
 
 def user_error(error: Exception) -> str | None:
-    """Return the line for an error that the user can mend, None for a bug."""
+    """Return the message of an error that the user can resolve, None for a bug."""
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from datamodules.errors import InputError
@@ -200,7 +200,7 @@ def user_error(error: Exception) -> str | None:
     if isinstance(error, (InputError, FileNotFoundError, MisconfigurationException)):
         return text
     if isinstance(error, OSError) and error.errno in _OF_THE_DISK and error.filename is not None:
-        return f"{error.filename}: {error.strerror}: give another --runs, or mend the disk"
+        return f"{error.filename}: {error.strerror}: give another --runs, or free the disk"
     if isinstance(error, ValueError) and text.startswith("Expected more than 1 value per channel when training"):
         return (
             "batch normalisation cannot learn from a batch of one link: give a larger data.batch_size or more training "

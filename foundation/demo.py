@@ -10,7 +10,7 @@ from pathlib import Path
 from foundation.studies.rows import Row, collect
 from foundation.studies.run import run_study
 from foundation.studies.study import Study
-from foundation.studies.tables import in_words
+from foundation.studies.tables import format_values
 
 #: for each head, the metric that is compared, and whether larger is better
 _DECIDES = {"positioning": ("mean_m", False), "beam": ("top1", True)}
@@ -22,12 +22,12 @@ def main() -> None:
     study = Study.named("demo")
     status = run_study(study, Path("runs"))
     if not status:
-        print(f"\n{bought(collect(Path('runs'), study))}")
+        print(f"\n{pretraining_effect(collect(Path('runs'), study))}")
         print(f"{time.monotonic() - started:.0f} s. Pictures: runs/demo/*/plots/, settings: runs/demo/*/config.yaml")
     sys.exit(status)
 
 
-def bought(rows: Sequence[Row]) -> str:
+def pretraining_effect(rows: Sequence[Row]) -> str:
     """Return one line that compares fine-tuning with training from scratch by the rows of the study.
 
     It states a gain where the fine-tuned tower is better than the same tower from scratch with every seed; both runs of
@@ -44,13 +44,11 @@ def bought(rows: Sequence[Row]) -> str:
             continue
         gains = [(tuned[seed] - scratch[seed]) * (1 if more else -1) for seed in tuned]
         verdict = "a gain" if min(gains) > 0 else "a loss" if max(gains) < 0 else "no gain that holds"
-        told = (
-            f"{head} {metric} {in_words(metric, tuned.values())} fine-tuned, {in_words(metric, scratch.values())} from"
-        )
-        told += f" scratch: {verdict} with every seed"
+        line = f"{head} {metric} {format_values(metric, tuned.values())} fine-tuned, "
+        line += f"{format_values(metric, scratch.values())} from scratch: {verdict} with every seed"
         if hand and (sum(hand.values()) / len(hand) > sum(tuned.values()) / len(tuned)) == more:
-            told += f", but hand-made profiles without a network have {in_words(metric, hand.values())}"
-        parts.append(told)
+            line += f", but hand-made profiles without a network have {format_values(metric, hand.values())}"
+        parts.append(line)
     return "Effect of pre-training: " + "; ".join(parts) + "."
 
 

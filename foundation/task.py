@@ -252,6 +252,6 @@ def _is_live(value: object) -> bool:
     return not isinstance(value, str | int | float | bool | type(None) | torch.Tensor)
 
 
-def whereabouts(batch: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return whose links of a batch are, for `predict_step`: what a picture of features is coloured by."""
+def link_identity(batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return labels and identity of the links of a batch for `predict_step`, by which figures colour features."""
     return {key: batch[key] for key in ("position", "site", "user", "los", "beam", "domain") if key in batch}

@@ -68,14 +68,14 @@ class LinearFilter(nn.Module):
         bins = to_bins(csi)
         noise = noise_power(bins)
         grid = (csi.shape[2], csi.shape[3])
-        guesses = self.guesses(features, bins, noise, grid)
+        predictions = self.predictions(features, bins, noise, grid)
         if self.training:
-            return to_csi(guesses[-1], csi)
+            return to_csi(predictions[-1], csi)
         before, after = bins[..., : -self.horizons], bins[..., -self.horizons :]
-        trust = trusted(torch.stack(self.guesses(features, before, noise, grid)), after)
-        return to_csi(torch.einsum("ebh,ebmh->bmh", trust.to(bins.dtype), torch.stack(guesses)), csi)
+        trust = combination_weights(torch.stack(self.predictions(features, before, noise, grid)), after)
+        return to_csi(torch.einsum("ebh,ebmh->bmh", trust.to(bins.dtype), torch.stack(predictions)), csi)
 
-    def guesses(self, features: Tensor, bins: Tensor, noise: Tensor, grid: tuple[int, int]) -> list[Tensor]:
+    def predictions(self, features: Tensor, bins: Tensor, noise: Tensor, grid: tuple[int, int]) -> list[Tensor]:
         """Return the predictions (B, M, H) of the autoregression of the link, that of each bin, and the network.
 
         Args:
@@ -117,11 +117,11 @@ class LinearFilter(nn.Module):
         return out[..., 0].sigmoid(), weights
 
 
-def trusted(guesses: Tensor, truth: Tensor) -> Tensor:
+def combination_weights(predictions: Tensor, truth: Tensor) -> Tensor:
     """Return the nonnegative least-squares weights of several predictions against the true values.
 
     Args:
-        guesses: Predictions (E, B, M, H), complex.
+        predictions: Predictions (E, B, M, H), complex.
         truth: True values (B, M, H), complex.
 
     Returns:
@@ -129,9 +129,9 @@ def trusted(guesses: Tensor, truth: Tensor) -> Tensor:
         weights is taken. The weights are then shrunk by the share of the explained energy that as many weights explain
         by chance.
     """
-    count = len(guesses)
-    gram = torch.einsum("ebmh,fbmh->bhef", guesses.conj(), guesses).real
-    match = torch.einsum("ebmh,bmh->bhe", guesses.conj(), truth).real
+    count = len(predictions)
+    gram = torch.einsum("ebmh,fbmh->bhef", predictions.conj(), predictions).real
+    match = torch.einsum("ebmh,bmh->bhe", predictions.conj(), truth).real
     level = gram.diagonal(dim1=-2, dim2=-1).mean(-1)
     floor = torch.where(level > 0, 1e-4 * level, 1.0)
     best = torch.zeros_like(match)
@@ -147,7 +147,7 @@ def trusted(guesses: Tensor, truth: Tensor) -> Tensor:
             best = torch.where(better.unsqueeze(-1), spread, best)
             gain = torch.where(better, saved, gain)
     # energy explained by chance: the residual, weighted by the strength of the prediction
-    mixed = torch.einsum("bhe,ebmh->bmh", best.to(truth.dtype), guesses)
+    mixed = torch.einsum("bhe,ebmh->bmh", best.to(truth.dtype), predictions)
     tiny = torch.finfo(level.dtype).tiny
     strength = mixed.abs().square() / mixed.abs().square().sum(1, keepdim=True).clamp_min(tiny)
     chance = (best > 0).sum(-1) * (strength * (truth - mixed).abs().square()).sum(1)

@@ -158,7 +158,7 @@ class Prediction(Head):
 
     def labelled(self, batch: dict[str, Tensor]) -> int:
         """Return the number of links with nonzero power at every horizon."""
-        return int(_heard(next_channel(batch)).sum())
+        return int(_nonzero_power(next_channel(batch)).sum())
 
     def metrics(self) -> MetricCollection:
         """Return `nmse_db` [dB] over all horizons, also by antenna, and, of several, `nmse_db_1` and so on for each."""
@@ -169,7 +169,7 @@ class Prediction(Head):
     def figures(self, prediction: Tensor, batch: dict[str, Tensor]) -> dict[str, Figure]:
         """Draw the distribution of the NMSE over links, and the prediction of the median link at the last horizon."""
         target = next_channel(batch)
-        heard = _heard(target)
+        heard = _nonzero_power(target)
         error = prediction_error(prediction, batch).mean(1)
         if not len(error):
             return {}
@@ -227,7 +227,7 @@ def prediction_error(prediction: Tensor, batch: dict[str, Tensor], antennas: boo
             f"the head predicts {tuple(prediction.shape[1:])}, but the data hold {tuple(target.shape[1:])}: "
             "set horizons"
         )
-    heard = _heard(target)
+    heard = _nonzero_power(target)
     error = torch.view_as_real(prediction[heard] - target[heard]).square().sum((4, 5))
     level = target[heard].abs().square().sum(4)
     if antennas:
@@ -235,7 +235,7 @@ def prediction_error(prediction: Tensor, batch: dict[str, Tensor], antennas: boo
     return error.sum((2, 3)) / level.sum((2, 3))
 
 
-def _heard(target: Tensor) -> Tensor:
+def _nonzero_power(target: Tensor) -> Tensor:
     """Return a mask of the links with finite, nonzero power at every horizon, (B,)."""
     power = target.abs().square().sum((2, 3, 4))
     return (power.isfinite() & (power > 0)).all(1)

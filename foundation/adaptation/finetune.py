@@ -18,7 +18,7 @@ from foundation.evaluation.prediction_controls import PredictionControls
 from foundation.gather import total
 from foundation.optim.schedules import Schedule
 from foundation.runtime.figures import Sample, caption, log_figures, log_rows, shows_rows
-from foundation.task import FoundationTask, OptimizerName, StartFrom, whereabouts
+from foundation.task import FoundationTask, OptimizerName, StartFrom, link_identity
 from heads import Feedback, Head, Prediction
 
 if TYPE_CHECKING:
@@ -247,8 +247,8 @@ class FineTune(FoundationTask):
         predictions = [self.answer(each, batch) for each in features]
         self._score(self.test_metrics, predictions, batch)
         keys = {*self.head.requires, "site", "los", "position", "bs_position"} | ({"clean_csi"} & set(batch))
-        told = {"features": features[0].float().flatten(1)} if shows_rows(self.trainer) else {}
-        self._tested.add({"prediction": predictions[0], **told, **{key: batch[key] for key in keys}})
+        shown = {"features": features[0].float().flatten(1)} if shows_rows(self.trainer) else {}
+        self._tested.add({"prediction": predictions[0], **shown, **{key: batch[key] for key in keys}})
         return {"prediction": predictions[0]}
 
     def _score(self, collections: nn.ModuleList, predictions: list[Tensor], batch: dict[str, Any]) -> None:
@@ -269,9 +269,9 @@ class FineTune(FoundationTask):
 
         log_figures(self.trainer, draw, caption(self, len(prediction)))
         if features is not None:
-            told = {"prediction": self.head.predict(prediction), **{k: tested[k] for k in ("los", "position", "site")}}
+            shown = {"prediction": self.head.predict(prediction), **{k: tested[k] for k in ("los", "position", "site")}}
             target = {"target": tested[self.head.target_key]} if self.head.target_key in tested else {}
-            log_rows(self.trainer, {"features": features, **told, **target})
+            log_rows(self.trainer, {"features": features, **shown, **target})
 
     def _surroundings(self, site: Tensor) -> dict[str, Tensor]:
         """Return `walls` and `train_position` of `Head.figures`, if all links (B,) are of one area."""
@@ -290,7 +290,7 @@ class FineTune(FoundationTask):
         """Return features and predictions, with position, site, user and LOS status."""
         features = self.features(batch, self.encoder)
         prediction = self.head.predict(self.answer(features, batch))
-        return {"features": features, "prediction": prediction, **whereabouts(batch)}
+        return {"features": features, "prediction": prediction, **link_identity(batch)}
 
     def configure_callbacks(self) -> list[Callback]:
         """Return what a prediction or feedback head is compared with."""

@@ -170,7 +170,7 @@ class RandomLinks(Source):
         return Site("random", paths, torch.zeros(3), 3.5e9, "random", "random", field)
 
 
-class Turns(Callback):
+class EpochTimer(Callback):
     """Times the epochs of a fit, from the start of one to the start of the next, alternating with another loop.
 
     Each loop runs two epochs, of which the second is timed: the first warms up threads and caches. The set-up of the
@@ -235,7 +235,7 @@ def training_loop(folder: str, probe: bool) -> Row:
     ours, our_data = build()
     if not probe:
         ours.configure_callbacks = list  # type: ignore[method-assign]
-    turns = Turns(bare)
+    turns = EpochTimer(bare)
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=2 * RUNS + 1,

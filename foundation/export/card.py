@@ -73,8 +73,8 @@ def _input(data: Mapping[str, Any]) -> list[str]:
 
 
 def _measured(summary: Mapping[str, Any]) -> list[str]:
-    told = {name.removeprefix("test/"): value for name, value in (summary.get("metrics") or {}).items()}
-    metrics = {name: value for name, value in told.items() if value is not None}
+    scores = {name.removeprefix("test/"): value for name, value in (summary.get("metrics") or {}).items()}
+    metrics = {name: value for name, value in scores.items() if value is not None}
     if not metrics:
         return ["No test was run: this model has not been compared with any control."]
     rule = f"On the test side of the run that trained it, split `{summary.get('split')}`, seed {summary.get('seed')}."

@@ -68,8 +68,8 @@ def _config(content: dict[str, Any], part: str | None, source: Path) -> dict[str
         raise InputError(f"{source} does not say which parts it holds: it was not written by a model of the suite")
     run = None if source.is_dir() else Run.of(source)
     summary = content.get("summary", {}) if run is None else read_summary(run.folder / "summary.json")
-    told = {key: summary[key] for key in ("split", "seed", "metrics") if key in summary}
-    return {"data": {}, **kept, "parts": parts, "summary": told}
+    kept_summary = {key: summary[key] for key in ("split", "seed", "metrics") if key in summary}
+    return {"data": {}, **kept, "parts": parts, "summary": kept_summary}
 
 
 def write_folder(checkpoint: Path, folder: Path, part: str | None = None) -> None:

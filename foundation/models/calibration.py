@@ -32,7 +32,7 @@ from foundation.models.csifeedback import sum_of
 from foundation.nets.unet1d import UNet1d
 from foundation.optim.schedules import Schedule
 from foundation.runtime.figures import Sample, caption, log_figures
-from foundation.task import FoundationTask, StartFrom, whereabouts
+from foundation.task import FoundationTask, StartFrom, link_identity
 
 #: nearest training users of the reference `neighbours`
 _NEIGHBOURS = 4
@@ -308,7 +308,7 @@ class TwinCalibration(FoundationTask):
         """
         csi = batch["csi"]
         weights = self(csi[:, 0], batch["position"] - batch["bs_position"])
-        return {"weights": weights, "codewords": top_codewords(weights, self.codewords), **whereabouts(batch)}
+        return {"weights": weights, "codewords": top_codewords(weights, self.codewords), **link_identity(batch)}
 
     def configure_optimizers(self) -> Any:
         """Return Adam and the schedule."""

@@ -18,7 +18,7 @@ from foundation.losses.ntxent import Negatives, NTXentLoss
 from foundation.nets.contwin import CNNTransformer, past_image
 from foundation.optim.schedules import Schedule
 from foundation.runtime.probe import CollapseAlarm, OnlineProbe
-from foundation.task import FoundationTask, StartFrom, whereabouts
+from foundation.task import FoundationTask, StartFrom, link_identity
 
 Objective = Literal["contrast", "reconstruction"]
 #: links in a group; the validation loss is a mean over groups
@@ -41,7 +41,7 @@ class ConTwin(FoundationTask):
     - negatives are the `farthest` of the pool, as in the mining of eq 3, or the `nearest`, the usual hard negatives.
 
     Ablation A1 is `negatives: none` with `pool: all`, A2 a window of 5 ms. The objective `reconstruction` is not in the
-    paper: what contrast buys is told by the same encoder, data and steps, with another objective.
+    paper: it measures the effect of the contrastive loss with the same encoder, data and steps.
 
     Args:
         encoder: Encoder of sequences (B, N, R, T, K), such as `CNNTransformer`.
@@ -216,7 +216,7 @@ class ConTwin(FoundationTask):
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return features and embeddings of the observed channels, with position, site, user and LOS status."""
         features, embedding = self(batch["csi"])
-        return {"features": features, "embedding": nn.functional.normalize(embedding, dim=-1), **whereabouts(batch)}
+        return {"features": features, "embedding": nn.functional.normalize(embedding, dim=-1), **link_identity(batch)}
 
     def configure_optimizers(self) -> Any:
         """Return AdamW and the schedule."""

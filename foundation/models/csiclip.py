@@ -14,7 +14,7 @@ from foundation.gather import concatenate, gather_rows
 from foundation.losses.clip import CLIPLoss, mixed, retrieval, spread
 from foundation.optim.schedules import Schedule
 from foundation.runtime.probe import CollapseAlarm, OnlineProbe
-from foundation.task import FoundationTask, StartFrom, whereabouts
+from foundation.task import FoundationTask, StartFrom, link_identity
 
 _RETRIEVAL_BATCH = 128
 
@@ -121,7 +121,7 @@ class CSICLIP(FoundationTask):
             "csi_embedding": nn.functional.normalize(a, dim=-1),
             "cir_embedding": nn.functional.normalize(b, dim=-1),
         }
-        return {"features": features, **embeddings, **whereabouts(batch)}
+        return {"features": features, **embeddings, **link_identity(batch)}
 
     def configure_optimizers(self) -> Any:
         """Return AdamW and the schedule (section IV-B)."""

@@ -16,7 +16,7 @@ from foundation.link_metrics import LinkMean, LinkMeanDb
 from foundation.nets.autoencoder import Autoencoder
 from foundation.optim.schedules import Schedule
 from foundation.runtime.figures import Sample, caption, log_figures
-from foundation.task import FoundationTask, StartFrom, whereabouts
+from foundation.task import FoundationTask, StartFrom, link_identity
 
 #: SNR [dB] at which the rates are compared
 _SNR_DB = 10.0
@@ -134,7 +134,7 @@ class CsiFeedback(FoundationTask):
         """Return code and NMSE (linear, NaN without power) of each link, with position, site, user and LOS status."""
         error = torch.full(batch["csi"].shape[:1], torch.nan, device=self.device)
         error[powered(batch.get("clean_csi", batch["csi"]))] = self.compare(batch)["error"]
-        return {"code": self.autoencoder(batch["csi"]), "nmse": error, **whereabouts(batch)}
+        return {"code": self.autoencoder(batch["csi"]), "nmse": error, **link_identity(batch)}
 
     def configure_optimizers(self) -> Any:
         """Return Adam and the schedule."""

@@ -22,7 +22,7 @@ from foundation.nets.transformer import Tower
 from foundation.optim.schedules import Schedule
 from foundation.runtime.figures import caption, log_figures, log_rows
 from foundation.runtime.probe import CollapseAlarm, OnlineProbe
-from foundation.task import FoundationTask, OptimizerName, StartFrom, whereabouts
+from foundation.task import FoundationTask, OptimizerName, StartFrom, link_identity
 from heads import Feedback
 from heads.feedback import relative_error
 
@@ -284,7 +284,7 @@ class EnvChannel(FoundationTask):
         result = {"features": channel, "channel_embedding": nn.functional.normalize(channel, dim=-1)}
         if environment is not None:
             result["environment_embedding"] = nn.functional.normalize(environment, dim=-1)
-        return result | whereabouts(batch)
+        return result | link_identity(batch)
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer and its schedule (section IV-B)."""

@@ -19,7 +19,7 @@ def main(args: list[str] | None = None) -> int:
         args: The command line, without the program's name.
 
     Returns:
-        The exit status: 0, or 2 where there is nothing to show or the page cannot be written.
+        The exit status: 0, or 2 if there is no run or the page cannot be written.
     """
     parser = argparse.ArgumentParser(prog="python -m foundation.report", description=__doc__)
     parser.add_argument("runs", nargs="*", type=Path, help="folders of runs: of all, of an experiment, of a run [runs]")

@@ -1,4 +1,4 @@
-"""What a run logged while it ran, from its `metrics.csv`."""
+"""Curves of the metrics that a run logged to its `metrics.csv`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Curve:
 
     Attributes:
         steps: Steps, in the order of the file.
-        epochs: Epoch of each, None where it was not logged.
+        epochs: Epoch of each step, None if not logged.
         values: Values, None for NaN and infinity.
     """
 
@@ -29,7 +29,7 @@ class Curve:
         return self.values[-1] if self.values else None
 
     def thinned(self, most: int) -> Curve:
-        """Return the curve with a number of points at most, the first and the last among them."""
+        """Return the curve with at most the given number of points, including the first and the last."""
         count = len(self.steps)
         if count <= most:
             return self
@@ -39,7 +39,7 @@ class Curve:
 
 
 def finite(value: Any) -> float | None:
-    """Return a number, rounded to six digits, or None where there is none."""
+    """Return a value as a number of six digits, or None if it is no finite number."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -48,9 +48,9 @@ def finite(value: Any) -> float | None:
 
 
 def read_curves(file: Path) -> dict[str, Curve]:
-    """Read every column but `step` and `epoch`; empty where there is no file.
+    """Read all columns except `step` and `epoch`; empty without a file.
 
-    Rows that a kill, a full disk or a copy has cut short are left out, and so is the last one while it is written.
+    Incomplete rows are omitted, such as those of a killed run or a full disk, or the last one while it is written.
     """
     if not file.exists():
         return {}

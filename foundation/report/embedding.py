@@ -1,4 +1,4 @@
-"""Features that `lightning predict` wrote, brought to the plane, with what to colour them by."""
+"""Projections of the features that `lightning predict` wrote, and attributes to colour them by."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from datamodules.sides.domains import AXES, UNKNOWN
 from foundation.report.plots import sample
 from foundation.runtime.runs import write_whole
 
-#: what encoders write, in the order of showing; unit-length copies of the same are left out
+#: features and embeddings in the order shown, without normalised copies
 _FEATURES = ("features", "environment_embedding", "cir_embedding", "code")
-#: what they are coloured by
-_TOLD = ("los", "position", "beam", "site", "domain", "prediction", "nmse")
-#: links that are projected, kept beside the run; of many runs the page shows fewer
+#: attributes by which points are coloured
+_COLOURED_BY = ("los", "position", "beam", "site", "domain", "prediction", "nmse")
+#: largest number of projected links of a run; with many runs the page shows fewer
 _LINKS = 1000
-#: what a site says of its domain, as far as sites differ
+#: attributes of sites by which points are coloured
 _OF_SITES = ("site", "area", "city", "variant", "scenario", "tilt", "frequency")
 
 
 def project(features: NDArray[Any]) -> tuple[NDArray[np.float64], str]:
-    """Bring features (M, D) to the plane, each of unit length first, as contrastive losses see them.
+    """Project features (M, D), normalised to unit length as in contrastive losses, to the plane.
 
     Returns:
-        The points (M, 2), and the method: `UMAP`, or `PCA` where `umap` is not installed or the links are few.
+        The points (M, 2), and the method: `UMAP`, or `PCA` if `umap` is not installed or there are few links.
     """
     rows = np.nan_to_num(features.reshape(len(features), -1).astype(np.float32))
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     if len(rows) > 10 and has_umap():
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a seed takes one thread, that some neighbours are equal
+            warnings.simplefilter("ignore")  # of a single thread with a seed, and of equal neighbours
             from umap import UMAP
 
             plane = UMAP(n_neighbors=min(15, len(rows) - 1), metric="cosine", random_state=0, n_jobs=1)
@@ -53,18 +53,18 @@ def has_umap() -> bool:
     """Whether the extra `umap` is installed."""
     try:
         return importlib.util.find_spec("umap") is not None
-    except ValueError:  # a module that was set aside
+    except ValueError:  # a module that is None in sys.modules
         return False
 
 
-def embeddings_of(folder: Path, say: Callable[[str], None] = lambda _: None) -> list[dict[str, Any]]:
-    """Return the embeddings of a run, one for each of its encoders; empty where no features were written.
+def embeddings_of(folder: Path, announce: Callable[[str], None] = lambda _: None) -> list[dict[str, Any]]:
+    """Return the embeddings of a run, one for each of its encoders; empty without features.
 
-    They are kept in `embeddings.json` beside the features, and made anew when those are, or when UMAP is there now.
+    They are stored in `embeddings.json` beside the features, and computed again when those change or UMAP is installed.
 
     Args:
         folder: The run.
-        say: Told what takes its time.
+        announce: Called with a description of slow steps.
 
     Raises:
         InputError: The features cannot be read.
@@ -80,27 +80,27 @@ def embeddings_of(folder: Path, say: Callable[[str], None] = lambda _: None) -> 
             return list(known["embeddings"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    say(f"projecting the features of {folder}")
+    announce(f"projecting the features of {folder}")
     made = _embeddings(*_read(file))
     try:
         write_whole(kept, json.dumps({"made_of": stamp, "embeddings": made}))
-    except OSError as error:  # a folder of somebody else: it is only slower the next time
+    except OSError as error:  # a read-only folder: they are computed again the next time
         warnings.warn(f"{kept} cannot be written: {error.strerror}", stacklevel=2)
     return made
 
 
 def _read(file: Path) -> tuple[dict[str, NDArray[Any]], list[dict[str, Any]]]:
-    """Return the tensors of a file by name, of `_LINKS` links at most, and what it says of its sites."""
+    """Return the tensors of a file by name, of at most `_LINKS` links, and the metadata of the sites."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, "numpy") as opened:
             shapes = {key: opened.get_slice(key).get_shape() for key in opened.keys()}
-            known = [key for key in shapes if key in (*_FEATURES, *_TOLD)]
+            known = [key for key in shapes if key in (*_FEATURES, *_COLOURED_BY)]
             # a prediction may be a whole channel, of complex numbers
             rows = {key: opened.get_tensor(key) for key in known if key != "prediction" or len(shapes[key]) == 1}
             sites = json.loads((opened.metadata() or {}).get("sites", "[]"))
-    except (SafetensorError, OSError, ValueError, TypeError) as error:  # TypeError: a type that NumPy has not
+    except (SafetensorError, OSError, ValueError, TypeError) as error:  # TypeError: a type that NumPy lacks
         raise InputError(f"{file.name} cannot be read ({error})") from error
     return {key: sample(value, _LINKS) for key, value in rows.items()}, sites
 
@@ -117,7 +117,7 @@ def _embeddings(rows: dict[str, NDArray[Any]], sites: list[dict[str, Any]]) -> l
 
 
 def _colours(rows: Mapping[str, NDArray[Any]], sites: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield what the links can be coloured by: classes with their names, or numbers."""
+    """Yield the attributes by which links are coloured: classes with their names, or numbers."""
     if "los" in rows:
         yield _classes("line of sight", rows["los"], {-1: "no path", 0: "NLOS", 1: "LOS"})
     position = rows.get("position")
@@ -127,12 +127,12 @@ def _colours(rows: Mapping[str, NDArray[Any]], sites: list[dict[str, Any]]) -> I
         yield _numbers("best beam", np.where(rows["beam"] < 0, np.nan, rows["beam"]))
     if "site" in rows:
         for key in _OF_SITES:
-            told = [str(site.get("name" if key == "site" else key, "")) for site in sites]
+            labels = [str(site.get("name" if key == "site" else key, "")) for site in sites]
             values = rows["site"].astype(int)
-            if not told and key != "site":
+            if not labels and key != "site":
                 continue
-            untold = "unknown" if key != "site" else None
-            names = [told[value] if value < len(told) else untold or str(value) for value in values]
+            unknown = "unknown" if key != "site" else None
+            names = [labels[value] if value < len(labels) else unknown or str(value) for value in values]
             if len(set(names)) > 1:
                 order = sorted(set(names))
                 numbers = np.array([order.index(name) for name in names])
@@ -151,8 +151,8 @@ def _colours(rows: Mapping[str, NDArray[Any]], sites: list[dict[str, Any]]) -> I
 def _classes(name: str, values: NDArray[Any], names: dict[int, str]) -> dict[str, Any]:
     found = sorted({int(value) for value in values})
     index = {value: place for place, value in enumerate(found)}
-    told = [names.get(value, str(value)) for value in found]
-    return {"name": name, "classes": told, "values": [index[int(value)] for value in values]}
+    labels = [names.get(value, str(value)) for value in found]
+    return {"name": name, "classes": labels, "values": [index[int(value)] for value in values]}
 
 
 def _numbers(name: str, values: NDArray[Any]) -> dict[str, Any]:
@@ -164,7 +164,7 @@ def _rounded(values: NDArray[Any]) -> list[float | None]:
 
 
 def thinned(embedding: dict[str, Any], most: int) -> dict[str, Any]:
-    """Return an embedding of so many links at most."""
+    """Return an embedding of at most the given number of links."""
 
     def some(values: list[Any]) -> list[Any]:
         return [values[i] for i in sample(np.arange(len(values)), most)]

@@ -1,4 +1,4 @@
-"""The page: what was gathered, the script that draws it and the library it draws with, in one HTML file."""
+"""The page: data, scripts and plotting library in one HTML file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 from datamodules.errors import InputError
 from datamodules.progress import Progress
 from foundation.report.embedding import embeddings_of, thinned
-from foundation.report.plots import name_of, read_plots, shrink
+from foundation.report.plots import content_hash, read_plots, shrink
 from foundation.report.runs import RunRecord, find_runs, read_run
 from foundation.report.tuning import read_tunings
 from foundation.runtime.tracking import better
@@ -65,7 +65,7 @@ def gather(folders: Sequence[Path]) -> dict[str, Any]:
         warnings.warn(line, stacklevel=2)
     if not records:
         raise InputError(f"none of {len(found)} runs can be read, the first because: {skipped[0]}")
-    runs = [_told(record) for record in records]
+    runs = [_run_data(record) for record in records]
     _add_curves(runs, records)
     _add_pictures(runs, drawn)
     most = _LINKS // max(sum(map(len, embedded)), 1)
@@ -85,13 +85,13 @@ def _names(records: list[RunRecord]) -> set[str]:
     return {name for record in records for name in (*record.metrics, *record.curves)}
 
 
-def _told(record: RunRecord) -> dict[str, Any]:
+def _run_data(record: RunRecord) -> dict[str, Any]:
     return {
         "id": f"{record.experiment}/{record.name}",
         "experiment": record.experiment,
         "name": record.name,
         "unseeded": record.unseeded,
-        "group": name_of(record.group),
+        "group": content_hash(record.group),
         "metrics": record.metrics,
         "monitor": record.monitor,
         "config": record.config,
@@ -115,16 +115,16 @@ def _add_pictures(runs: list[dict[str, Any]], drawn: list[tuple[list[dict[str, A
 
 
 def _shared_walls(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Take the walls out of the maps, where most runs have the same, and return them by the name left there."""
+    """Replace the walls of maps, equal in most runs, by a name, and return them by name."""
     walls: dict[str, Any] = {}
     for plot in (plot for run in runs for plot in run["plots"] if plot.get("walls")):
-        name = name_of(plot["walls"])
+        name = content_hash(plot["walls"])
         walls[name], plot["walls"] = plot["walls"], name
     return walls
 
 
 def render(data: dict[str, Any]) -> str:
-    """Return the page of what was gathered. Library and data are compressed: browsers since 2023 unpack them."""
+    """Return the page of the output of `gather`. Library and data are compressed, for browsers since 2023."""
     from plotly.offline import get_plotlyjs
 
     here = files("foundation.report") / "assets"

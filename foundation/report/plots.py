@@ -1,4 +1,4 @@
-"""What a run drew: the data behind its pictures, and the pictures that have none, made small."""
+"""Figures of a run: their data, and scaled images of figures without data."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from datamodules.progress import Progress
 
-#: users of a map that are shown: more are a blot, and the page is to stay small
+#: largest numbers of test and training users on a map, to keep the page small and legible
 _USERS, _TRAINED = 600, 200
-#: widths of a picture to try [pixels], with the quality to keep
+#: widths of an image [pixels] with their WebP quality, tried in order
 _SIZES = ((720, 75), (480, 60), (320, 50))
 
 
 def read_plots(folder: Path) -> tuple[list[dict[str, Any]], list[Path]]:
-    """Return the data behind a run's pictures, and the pictures without such data.
+    """Return the data of the figures of a run, and the image files of figures without data.
 
     Raises:
         ValueError: A file of data is damaged.
@@ -38,17 +38,17 @@ def read_plots(folder: Path) -> tuple[list[dict[str, Any]], list[Path]]:
 
 
 def _checked(plot: Any) -> dict[str, Any]:
-    """Return what the page draws of it, bounded."""
+    """Return the data drawn by the page, of bounded size."""
     try:
         kind, title = str(plot["kind"]), str(plot["title"])
-        told = {"kind": kind, "title": title, "label": str(plot.get("label", "")), "unit": str(plot.get("unit", ""))}
+        drawn = {"kind": kind, "title": title, "label": str(plot.get("label", "")), "unit": str(plot.get("unit", ""))}
         if kind == "cdf":
-            return told | {"quantiles": _listed(_array(plot["quantiles"], 1))}
+            return drawn | {"quantiles": _listed(_array(plot["quantiles"], 1))}
         if kind == "confusion":
             counts = _array(plot["counts"], 2)
-            return told | {"classes": [str(name) for name in plot["classes"]], "counts": counts.astype(int).tolist()}
+            return drawn | {"classes": [str(name) for name in plot["classes"]], "counts": counts.astype(int).tolist()}
         if kind == "map":
-            return told | _map(plot)
+            return drawn | _map(plot)
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"no data of a picture ({error})") from error
     raise ValueError(f"a picture of an unknown kind, {kind}")
@@ -80,7 +80,7 @@ def _listed(values: NDArray[Any]) -> list[float | None]:
 
 
 def sample(rows: NDArray[Any], most: int) -> NDArray[Any]:
-    """Return evenly spaced rows, so many at most."""
+    """Return at most the given number of evenly spaced rows."""
     if len(rows) <= most:
         return rows
     kept: NDArray[Any] = rows[np.linspace(0, len(rows) - 1, most).round().astype(int)]
@@ -88,11 +88,11 @@ def sample(rows: NDArray[Any], most: int) -> NDArray[Any]:
 
 
 def shrink(pictures: Sequence[Path], budget: int) -> dict[Path, str]:
-    """Return pictures as data URIs of so many bytes in all; one that cannot be read, or made small, is left out.
+    """Return images as data URIs of a total size; one that cannot be read, or scaled to fit, is omitted.
 
     Args:
         pictures: The files.
-        budget: Bytes of all URIs together.
+        budget: Total size of the URIs [bytes].
     """
     share = budget // max(len(pictures), 1)
     small: dict[Path, str] = {}
@@ -123,6 +123,6 @@ def _small(file: Path, most: int) -> str | None:
     return None
 
 
-def name_of(content: Any) -> str:
-    """Return a short name for some content, alike for alike content."""
+def content_hash(content: Any) -> str:
+    """Return a short hash, equal for equal content."""
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""What a report says of a run, read from its folder; nothing there is changed."""
+"""Runs as shown by a report, read from their folders, which are not changed."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import yaml
 from datamodules.errors import InputError
 from foundation.report.curves import Curve, finite, read_curves
 
-#: by any of these files a folder is known for a run
+#: files that identify a folder as a run
 _SIGNS = ("summary.json", "config.yaml", "metrics.csv")
-#: settings that say where and when a run lies, or which of several alike it is, not what it does
+#: settings of the place, time and repetition of a run, rather than of its content
 _APART = re.compile(r"^(seed_everything|data\.seed|experiment|run_id|runs|ckpt_path|config)$")
-#: how the id of a run ends: `-s0`, or a date and a seed
+#: end of the id of a run: `-s0`, or date and seed
 _SEEDED = re.compile(r"(?:(?<![^/])\d{8}-\d{6})?-?s\d+(?:-\d+)?(?=/|$)")
 
 
@@ -32,11 +32,11 @@ class RunRecord:
         experiment: Name of the experiment.
         name: Name of the run within it.
         folder: Its folder.
-        facts: Model, head, mode, data, seed and so on, by name; what is not known is missing.
+        facts: Model, head, mode, data, seed and so on, by name; unknown ones are missing.
         metrics: Results by name, those of the test as `test/...`; NaN is None.
-        monitor: The metric that picks the best checkpoint, empty where none does.
+        monitor: The metric that selects the best checkpoint; empty without one.
         config: Settings by dotted key, without `init_args`.
-        curves: What was logged while it ran, by name.
+        curves: Logged metrics by name.
     """
 
     experiment: str
@@ -50,16 +50,16 @@ class RunRecord:
 
     @property
     def group(self) -> str:
-        """What runs that differ in their seed alone have in common."""
+        """Key that is equal for runs that differ in their seed only."""
         alike = {key: _SEEDED.sub("", value) for key, value in self.config.items() if not _APART.match(key)}
         named = "" if self.config else self.name
         return json.dumps([self.experiment, self.facts.get("state") == "finished", named, sorted(alike.items())])
 
     @property
     def unseeded(self) -> str:
-        """Its name without date and seed; of a run named by those alone, what it does."""
-        told = [str(self.facts[key]) for key in ("model", "head", "mode") if self.facts.get(key)]
-        return _SEEDED.sub("", self.name).strip("/") or " ".join(told) or self.name
+        """Name without date and seed; if nothing is left, model, head and mode."""
+        words = [str(self.facts[key]) for key in ("model", "head", "mode") if self.facts.get(key)]
+        return _SEEDED.sub("", self.name).strip("/") or " ".join(words) or self.name
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
@@ -91,7 +91,7 @@ def _below(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Read a run; one that is still at work, or was stopped, has less to tell.
+    """Read a run, which may be running or stopped.
 
     Raises:
         InputError: A file of it is damaged.
@@ -105,8 +105,8 @@ def read_run(folder: Path) -> RunRecord:
     record.facts = {**_configured(config, settings), **_summarised(summary), **_state(folder, summary)}
     record.monitor = next(iter(_mapping(summary.get("best"))), "")
     last = {name: curve.last for name, curve in record.curves.items() if name.startswith(("val/", "test/"))}
-    told = {**_mapping(summary.get("validation")), **_mapping(summary.get("best")), **_mapping(summary.get("metrics"))}
-    record.metrics = {key: finite(value) for key, value in (last | told).items()}
+    final = {**_mapping(summary.get("validation")), **_mapping(summary.get("best")), **_mapping(summary.get("metrics"))}
+    record.metrics = {key: finite(value) for key, value in (last | final).items()}
     return record
 
 
@@ -126,7 +126,7 @@ def _read_config(file: Path) -> dict[str, Any]:
     if not file.exists():
         return {}
     try:
-        # written by a program, many of them: the fast loader, not the strict one for files of users
+        # many files, written by a program: the fast loader rather than the strict one for files of users
         content = yaml.load(file.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{file.name} is damaged ({' '.join(str(error).split())[:200]})") from error
@@ -140,7 +140,7 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def _named(folder: Path, summary: dict[str, Any]) -> tuple[str, str]:
-    """Return experiment and name: as the summary has them, or as the folders are called."""
+    """Return experiment and name, from the summary or from the folders."""
     if isinstance(summary.get("experiment"), str) and isinstance(summary.get("run_id"), str):
         return summary["experiment"], summary["run_id"]
     path = folder.resolve()
@@ -160,7 +160,7 @@ def _summarised(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def _configured(config: dict[str, Any], settings: dict[str, str]) -> dict[str, Any]:
-    """Return what the configuration tells of a run that has no summary yet."""
+    """Return facts from the configuration, for runs without a summary."""
     source = next(
         (settings[f"data.source.{key}"] for key in ("scenario", "scene") if f"data.source.{key}" in settings), ""
     )
@@ -177,13 +177,13 @@ def _configured(config: dict[str, Any], settings: dict[str, str]) -> dict[str, A
 
 
 def _state(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
-    state = "finished" if summary else "running" if _at_work(folder) else "stopped"
+    state = "finished" if summary else "running" if _is_locked(folder) else "stopped"
     first = min((folder / name).stat().st_mtime for name in _SIGNS if (folder / name).exists())
     return {"state": state, "created": time.strftime("%Y-%m-%d %H:%M", time.localtime(first))}
 
 
-def _at_work(folder: Path) -> bool:
-    """Whether a process has the lock of a run, see `Run.claim`: a kill leaves the file, but no lock."""
+def _is_locked(folder: Path) -> bool:
+    """Return whether a process holds the lock of a run, see `Run.claim`; a killed one leaves the file, but no lock."""
     try:
         with (folder / ".lock").open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -195,7 +195,7 @@ def _at_work(folder: Path) -> bool:
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield dotted keys and values of a nested configuration; a class stands for its own key."""
+    """Yield dotted keys and values of a nested configuration; the class is the value of its own key."""
     if isinstance(value, dict) and value:
         for name, inner in value.items():
             if name == "class_path":

@@ -13,7 +13,7 @@ from foundation.report.curves import finite
 
 
 def read_tunings(experiments: Iterable[Path]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Read the trials of experiments that have some, and say which files are damaged."""
+    """Return the trials of experiments that have any, and warnings of damaged files."""
     read, warned = [], []
     for folder in experiments:
         file = folder / "tune.json"
@@ -38,11 +38,11 @@ def _study(content: Any) -> dict[str, Any]:
 
 def _trial(trial: dict[str, Any]) -> dict[str, Any]:
     params = {str(key): _param(value) for key, value in trial["params"].items()}
-    told = {"number": int(trial["number"]), "state": str(trial["state"]), "value": finite(trial.get("value"))}
-    return told | {"run": str(trial.get("run_id") or ""), "params": params}
+    facts = {"number": int(trial["number"]), "state": str(trial["state"]), "value": finite(trial.get("value"))}
+    return facts | {"run": str(trial.get("run_id") or ""), "params": params}
 
 
 def _param(value: Any) -> int | float | str:
-    """Return a value as the page takes it: no browser reads JSON with NaN or infinity."""
+    """Return a value in JSON; NaN and infinity, which browsers refuse, as text."""
     is_number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
     return value if is_number else str(value)

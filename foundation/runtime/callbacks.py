@@ -238,13 +238,13 @@ class PredictionFile(Callback):
 
 
 def _sites(trainer: Trainer) -> dict[str, str]:
-    """Return what `site` counts, with the domain of each, as metadata of the file."""
+    """Return the sites that `site` numbers, with their domains, as metadata of the file."""
     side = next(iter((getattr(trainer.datamodule, "sides", None) or {}).values()), None)  # type: ignore[attr-defined]
     sites = getattr(side, "sites", [])
-    told = [
+    described = [
         {"name": s.name, "area": s.area, "city": s.city, "frequency": s.carrier_frequency} | s.domain for s in sites
     ]
-    return {"sites": json.dumps(told)} if told else {}
+    return {"sites": json.dumps(described)} if described else {}
 
 
 def _plain(value: Any) -> float | None:

@@ -67,10 +67,10 @@ class Parser(LightningArgumentParser):
             if "is not accepted" in message or "does not accept option" in message:
                 message += f" (known: {', '.join(action.dest for action in self._actions)})"
             super().error(message, ex)
-        raise _ParserComplaint(message, getattr(ex, "subcommand_parser", None) or self)
+        raise _ParserError(message, getattr(ex, "subcommand_parser", None) or self)
 
 
-class _ParserComplaint(Exception):
+class _ParserError(Exception):
     def __init__(self, message: str, parser: Parser) -> None:
         super().__init__(message)
         self.parser = parser
@@ -115,7 +115,7 @@ class Commands(LightningCLI):
             )
         except BaseException as error:
             self._stop_helpers()
-            if note := self._how_to_go_on():
+            if note := self._resume_hint():
                 error.add_note(note)
             raise
         finally:
@@ -129,7 +129,7 @@ class Commands(LightningCLI):
         if self.run is not None and first_process():
             self.run.release(self._claim)
 
-    def _how_to_go_on(self) -> str:
+    def _resume_hint(self) -> str:
         """Return how a stopped run is resumed; empty without a started run."""
         if self.run is None or self.subcommand != "fit" or not (self.run.folder / "config.yaml").exists():
             return ""
@@ -163,7 +163,7 @@ class Commands(LightningCLI):
         check_yaml(self._args)  # names the line of what is no YAML, and a key that stands twice
         try:
             super().parse_arguments(parser, args)
-        except _ParserComplaint as complaint:
+        except _ParserError as complaint:
             keys = [action.dest for action in complaint.parser._actions]
             line = condense(str(complaint), config_files(self._args), self._args, keys, _class_names())
             raise InputError(line) from complaint
@@ -193,7 +193,7 @@ class Commands(LightningCLI):
             return
         checkpoint = read_checkpoint(config.ckpt_path)
         _check_class(checkpoint, config)
-        if chosen.goes_on:
+        if chosen.resumes:
             self._first_step = first_step_after(checkpoint)
 
     def _composed(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Pictures of a run: saved under `plots/` and shown by every logger that can; and the sample that they are made of."""
+"""Figures of a run, saved under `plots/` and passed to loggers, and the sample of the test side that they show."""
 
 from __future__ import annotations
 
@@ -20,23 +20,22 @@ from foundation.runtime.runs import write_whole
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: what a sample of the test side may hold: so many links, of so many bytes in all
+#: limits of a sample of the test side: links, and bytes in total
 _LINKS, _BYTES = 8192, 2**28
-#: the golden ratio: its multiples modulo 1 fill the unit interval evenly, however many are taken
+#: golden ratio, any number of whose multiples modulo 1 fill the unit interval evenly
 _GOLDEN = 0.6180339887498949
 
 
 def log_figures(trainer: Trainer, draw: Callable[[], dict[str, Figure]], caption: str) -> None:
-    """Save figures as `<run folder>/plots/<name>.png` and hand them to the loggers that take images.
+    """Save figures as `<run folder>/plots/<name>.png`, and pass them to loggers of images.
 
-    What a figure keeps of its data, see `heads.figures.keep_data`, is saved beside it as `<name>.json`.
-
-    All processes must call it: the run folder is the first one's, which Lightning broadcasts.
+    The data of a figure, see `heads.figures.keep_data`, are saved as `<name>.json`. All processes must call it, since
+    Lightning broadcasts the run folder of the first one.
 
     Args:
         trainer: The trainer.
-        draw: Returns the figures by name; called on the first process alone.
-        caption: One line below each, which says what it shows, see `caption`.
+        draw: Returns the figures by name; called in the first process only.
+        caption: One line below each figure, see `caption`.
     """
     folder = trainer.log_dir
     if folder is None or not trainer.is_global_zero:
@@ -59,17 +58,17 @@ def _save(trainer: Trainer, folder: str, figures: dict[str, Figure], caption: st
 
 
 def shows_rows(trainer: Trainer) -> bool:
-    """Whether a logger shows more of a test side than pictures, see `log_rows`."""
+    """Return whether a logger accepts rows of the test side, see `log_rows`."""
     return any(hasattr(logger, "log_rows") for logger in trainer.loggers)
 
 
 def log_rows(trainer: Trainer, rows: Rows) -> None:
-    """Hand a sample of the test side to the loggers that show features and classes.
+    """Pass a sample of the test side to loggers that show features and classes.
 
     Args:
         trainer: The trainer.
-        rows: `features` (B, D), and by name what the links are coloured by; `prediction` and `target` are a confusion
-            where both are classes.
+        rows: `features` (B, D), and attributes by which links are coloured; `prediction` and `target`, of which a
+            confusion matrix is shown if both are classes.
     """
     for logger in trainer.loggers if trainer.is_global_zero else []:
         if hasattr(logger, "log_rows"):
@@ -77,32 +76,31 @@ def log_rows(trainer: Trainer, rows: Rows) -> None:
 
 
 def caption(module: LightningModule, count: int) -> str:
-    """Say in a line of which run a picture is: model, head and mode, labels, split, seed and samples shown.
+    """Return the caption of a figure: model, head and mode, number of labels, split, seed and number of samples.
 
     Args:
         module: The model, attached to its trainer.
-        count: Number of samples in the picture.
+        count: Number of samples in the figure.
     """
     parts: list[Any] = [module, getattr(module.trainer, "datamodule", None)]
     described = [part.describe() for part in parts if hasattr(part, "describe")]
     facts = {key: value for part in described for key, value in part.items()}
     seed = os.environ.get("PL_GLOBAL_SEED")
-    told = [
+    words = [
         " ".join(str(facts[key]) for key in ("model", "head", "mode") if facts.get(key)),
         f"{facts['n_train']:,} training links" if "n_train" in facts else "",
         f"{facts['split']} split" if "split" in facts else "",
         f"seed {seed}" if seed is not None else "",
         f"{count:,} links shown",
     ]
-    return ", ".join(part for part in told if part)
+    return ", ".join(part for part in words if part)
 
 
 class Sample:
-    """Rows of a test side for its pictures: all of a small side, an even sample of a large one.
+    """Rows of a test side for its figures: all of a small side, an even sample of a large one.
 
-    At most 8192 links, and at most 256 MiB: where a row holds 1 MiB of CSI that is 256 links. Link i of the side is
-    kept where i times the golden ratio, modulo 1, is among the smallest: spread over the whole side, and the same links
-    on one process and on many.
+    The limits are 8192 links and 256 MiB. Link i of the side is kept if i times the golden ratio, modulo 1, is among
+    the smallest: the links are spread over the whole side, and do not depend on the number of processes.
     """
 
     def __init__(self) -> None:
@@ -110,7 +108,7 @@ class Sample:
         self._seen, self._limit, self._below = 0, 1, 1.0
 
     def add(self, rows: Rows) -> None:
-        """Look at the next batch of this process's share, (B, ...) by name, and keep a part of it on the CPU."""
+        """Add the next batch of this process, (B, ...) by name, of which a part is kept on the CPU."""
         count = len(next(iter(rows.values())))
         number = (self._seen + torch.arange(count)) * world_size() + rank()
         self._seen += count
@@ -125,7 +123,7 @@ class Sample:
             self._parts = [_up_to(self._below, whole)]
 
     def gathered(self) -> Rows:
-        """Return the sample of all processes in the order of the links; all must call it."""
+        """Return the sample of all processes in the order of the links; a collective operation."""
         share = concatenate(self._parts)
         share = _up_to(self._bound(share["number"]), share)
         numbers = gather_rows({"number": share["number"]})["number"]

@@ -26,16 +26,16 @@ from foundation.gather import Rows
 from foundation.runtime.runs import Run, rank
 from foundation.runtime.tracking import better, described, tables
 
-#: how long a server may take to answer [s]
+#: time limit for an answer of the server [s]
 _PATIENCE = 5.0
 
 
 class MetricsFile:
-    """A CSV file that grows by a row at a time and is whole at any moment.
+    """A CSV file to which rows are appended, complete at any time.
 
     Args:
-        path: The file; rows that it already holds are kept.
-        before_step: Drop the rows from this step on: a resumed run writes them again. None keeps all.
+        path: The file; its rows are kept.
+        before_step: Remove the rows from this step on, which a resumed run writes again; None keeps all.
     """
 
     def __init__(self, path: Path, before_step: int | None = None) -> None:
@@ -48,19 +48,19 @@ class MetricsFile:
         self._rewrite([row for row in rows if before_step is None or int(row["step"]) < before_step])
 
     def append(self, row: dict[str, Any]) -> None:
-        """Write one row, with an empty cell for each column that it lacks."""
+        """Write one row; missing columns are empty."""
         new = [key for key in row if key not in self._keys]
         if new:
             rows = self._read() if self._path.exists() else []
             self._keys += new
             self._rewrite([*rows, row])
             return
-        # Written through, not buffered: a killed run loses no row that its last checkpoint already counts.
+        # Not buffered, so that a killed run loses no row before its last checkpoint.
         with self._path.open("a", newline="") as file:
             csv.DictWriter(file, self._keys).writerow(row)
 
     def _read(self) -> list[dict[str, Any]]:
-        """Return the rows that are whole: a kill, a full disk or a copy may have cut one short."""
+        """Return the complete rows: a kill, a full disk or a copy may have truncated one."""
         lines = self._path.read_bytes().decode(errors="replace").replace("\0", "\ufffd").splitlines()
         reader = csv.DictReader(line for line in lines if "\ufffd" not in line)
         if reader.fieldnames is not None and "step" not in reader.fieldnames:
@@ -81,13 +81,13 @@ class MetricsFile:
 
 
 class Csv(CSVLogger):
-    """Writes `metrics.csv` in the run folder, and keeps what an earlier part of the run wrote.
+    """Writes `metrics.csv` in the run folder, and keeps the rows of an interrupted run.
 
-    Lightning's own logger deletes the file of a run that goes on.
+    The logger of Lightning deletes the file when a run resumes.
 
     Args:
         run: The run.
-        before_step: First step that the run will write again when it resumes.
+        before_step: First step written again by a resumed run.
     """
 
     def __init__(self, run: Run, before_step: int | None = None) -> None:
@@ -97,10 +97,10 @@ class Csv(CSVLogger):
 
     @property
     def experiment(self) -> None:
-        """Nothing: the file is opened by its first row."""
+        """None; the file is opened by the first row."""
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace | None = None) -> None:
-        """Do nothing: config.yaml beside the file holds every setting."""
+        """Do nothing; config.yaml contains all settings."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Tensor | float], step: int | None = None) -> None:
@@ -111,14 +111,14 @@ class Csv(CSVLogger):
         self._file.append({"step": step or 0, **row})
 
     def save(self) -> None:
-        """Do nothing: rows are on disk as soon as they are logged."""
+        """Do nothing; rows are written when logged."""
 
     def finalize(self, status: str) -> None:
-        """Do nothing: rows are on disk as soon as they are logged."""
+        """Do nothing; rows are written when logged."""
 
 
 def wandb_key_configured() -> bool:
-    """Whether Weights & Biases finds an API key without asking for one; it is asked itself."""
+    """Return whether wandb finds an API key without a prompt."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     import wandb
@@ -132,25 +132,25 @@ def wandb_key_configured() -> bool:
     return found is not None
 
 
-def server_at_hand() -> str:
-    """Return why nothing can be sent to Weights & Biases now; empty where it can."""
+def offline_reason() -> str:
+    """Return why the server of Weights & Biases cannot be used; empty if it can."""
     mode = os.environ.get("WANDB_MODE", "")
     if mode in ("offline", "disabled", "dryrun"):
         return f"WANDB_MODE is {mode}"
     if not wandb_key_configured():
         return "no key is configured"
-    return "" if _answers(_host()) else f"{_host()} does not answer"
+    return "" if _responds(_host()) else f"{_host()} does not answer"
 
 
 def _host() -> str:
-    """Return the address of the server that Weights & Biases is set to."""
+    """Return the address of the server of Weights & Biases."""
     from wandb.sdk import wandb_setup
 
     return os.environ.get("WANDB_BASE_URL") or str(wandb_setup.singleton().settings.base_url)
 
 
-def _answers(address: str) -> bool:
-    """Whether a server says anything within seconds; a name server that is silent counts, too."""
+def _responds(address: str) -> bool:
+    """Return whether a server responds within the time limit, including name resolution."""
     said: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
     def ask() -> None:
@@ -173,20 +173,20 @@ def _answers(address: str) -> bool:
 class Wandb(WandbLogger):
     """Weights & Biases, offline unless an API key is configured; never asks for one.
 
-    A server that does not answer, or refuses, costs no training: the run goes on offline and says so. Its files lie in
-    the run folder. An offline run is uploaded later by `wandb sync <run folder>/wandb/offline-*`.
+    If the server does not answer, or refuses, the run continues offline with a warning. The files are in the run
+    folder. An offline run is uploaded later by `wandb sync <run folder>/wandb/offline-*`.
 
     The runs of an experiment are one group, named by run id, their job type is the mode, and model, head, sources and
-    cities are tags. What is scored on a whole side is drawn over epochs, and its best value stands in the summary as
-    `<metric>.min` or `.max`, beside the last one.
+    cities are tags. Metrics of whole sides are drawn over epochs, with the best value in the summary as `<metric>.min`
+    or `.max`, beside the last one.
 
     Args:
         project: Project on the server.
-        entity: User or team; the key's own by default.
-        tags: Further words to find the run by.
-        offline: True or False decide; by default offline where wandb finds no key.
-        log_model: Upload checkpoints: at the end (True), as they come (`all`), or not; by default at the end of a run
-            that is online.
+        entity: User or team; by default that of the key.
+        tags: Further tags.
+        offline: Whether to run offline; by default if wandb finds no key.
+        log_model: Upload checkpoints: at the end (True), during training (`all`), or not; by default at the end if
+            online.
 
     Raises:
         InputError: `offline` is False, `WANDB_MODE` is `online`, or `log_model` is set, and no key is configured.
@@ -209,37 +209,37 @@ class Wandb(WandbLogger):
         if offline and log_model:
             raise InputError("wandb: log_model uploads and so needs a key: set WANDB_API_KEY, or log_model: false")
         # Not Lightning's `offline=True`: it writes WANDB_MODE into the environment of the whole process. A mode that
-        # the user has put there (say `disabled`) wins.
+        # the user has set there, such as `disabled`, has precedence.
         mode = wanted or ("offline" if offline else "online")
         if log_model is None:
             log_model = mode == "online"
         super().__init__(project=project, log_model=log_model, entity=entity, tags=tags, mode=mode)
-        self._wandb_init.pop("anonymous", None)  # wandb warns about the word, Lightning says it all the same
+        self._wandb_init.pop("anonymous", None)  # deprecated in wandb, but passed by Lightning
         self._defined: dict[str, Literal["min", "max"] | None] = {}
         self._monitored: dict[str, Literal["min", "max"]] = {}
 
     def attach(self, run: Run, model: Any = None) -> None:
-        """Put the files into a run's folder and name the run after it; called by the command line.
+        """Set folder and name of the run; called by the command line.
 
         Args:
-            run: The run; one that resumes continues the same record on the server.
-            model: The model, which says its mode and what it monitors.
+            run: The run; a resumed one continues its record on the server.
+            model: The model, with its mode and monitored metric.
         """
         self._save_dir = str(run.folder)
         self._name = run.name
-        self._id = re.sub(r"[:;,#?/']", "-", f"{run.experiment}-{run.name}")  # which wandb refuses
+        self._id = re.sub(r"[:;,#?/']", "-", f"{run.experiment}-{run.name}")  # characters that wandb refuses
         self._checkpoint_name = re.sub(r"[^\w.-]", "_", f"model-{self._id}")
         self._wandb_init.update(dir=self._save_dir, name=run.name, id=self._id, group=run.experiment)
         self._wandb_init["job_type"] = described(model).get("mode")
         if getattr(model, "monitor", None):
             self._monitored[model.monitor] = model.monitor_mode
-        if rank() == 0 and self._wandb_init["mode"] == "online" and not _answers(_host()):
+        if rank() == 0 and self._wandb_init["mode"] == "online" and not _responds(_host()):
             self._go_offline(f"{_host()} does not answer")
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The record; one that cannot be opened on the server is kept on disk."""
+        """The record; offline if it cannot be opened on the server."""
         import wandb
 
         try:
@@ -251,13 +251,13 @@ class Wandb(WandbLogger):
             return super().experiment
 
     def add_tags(self, *words: str) -> None:
-        """Add words to find the run by, of which wandb takes 64 characters at most."""
+        """Add tags, truncated to the 64 characters that wandb accepts."""
         tags = [*(self.experiment.tags or ()), *(word[:64] for word in words if word)]
         self.experiment.tags = tuple(dict.fromkeys(tags))
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log values, each drawn over what it is scored by: an epoch, or a step of training."""
+        """Log values; those of whole sides are drawn over epochs, others over training steps."""
         for name, value in metrics.items():
             if name not in self._defined and isinstance(value, (int, float, Tensor)) and name != "epoch":
                 self._define(name)
@@ -266,17 +266,17 @@ class Wandb(WandbLogger):
     def _define(self, name: str) -> None:
         best = self._defined[name] = self._monitored.get(name, better(name))
         over = "epoch" if name.startswith(("val/", "test/")) else "trainer/global_step"
-        # a test is scored once: its value alone is the summary
+        # tests have a single value
         summary = f"{best},last" if best and not name.startswith("test/") else None
         self.experiment.define_metric(name, step_metric=over, summary=summary)
 
     def log_summary(self, summary: Mapping[str, Any]) -> None:
-        """Put what `summary.json` says into the record, for tables and filters; metrics are there already."""
+        """Add the content of `summary.json`, except the metrics, which are logged, to the summary of the record."""
         known = {key: value for key, value in summary.items() if key not in ("metrics", "validation")}
         self.experiment.summary.update({f"run/{key}": value for key, value in known.items() if value not in (None, {})})
 
     def log_rows(self, rows: Rows) -> None:
-        """Log a sample of the test side as tables: its embeddings, and the confusion of classes; see `log_rows`."""
+        """Log a sample of the test side as tables of embeddings and class confusion; see `figures.log_rows`."""
         self.experiment.log(tables(rows))
 
     def _go_offline(self, reason: str) -> None:
@@ -286,6 +286,6 @@ class Wandb(WandbLogger):
         )
 
     def close(self) -> None:
-        """End the record, so that a second run in the same process gets one of its own."""
+        """End the record, so that another run of the process has its own."""
         if self._experiment is not None:
             self._experiment.finish()

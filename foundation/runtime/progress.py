@@ -12,10 +12,9 @@ from datamodules.progress import SHARED, Part, Progress, activity
 
 
 class RunProgress(ProgressBar):
-    """One bar a run on a terminal, a line every ten seconds in a log: epoch, loss, what the model logs, time left.
+    """One progress bar of a run on a terminal, or a line every ten seconds in a log: epoch, metrics, remaining time.
 
-    Lightning's own starts anew every epoch, so that it never says when the run will end, and fills a log with its
-    redrawings.
+    The bar of Lightning restarts every epoch, without the remaining time of the run, and floods log files.
     """
 
     def __init__(self) -> None:
@@ -24,37 +23,37 @@ class RunProgress(ProgressBar):
         self._bar: Progress | Part | None = None
 
     def enable(self) -> None:
-        """Show it."""
+        """Enable the bar."""
         self._enabled = True
 
     def disable(self) -> None:
-        """Hide it; Lightning calls this on all processes but the first."""
+        """Disable the bar; Lightning calls this on all processes except the first."""
         self._enabled = False
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Return what the model logs with `prog_bar`, without the name of the run."""
+        """Return the metrics logged with `prog_bar`, without the version number."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return metrics
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the bar, where a resumed run went on."""
+        """Start the bar, for a resumed run at its current step."""
         batches, epochs, steps = trainer.num_training_batches, trainer.max_epochs or -1, trainer.max_steps
         total = min(batches * epochs if epochs > 0 else math.inf, steps if steps > 0 else math.inf)
         done = min(batches * trainer.current_epoch, total)
         self._start(total, "training", "batch", initial=0 if math.isinf(done) else int(done))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Name the epoch."""
+        """Show the epoch."""
         self._describe(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move on."""
+        """Advance the bar."""
         if self._bar is None:
             return
-        if self._bar.due:  # not at every batch: reading a value waits for the GPU
+        if self._bar.due:  # not in every batch, since reading a value synchronises with the GPU
             metrics = {name: float(value) for name, value in self.get_metrics(trainer, pl_module).items()}
             if not any("loss" in name for name in metrics) and isinstance(outputs, dict) and "loss" in outputs:
                 metrics["loss"] = float(outputs["loss"])
@@ -62,26 +61,26 @@ class RunProgress(ProgressBar):
         self._bar.update()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Name the validation within a training, or start its own bar."""
+        """Show a validation during training, or start its bar."""
         if trainer.state.fn != "fit":
             self._start(_number(trainer.num_val_batches), "validating", "batch")
         elif self._bar is not None and not trainer.sanity_checking:
             self._bar.set_description_str(f"epoch {trainer.current_epoch + 1}, validating")
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
-        """Move on."""
+        """Advance the bar."""
         if trainer.state.fn != "fit":
             self._step()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go back to the training, or end."""
+        """Show the training again, or close the bar."""
         if trainer.state.fn != "fit":
             self._end()
         elif not trainer.sanity_checking:
             self._describe(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End, with the last values."""
+        """Close the bar with the last values."""
         metrics = {name: float(value) for name, value in self.get_metrics(trainer, pl_module).items()}
         if self._bar is not None and metrics:
             self._bar.set_postfix(metrics, refresh=False)
@@ -92,17 +91,17 @@ class RunProgress(ProgressBar):
         self._start(_number(trainer.num_test_batches), "testing", "batch")
 
     def on_test_batch_end(self, *_: Any, **__: Any) -> None:
-        """Move on."""
+        """Advance the bar."""
         self._step()
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Tell the time while the model scores and draws."""
+        """Show the elapsed time while the model scores and draws."""
         self._end()
         if self._enabled:
             self._bar = activity("scoring and drawing")
 
     def on_test_end(self, *_: Any) -> None:
-        """End."""
+        """Close the bar."""
         self._end()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -110,15 +109,15 @@ class RunProgress(ProgressBar):
         self._start(_number(trainer.num_predict_batches), "predicting", "batch")
 
     def on_predict_batch_end(self, *_: Any, **__: Any) -> None:
-        """Move on."""
+        """Advance the bar."""
         self._step()
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End."""
+        """Close the bar."""
         self._end()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """End, so that the error stands on a line of its own."""
+        """Close the bar, so that the error begins on a new line."""
         self._end()
 
     def _start(self, total: float, name: str, unit: str, initial: int = 0) -> None:

@@ -28,12 +28,12 @@ class Choice(NamedTuple):
     Attributes:
         run: The run.
         checkpoint: Path of the checkpoint to load, or None.
-        goes_on: Whether training of the run is resumed from the checkpoint.
+        resumes: Whether training of the run is resumed from the checkpoint.
     """
 
     run: Run
     checkpoint: str | None
-    goes_on: bool
+    resumes: bool
 
 
 def choose(config: Any, command: str, files: list[Path], composed: Callable[[], dict[str, Any]]) -> Choice:
@@ -116,9 +116,9 @@ def _check_settings(run: Run, composed: dict[str, Any]) -> None:
             f"run {run.folder} cannot go on with {_list(fixed)}: its checkpoint belongs to the settings in its "
             "config.yaml; give those, or start a new run"
         )
-    told = [change for change in changes if change.key not in ("experiment", "runs", "run_id", "ckpt_path")]
-    if told and first_process():
-        print(f"{run.folder} goes on with {_list(told)}", flush=True)
+    shown = [change for change in changes if change.key not in ("experiment", "runs", "run_id", "ckpt_path")]
+    if shown and first_process():
+        print(f"{run.folder} goes on with {_list(shown)}", flush=True)
 
 
 def _refuse_other_model(run: Run, command: str, composed: Callable[[], dict[str, Any]]) -> None:

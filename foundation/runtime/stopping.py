@@ -36,6 +36,6 @@ def ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, earlier)
 
 
-def how_to_go_on(error: BaseException) -> str:
+def resume_hint(error: BaseException) -> str:
     """Return the hint that `Commands` attached to an error, as the end of a line; empty without a started run."""
     return "".join(f": {note}" for note in getattr(error, "__notes__", []))

@@ -1,4 +1,4 @@
-"""What Weights & Biases is told of a run beside its numbers, and which values of a metric are good."""
+"""Tags and tables of a run for Weights & Biases, and the better direction of metrics."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 
 from foundation.gather import Rows
 
-#: words at the end of the name of a metric of which less is better, or more
+#: last words of the names of metrics that are better if small, or if large
 _LESS = {"loss", "nmse", "mse", "mae", "rmse", "error", "m"}
 _MORE = {"accuracy", "f1", "cosine", "gain", "ratio", "rate", "match"}
-#: what the embedding projector of Weights & Biases takes
+#: limits of the embedding projector of Weights & Biases
 _ROWS, _COMPONENTS = 1000, 50
 
 
 def better(metric: str) -> Literal["min", "max"] | None:
-    """Say whether a small or a large value of a metric is good, by its name; None where that tells nothing.
+    """Return whether a small or a large value of a metric is better, by its name; None if unknown.
 
     Args:
         metric: Its name, such as `val/beam/top1`, `test/mean_m` or `nmse_db`.
@@ -30,13 +30,13 @@ def better(metric: str) -> Literal["min", "max"] | None:
 
 
 def described(part: Any) -> dict[str, Any]:
-    """Return what a model or a datamodule says of itself for the summary of a run; nothing where it has no words."""
+    """Return the description of a model or datamodule in the summary of a run; empty if it has none."""
     describe = getattr(part, "describe", None)
     return dict(describe()) if callable(describe) else {}
 
 
 def tags_of(model: Any, datamodule: Any) -> list[str]:
-    """Return the words that a run is found by: model, head, sources and cities."""
+    """Return the tags of a run: model, head, sources and cities."""
     facts = {**described(datamodule), **described(model)}
     sources = [type(source).__name__ for source in getattr(datamodule, "sources", ())]
     cities = [city for side in ("train_cities", "test_cities") for city in facts.get(side, [])]
@@ -45,14 +45,14 @@ def tags_of(model: Any, datamodule: Any) -> list[str]:
 
 
 def tables(rows: Rows) -> dict[str, Any]:
-    """Return what Weights & Biases shows of a sample of a test side, by name.
+    """Return tables and plots of a sample of a test side for Weights & Biases, by name.
 
     Args:
-        rows: `features` (B, D); `prediction` and `target`, which are a confusion where both are classes (B,), negative
-            ones unlabelled; anything else (B,) or (B, n) that a link is coloured by.
+        rows: `features` (B, D); `prediction` and `target`, whose confusion matrix is made if both are classes (B,),
+            negative where unlabelled; further attributes (B,) or (B, n) of the links.
 
     Returns:
-        `embeddings`, a table of 1000 links at most with the principal components of their features, and `confusion`.
+        `embeddings`, a table of at most 1000 links with the principal components of their features, and `confusion`.
     """
     import wandb
 
@@ -83,7 +83,7 @@ def _classes(value: Tensor) -> bool:
 
 
 def _components(features: Tensor) -> Tensor:
-    """Return the features (B, D) on their first principal axes, (B, 50) at most."""
+    """Return the features (B, D) on their first principal axes, at most (B, 50)."""
     centred = features.double().nan_to_num()
     centred -= centred.mean(0)
     left, size, _ = torch.linalg.svd(centred, full_matrices=False)

@@ -12,7 +12,7 @@ import numpy as np
 
 from datamodules.errors import InputError
 from foundation.runtime.runs import add_metrics, read_summary
-from foundation.studies.refinement import TWIN, Refinement, Way, command, in_db, offline_of, refine_seed, worlds_of
+from foundation.studies.refinement import TWIN, Method, Refinement, command, in_db, offline_of, refine_seed, worlds_of
 from foundation.studies.rows import collect
 from foundation.studies.run_list import run_all
 from foundation.studies.tables import table
@@ -35,13 +35,13 @@ class Continual:
         study: The study.
         worlds: The worlds in order, by domain label `variant`.
         count: Number of links of each world that are fed back without compression.
-        ways: Refinement methods by name.
+        methods: Refinement methods by name.
     """
 
     study: Study
     worlds: tuple[str, ...]
     count: int
-    ways: dict[str, Way]
+    methods: dict[str, Method]
 
     @classmethod
     def of(cls, study: Study, settings: Refinement) -> Continual:
@@ -52,15 +52,15 @@ class Continual:
         """
         given = dict(settings.continual)
         try:
-            worlds, count, names = tuple(given.pop("worlds")), int(given.pop("count")), given.pop("ways")
-            ways = {name: settings.ways[name] for name in names}
+            worlds, count, names = tuple(given.pop("worlds")), int(given.pop("count")), given.pop("methods")
+            methods = {name: settings.methods[name] for name in names}
             if given or not worlds:
                 raise TypeError(f"continual has the unknown key {next(iter(given))!r}" if given else "it has no world")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
-                f"study {study.name}: refine.continual needs worlds, a count, and ways of refine by name ({error})"
+                f"study {study.name}: refine.continual needs worlds, a count, and methods of refine by name ({error})"
             ) from error
-        return cls(study, worlds, count, ways)
+        return cls(study, worlds, count, methods)
 
     def run(self, runs: Path, offline: Path, seed: int) -> int:
         """Refine through all worlds by every method, and write the forgetting into the metrics of the runs.
@@ -73,20 +73,20 @@ class Continual:
         from foundation.adaptation.refine import forgotten
 
         folder = runs / self.study.name
-        stages = {name: [folder / f"{name}-to-{world}-s{seed}" for world in self.worlds] for name in self.ways}
+        stages = {name: [folder / f"{name}-to-{world}-s{seed}" for world in self.worlds] for name in self.methods}
         if all(_scored(stage) for of_way in stages.values() for stage in of_way):
             return 0
         worlds = worlds_of(self.study, offline, (TWIN, *self.worlds))
         for name, of_way in stages.items():
-            way, before, learned = self.ways[name], offline, worlds.links(TWIN)
+            method, before, learned = self.methods[name], offline, worlds.links(TWIN)
             for number, (world, stage) in enumerate(zip(self.worlds, of_way, strict=True)):
                 file = folder / f"{stage.name}.links.json"
                 if not file.is_file():  # a stopped run keeps its links
-                    chosen = worlds.choose(before, world, way.rule, self.count, way.threshold_db, seed)
-                    worlds.save(file, np.concatenate([learned, chosen]) if way.rehearse else chosen)
-                seen = (TWIN, *self.worlds[: number + 1]) if way.rehearse else (world,)
+                    chosen = worlds.choose(before, world, method.rule, self.count, method.threshold_db, seed)
+                    worlds.save(file, np.concatenate([learned, chosen]) if method.rehearse else chosen)
+                seen = (TWIN, *self.worlds[: number + 1]) if method.rehearse else (world,)
                 start = before / "checkpoints" / "best.ckpt"
-                args = command(self.study, runs, way, start, file, seen, seed, stage.name)
+                args = command(self.study, runs, method, start, file, seen, seed, stage.name)
                 if status := run_all(self.study.name, [(stage.name, args)], runs):
                     return status
                 before, learned = stage, worlds.read(file)

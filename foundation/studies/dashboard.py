@@ -29,7 +29,7 @@ _IDLE = re.compile(r"(trainer\.(logger|callbacks|enable_|default_root)|experimen
 _AXES = 8
 
 
-class Shown(NamedTuple):
+class Content(NamedTuple):
     """Content of a workspace for the runs of some experiments.
 
     Attributes:
@@ -47,7 +47,7 @@ class Shown(NamedTuple):
     varied: list[str]
 
 
-def look(runs: Path, experiment: str | None) -> Shown:
+def collect_runs(runs: Path, experiment: str | None) -> Content:
     """Collect metrics, figures and differing settings of the runs of one experiment, or of all.
 
     Args:
@@ -75,9 +75,9 @@ def look(runs: Path, experiment: str | None) -> Shown:
             for key, value in _flat(read_yaml(folder / "config.yaml")):
                 values[key].add(json.dumps(value))
             progress.update()
-    varied = [key for key, told in values.items() if len(told) > 1 and not _IDLE.match(key)]
+    varied = [key for key, found in values.items() if len(found) > 1 and not _IDLE.match(key)]
     names = sorted({folder.parent.name for folder in folders})
-    return Shown(names, sorted(curves), sorted(scores), sorted(pictures), varied)
+    return Content(names, sorted(curves), sorted(scores), sorted(pictures), varied)
 
 
 def _columns(file: Path) -> list[str]:
@@ -96,7 +96,7 @@ def _flat(value: Any, key: str = "") -> Iterable[tuple[str, Any]]:
         yield key, value
 
 
-def workspace(shown: Shown, entity: str, project: str = PROJECT) -> Workspace:
+def workspace(shown: Content, entity: str, project: str = PROJECT) -> Workspace:
     """Return the workspace: curves, bars for each head, settings that differ between runs, and figures.
 
     Args:
@@ -170,11 +170,11 @@ def publish(runs: Path, experiment: str | None, entity: str | None, project: str
     Raises:
         InputError: There is no run.
     """
-    from foundation.runtime.loggers import server_at_hand
+    from foundation.runtime.loggers import offline_reason
 
-    shown = look(runs, experiment)
+    shown = collect_runs(runs, experiment)
     print("building the workspace", flush=True)
-    reason = server_at_hand()
+    reason = offline_reason()
     if not reason:
         import wandb
 

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from foundation.studies.rows import Row
-from foundation.studies.tables import by_seed, in_words, ruled
+from foundation.studies.tables import by_seed, format_values, ruled
 
 #: the studies that it is built from; the second has the head that reads past snapshots
 STUDIES = ("matrix", "matrix_prediction")
@@ -61,7 +61,7 @@ def matrix(rows: Sequence[Row]) -> str:
             shown = []
             for head, (metric, _, _) in _HEADS.items():
                 key = (name, head, variant, mode)
-                told = in_words(metric, cells[key]) if key in cells else _NONE.get((variant, head), "not made")
-                shown.append(f"**{told}**" if key == best[head] else told)
+                text = format_values(metric, cells[key]) if key in cells else _NONE.get((variant, head), "not made")
+                shown.append(f"**{text}**" if key == best[head] else text)
             lines.append([name, title, *shown])
     return ruled(lines)

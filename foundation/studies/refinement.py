@@ -26,7 +26,7 @@ TWIN, TARGET = "twin", "target"
 
 
 @dataclass(frozen=True)
-class Way:
+class Method:
     """A refinement method.
 
     Attributes:
@@ -47,7 +47,7 @@ class Way:
     args: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Way:
+    def of(cls, settings: Mapping[str, Any]) -> Method:
         """Build it from its entry in a study."""
         lists = {key: tuple(settings[key]) for key in ("counts", "args") if key in settings}
         return cls(**{**settings, **lists})
@@ -58,12 +58,12 @@ class Refinement:
     """The refinement settings of a study.
 
     Attributes:
-        ways: Refinement methods by name.
+        methods: Refinement methods by name.
         counts: Numbers of chosen links of the target world, for methods without their own.
         continual: Settings of a sequence of worlds, see `continual.Continual`; empty for none.
     """
 
-    ways: dict[str, Way]
+    methods: dict[str, Method]
     counts: tuple[int, ...] = ()
     continual: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -76,21 +76,21 @@ class Refinement:
         """
         given = dict(study.refine)
         try:
-            ways = {name: Way.of(way) for name, way in given.pop("ways").items()}
-            made = cls(ways, tuple(int(count) for count in given.pop("counts", ())), given.pop("continual", {}))
+            methods = {name: Method.of(method) for name, method in given.pop("methods").items()}
+            made = cls(methods, tuple(int(count) for count in given.pop("counts", ())), given.pop("continual", {}))
             if given:
                 raise TypeError(f"refine has the unknown key {next(iter(given))!r}")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"study {study.name}: refine needs ways by name ({error})") from error
-        if lacking := [name for name, way in ways.items() if not (way.counts or made.counts)]:
-            raise InputError(f"study {study.name}: refine needs counts, or the way {lacking[0]} its own")
+            raise InputError(f"study {study.name}: refine needs methods by name ({error})") from error
+        if lacking := [name for name, method in methods.items() if not (method.counts or made.counts)]:
+            raise InputError(f"study {study.name}: refine needs counts, or the method {lacking[0]} its own")
         if TWIN not in study.pretrain or not study.pretrain_per_seed:
             raise InputError(f"study {study.name}: a refinement pre-trains a variant {TWIN}, and that for every seed")
         return made
 
     def runs(self, seed: int) -> dict[str, tuple[str, int]]:
         """Return method and number of links by run id, in order."""
-        named = ((name, count) for name, way in self.ways.items() for count in way.counts or self.counts)
+        named = ((name, count) for name, method in self.methods.items() for count in method.counts or self.counts)
         return {f"{name}-n{count}-s{seed}": (name, count) for name, count in named}
 
 
@@ -109,13 +109,13 @@ def refine_seed(study: Study, settings: Refinement, runs: Path, offline: Path, s
     worlds = worlds_of(study, offline, (TWIN, TARGET))
     commands = []
     for run_id, (name, count) in named.items():
-        way, file = settings.ways[name], folder / f"{run_id}.links.json"
+        method, file = settings.methods[name], folder / f"{run_id}.links.json"
         if not file.is_file():  # a stopped run keeps its links
-            chosen = worlds.choose(offline, TARGET, way.rule, count, way.threshold_db, seed)
-            worlds.save(file, np.concatenate([worlds.links(TWIN), chosen]) if way.rehearse else chosen)
+            chosen = worlds.choose(offline, TARGET, method.rule, count, method.threshold_db, seed)
+            worlds.save(file, np.concatenate([worlds.links(TWIN), chosen]) if method.rehearse else chosen)
         start = offline / "checkpoints" / "best.ckpt"
-        seen = (TWIN, TARGET) if way.rehearse else (TARGET,)
-        commands.append((run_id, command(study, runs, way, start, file, seen, seed, run_id)))
+        seen = (TWIN, TARGET) if method.rehearse else (TARGET,)
+        commands.append((run_id, command(study, runs, method, start, file, seen, seed, run_id)))
     if status := run_all(study.name, commands, runs):
         return status
     _write_correlations(worlds, offline, folder / f"correlation-s{seed}.json", seed)
@@ -139,14 +139,14 @@ def worlds_of(study: Study, offline: Path, names: tuple[str, ...]) -> Worlds:
 
 
 def command(
-    study: Study, runs: Path, way: Way, start: Path, links: Path, seen: tuple[str, ...], seed: int, run_id: str
+    study: Study, runs: Path, method: Method, start: Path, links: Path, seen: tuple[str, ...], seed: int, run_id: str
 ) -> list[str]:
     """Return the arguments of `lightning fit` for one refinement.
 
     Args:
         study: The study.
         runs: Folder of all runs.
-        way: Refinement method.
+        method: Refinement method.
         start: Checkpoint to start from.
         links: File of the links to train on.
         seen: Worlds to train on; validation and test use the last one, which is new.
@@ -159,16 +159,16 @@ def command(
     new = f"{{variant: {seen[-1]}}}"
     data = ["--data.train_links", str(links), "--data.num_labels", "null"]
     data += ["--data.train_on", f"{{variant: [{', '.join(seen)}]}}", "--data.validate_on", new, "--data.test_on", new]
-    if way.mix is not None:
-        data = ["--data", "RehearsalDataModule", "--data.mix", str(way.mix), "--data.target", seen[-1], *data]
-    given += [*data, "--model.start_from", str(start), *way.args]
+    if method.mix is not None:
+        data = ["--data", "RehearsalDataModule", "--data.mix", str(method.mix), "--data.target", seen[-1], *data]
+    given += [*data, "--model.start_from", str(start), *method.args]
     return [*given, "--seed_everything", str(seed), "--data.seed", str(seed), "--run_id", run_id]
 
 
 def _write_correlations(worlds: Worlds, offline: Path, file: Path, seed: int) -> None:
     found = {name: values.sort().values for name, values in worlds.correlations(TARGET, seed).items()}
-    told = {name: [round(float(v), 5) for v in values] for name, values in found.items()}
-    write_whole(file, json.dumps(told) + "\n")
+    rounded = {name: [round(float(v), 5) for v in values] for name, values in found.items()}
+    write_whole(file, json.dumps(rounded) + "\n")
     means = {f"refine/correlation_{name}": float(values.mean()) for name, values in found.items()}
     add_metrics(offline / "summary.json", means)
 

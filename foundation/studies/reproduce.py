@@ -25,7 +25,7 @@ _GUESS = 60.0
 
 
 @dataclass(frozen=True)
-class Wanted:
+class MissingRun:
     """A run with missing rows.
 
     Attributes:
@@ -39,7 +39,7 @@ class Wanted:
     args: list[str] | None
 
 
-def missing(chosen: Sequence[Study], rows: Sequence[Row], runs: Path) -> list[Wanted]:
+def missing(chosen: Sequence[Study], rows: Sequence[Row], runs: Path) -> list[MissingRun]:
     """Return the tested runs of studies that have missing rows, in the order to make them."""
     held: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
@@ -47,8 +47,8 @@ def missing(chosen: Sequence[Study], rows: Sequence[Row], runs: Path) -> list[Wa
     then_test = cache(_then_test)  # most runs of a study have the same files
     wanted = []
     for study in chosen:
-        tested = [Wanted(study, run, args) for run, args in study.commands(runs) if is_tested(args, then_test)]
-        for each in [*tested, *(Wanted(study, run, None) for run in refined(study))]:
+        tested = [MissingRun(study, run, args) for run, args in study.commands(runs) if is_tested(args, then_test)]
+        for each in [*tested, *(MissingRun(study, run, None) for run in refined(study))]:
             found = held[study.name, each.run]
             if not found or len(found) < found[0].metrics:
                 wanted.append(each)
@@ -64,14 +64,14 @@ def is_tested(args: Sequence[str], then_test: Callable[[Path], bool | None] = _t
     """Return whether a command is a test, or includes one, whose metrics are rows."""
     if args[0] == "test":
         return True
-    told = False
+    tested = False
     for flag, value in options(args):
         if flag == "--config":
             found = then_test(Path(value))
-            told = told if found is None else found
+            tested = tested if found is None else found
         elif flag == "--then_test":
-            told = value == "true"
-    return told
+            tested = value == "true"
+    return tested
 
 
 def options(args: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -92,7 +92,7 @@ def refined(study: Study) -> list[str]:
     settings = Refinement.of(study)
     continual = Continual.of(study, settings) if settings.continual else None
     stages = (
-        [] if continual is None else [f"{name}-to-{world}" for name in continual.ways for world in continual.worlds]
+        [] if continual is None else [f"{name}-to-{world}" for name in continual.methods for world in continual.worlds]
     )
     return [run for seed in study.seeds for run in (*settings.runs(seed), *(f"{stage}-s{seed}" for stage in stages))]
 
@@ -127,7 +127,7 @@ class Plan:
         folder: Folder of the studies.
     """
 
-    def __init__(self, wanted: Sequence[Wanted], rows: Sequence[Row], runs: Path, folder: Path = FOLDER) -> None:
+    def __init__(self, wanted: Sequence[MissingRun], rows: Sequence[Row], runs: Path, folder: Path = FOLDER) -> None:
         self.runs, self.folder = runs, folder
         self.jobs: dict[tuple[str, str], Job] = {}
         self.guessed = 0.0
@@ -141,7 +141,7 @@ class Plan:
             elif each.args is not None:
                 self._add(each.study, each.run, each.args)
 
-    def _refine(self, wanted: Wanted, part: Study) -> None:
+    def _refine(self, wanted: MissingRun, part: Study) -> None:
         from foundation.studies.continual import refine
 
         whole = (part.name, f"all of s{part.seeds[0]}")
@@ -178,7 +178,7 @@ class Plan:
         self.guessed += guess
         return guess
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """Return the number of runs and their estimated duration, in words."""
         total = sum(job.seconds for job in self.jobs.values())
         guess = f", {_minutes(self.guessed)} of it a guess without rows of such runs" if self.guessed else ""
@@ -203,9 +203,9 @@ def alone(study: Study, run: str) -> Study | None:
     whole, named = replace(study, seeds=[seed]), Refinement.of(study).runs(seed)
     if run in named:
         name, count = named[run]
-        ways = {name: {**study.refine["ways"][name], "counts": [count]}}
+        methods = {name: {**study.refine["methods"][name], "counts": [count]}}
         sizes = [max(study.sizes)] if study.sizes else []
-        return replace(whole, pretrain={TWIN: study.pretrain[TWIN]}, sizes=sizes, refine={"ways": ways})
+        return replace(whole, pretrain={TWIN: study.pretrain[TWIN]}, sizes=sizes, refine={"methods": methods})
     pretrained = run.startswith("pretrain-") and run != f"pretrain-{offline_of(study)}-s{seed}"
     return None if pretrained else whole
 
@@ -237,7 +237,7 @@ def reproduce(chosen: Sequence[Study], runs: Path, folder: Path = FOLDER) -> int
     plan = Plan(wanted, rows, runs, folder)
     names = list(dict.fromkeys(each.study.name for each in wanted))
     lacking = f"rows in {results.ROWS} are missing of {_counted(len(wanted))} of {', '.join(names)}"
-    print(f"{lacking}: {plan.told()}", flush=True)
+    print(f"{lacking}: {plan.summary()}", flush=True)
     by_name = {(each.study.name, each.run): each for each in wanted}
 
     def take() -> None:

@@ -64,8 +64,8 @@ def publish(rows: list[Row], page: Path = PAGE, folder: Path = FOLDER) -> None:
             group = [row for row in rows if row.experiment == name]
             comment = _comment(files[name]) if name in files else []
             command = f"`make study STUDY={name}`: {_facts(group)}"
-            told = loaded[name].told if name in loaded else ""
-            parts += [f"### {name}", "", *comment, "", command, "", table(group, told), ""]
+            metric = loaded[name].metric if name in loaded else ""
+            parts += [f"### {name}", "", *comment, "", command, "", table(group, metric), ""]
     write_whole(page, "\n".join(parts))
 
 

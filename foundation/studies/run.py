@@ -24,7 +24,7 @@ def run_study(study: Study, runs: Path) -> int:
         return refine(study, runs)
     status = run_all(study.name, study.commands(runs), runs)
     if not status:
-        print(table(collect(runs, study), study.told))
+        print(table(collect(runs, study), study.metric))
     return status
 
 

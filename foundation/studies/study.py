@@ -46,7 +46,7 @@ class Study:
         refine: Settings of the refinement of the variant `twin`, see `refinement.Refinement`; empty for none.
         paper: The paper whose tables the study reproduces, such as `csiclip`, see `results.PAPERS`; empty for several.
         tuned_on: The data on which sizes, steps and learning rates were chosen, such as `areas 207-223`.
-        told: The one metric of its table, with a line for each of `data` and a column for each variant and reference;
+        metric: The one metric of its table, with a line for each of `data` and a column for each variant and reference;
             empty for a table of all metrics with a line for each variant.
     """
 
@@ -70,7 +70,7 @@ class Study:
     refine: dict[str, Any] = field(default_factory=dict)
     paper: str = ""
     tuned_on: str = ""
-    told: str = ""
+    metric: str = ""
 
     @classmethod
     def load(cls, file: Path) -> Study:

@@ -32,17 +32,17 @@ _SHARED = 3
 _OF = " beside "
 
 
-def table(rows: Sequence[Row], told: str = "") -> str:
+def table(rows: Sequence[Row], metric: str = "") -> str:
     """Return a Markdown table for each head: mean and standard deviation over seeds by variant, mode, data and city.
 
     Several areas of one city are averaged within each seed first, so that the deviation is over seeds only.
 
     Args:
         rows: Rows of one study.
-        told: `Study.told`, with which there is one table of that metric alone.
+        metric: `Study.metric`, with which there is one table of that metric alone.
     """
-    if told and any(row.metric == told for row in rows):
-        return _side_by_side(rows, told)
+    if metric and any(row.metric == metric for row in rows):
+        return _side_by_side(rows, metric)
     by_head: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_head[row.head].append(row)
@@ -76,10 +76,10 @@ def _side_by_side(rows: Sequence[Row], metric: str) -> str:
     lines = [["data", *facts, *(f"{name}{unit}" for name in (*variants, *references)), "seeds"]]
     for data in dict.fromkeys(row.data for row in rows):
         shown = [cell(name, by_seed(name, groups[data, name])) for name in facts]
-        told = groups[data, metric]
-        shown += [cell(metric, by_seed(metric, [row for row in told if row.variant == name])) for name in variants]
+        group = groups[data, metric]
+        shown += [cell(metric, by_seed(metric, [row for row in group if row.variant == name])) for name in variants]
         shown += [cell(metric, by_seed(f"{name}_{metric}", groups[data, f"{name}_{metric}"])) for name in references]
-        lines.append([data, *shown, str(len({row.seed for row in told}))])
+        lines.append([data, *shown, str(len({row.seed for row in group}))])
     first = [next(row for row in rows if row.variant == name) for name in variants]
     costs = {"labels": [f"{row.n_train:,}" for row in first], "parameters": [f"{row.params_total:,}" for row in first]}
     for name, words in _COSTS.items():
@@ -176,7 +176,7 @@ def _choice(rows: list[Row]) -> str:
     return f"best of {scored.pop()}{by}"
 
 
-def in_words(metric: str, values: Iterable[float]) -> str:
+def format_values(metric: str, values: Iterable[float]) -> str:
     """Return mean and standard deviation of the values of a metric, with its unit."""
     return f"{cell(metric, list(values))} {_form(metric)[2]}".rstrip()
 

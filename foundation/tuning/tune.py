@@ -56,7 +56,7 @@ def opened(search: Search, folder: Path) -> Iterator[Study]:
         raise InputError(f"{folder} is being tuned by another process: wait for it") from None
     try:
         journal = folder / "tune.journal"
-        _mend(journal)
+        _repair(journal)
         study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(journal))),
             study_name=search.name,
@@ -78,7 +78,7 @@ def opened(search: Search, folder: Path) -> Iterator[Study]:
         lock.release()
 
 
-def _mend(journal: Path) -> None:
+def _repair(journal: Path) -> None:
     """Remove an incomplete last line and the lock of an interrupted process."""
     journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
     if journal.exists():
@@ -122,8 +122,8 @@ def tune(search: Search, trials: int, runs: Path) -> int:
             check(search)
         while (trial := next_trial(study, trials)) is not None:
             values = search.suggest(trial)
-            told = " ".join(f"{key}={_short(value)}" for key, value in values.items())
-            print(f"[{trial.number + 1}/{trials}] {search.name}/{run_id(trial.number)} {told}", flush=True)
+            drawn = " ".join(f"{key}={_short(value)}" for key, value in values.items())
+            print(f"[{trial.number + 1}/{trials}] {search.name}/{run_id(trial.number)} {drawn}", flush=True)
             _write(search, study, folder)
             begun = time.monotonic()
             status = _run(search, study, trial, assignments(values), runs)
@@ -217,26 +217,26 @@ def table(search: Search, study: Study, folder: Path) -> str:
 
     ended: list[FrozenTrial] = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
     ended.sort(key=lambda trial: trial.values[0], reverse=search.direction == "maximize")
-    lines = [["trial", search.metric, *search.keys]]
-    lines += [
+    rows = [["trial", search.metric, *search.keys]]
+    rows += [
         [run_id(t.number), *map(_short, (t.value, *(t.params[key] for key in search.keys)))] for t in ended[:_BEST]
     ]
-    ruled = [f"| {' | '.join(cells)} |" for cells in lines]
+    ruled = [f"| {' | '.join(cells)} |" for cells in rows]
     states = [trial.state.name.lower() for trial in study.trials]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    told = [
+    report = [
         ruled[0],
-        "|" + "---|" * len(lines[0]),
+        "|" + "---|" * len(rows[0]),
         *ruled[1:],
         "",
         f"{len(states)} trials: {counts}; {folder}/tune.json",
     ]
     if ended:
         best = folder / run_id(ended[0].number) / "config.yaml"
-        told.append(
+        report.append(
             f"train again: lightning fit --config {best}; test: lightning test --config {best} --ckpt_path best"
         )
-    return "\n".join(told)
+    return "\n".join(report)
 
 
 def _short(value: Any) -> str:

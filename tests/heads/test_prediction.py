@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from heads import Prediction
-from heads.linear_filter import trusted
+from heads.linear_filter import combination_weights
 from heads.prediction import prediction_error
 
 N, H, R, T, K, D = 9, 2, 2, 4, 8, 6
@@ -157,7 +157,7 @@ def test_trust_is_the_least_squares_of_what_is_not_negative() -> None:
     guesses = torch.randn(3, 8, 40, 2, dtype=torch.complex64, generator=g)
     truth = guesses[0] - 0.3 * guesses[1] + 0.5 * torch.randn(8, 40, 2, dtype=torch.complex64, generator=g)
     guesses[2, 3] = 0
-    weights = trusted(guesses, truth)
+    weights = combination_weights(guesses, truth)
     assert weights.shape == (3, 8, 2)
     for b in range(8):
         for h in range(2):
@@ -167,7 +167,7 @@ def test_trust_is_the_least_squares_of_what_is_not_negative() -> None:
             left, power = truth[b, :, h].numpy() - told, abs(told) ** 2
             chance = (expected > 0).sum() * (power * abs(left) ** 2).sum() / power.sum()
             np.testing.assert_allclose(weights[:, b, h], expected * (1 - chance / power.sum()), atol=2e-3)
-    assert not trusted(torch.zeros_like(guesses), truth).any()
+    assert not combination_weights(torch.zeros_like(guesses), truth).any()
 
 
 def test_guesses_that_fit_by_chance_are_not_trusted() -> None:
@@ -178,7 +178,7 @@ def test_guesses_that_fit_by_chance_are_not_trusted() -> None:
     truth[:, 1:] *= 0.3
     future = torch.randn(500, 20, 1, dtype=torch.complex64, generator=g)
     future[:, 1:] *= 0.3
-    told = torch.einsum("ebh,ebmh->bmh", trusted(guesses, truth).to(guesses.dtype), guesses)
+    told = torch.einsum("ebh,ebmh->bmh", combination_weights(guesses, truth).to(guesses.dtype), guesses)
     assert (told - future).abs().square().sum() < 1.05 * future.abs().square().sum(), "1.10 by least squares alone"
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file as save_torch
 from datamodules.errors import InputError
 from foundation.report import embedding
 from foundation.report.embedding import embeddings_of, project, thinned
-from foundation.task import whereabouts
+from foundation.task import link_identity
 from tests.foundation.report.folders import add_features, write_run
 
 
@@ -93,8 +93,8 @@ def test_a_projection_is_kept_until_there_are_new_features_or_umap(folder, monke
 
 def test_predictions_say_all_that_is_known_of_a_link():
     known = {"los": 1, "beam": 2, "domain": 3, "position": 4, "site": 5, "user": 6}
-    assert whereabouts({**known, "csi": 7}) == known
-    assert whereabouts({"los": 1, "csi": 7}) == {"los": 1}
+    assert link_identity({**known, "csi": 7}) == known
+    assert link_identity({"los": 1, "csi": 7}) == {"los": 1}
 
 
 @pytest.mark.slow

@@ -109,7 +109,7 @@ class TestWandb:
         import wandb
 
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-        monkeypatch.setattr("foundation.runtime.loggers._answers", lambda _: True)
+        monkeypatch.setattr("foundation.runtime.loggers._responds", lambda _: True)
         opened = wandb.init
 
         def init(**settings):

@@ -48,7 +48,7 @@ def test_checkpoints_are_uploaded_where_there_is_a_server(tmp_path, monkeypatch)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     assert Wandb()._log_model is True
     assert Wandb(log_model=False)._log_model is False
-    monkeypatch.setattr("foundation.runtime.loggers._answers", lambda _: False)
+    monkeypatch.setattr("foundation.runtime.loggers._responds", lambda _: False)
     logger = Wandb()
     with pytest.warns(UserWarning, match="does not answer: offline"):
         logger.attach(Run(tmp_path, "toy", "1"))

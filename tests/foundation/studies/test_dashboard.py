@@ -3,7 +3,7 @@ import json
 import pytest
 import yaml
 
-from foundation.studies.dashboard import look, main, workspace
+from foundation.studies.dashboard import collect_runs, main, workspace
 
 pytest.importorskip("wandb_workspaces")
 
@@ -33,16 +33,16 @@ def panels(space):
 
 
 def test_what_runs_have_in_common_and_what_differs(runs):
-    shown = look(runs, "beam_finetune")
+    shown = collect_runs(runs, "beam_finetune")
     assert shown.scores == ["test/beam/gain_db", "test/beam/top1"]
     assert shown.varied == ["model.init_args.lr"]  # that runs have names of their own is no setting
-    assert look(runs, None).experiments == ["beam_finetune", "zero"]
+    assert collect_runs(runs, None).experiments == ["beam_finetune", "zero"]
 
 
 def test_the_workspace_has_what_is_compared(runs):
     import wandb_workspaces.reports.v2 as wr
 
-    space = workspace(look(runs, "beam_finetune"), "us")
+    space = workspace(collect_runs(runs, "beam_finetune"), "us")
     shown = panels(space)
     assert list(shown) == [
         "Validation", "Test: beam", "Which run is better, and why", "Pictures", "Embeddings", "Training"
@@ -69,7 +69,7 @@ def test_offline_the_definition_is_written_and_reads_back(runs, capsys):
     assert "wandb sync" in said
     text = (runs / "beam_finetune/dashboard.json").read_text()
     read = Workspace._from_model(internal.View.model_validate(json.loads(text)))
-    made = workspace(look(runs, "beam_finetune"), "us")
+    made = workspace(collect_runs(runs, "beam_finetune"), "us")
     assert [(name, len(each)) for name, each in panels(read).items()] == [(n, len(p)) for n, p in panels(made).items()]
     assert (read.entity, read.project) == ("us", "csi-foundation")
     (runs / "beam_finetune/a/wandb/offline-run-1").mkdir(parents=True)
@@ -85,7 +85,7 @@ def test_a_server_that_refuses_costs_nothing(runs, capsys, monkeypatch):
         def __init__(self):
             raise wandb.errors.CommError("no such\nuser")
 
-    monkeypatch.setattr("foundation.runtime.loggers.server_at_hand", lambda: "")
+    monkeypatch.setattr("foundation.runtime.loggers.offline_reason", lambda: "")
     monkeypatch.setattr(wandb, "Api", Refusing)
     assert main(["--runs", str(runs)]) == 0
     assert "(no such user)" in capsys.readouterr().out

@@ -27,7 +27,7 @@ def study(**changes):
         "adapt": ["--model.lr", "1e-3"],
         "refine": {
             "counts": [2],
-            "ways": {
+            "methods": {
                 "naive": {"rule": "top"},
                 "mixed": {"rule": "random", "rehearse": True, "mix": 0.5},
                 "longer": {"rule": "random", "rehearse": True, "mix": 0.0, "counts": [1]},
@@ -152,7 +152,7 @@ def test_all_of_a_seed_comes_before_the_next_and_the_largest_size_is_refined(ran
 
 def test_a_world_that_changes_on_tells_what_is_forgotten(ran, tmp_path):
     given = study()
-    given.refine["continual"] = {"worlds": ["target", "station"], "count": 1, "ways": ["naive", "mixed"]}
+    given.refine["continual"] = {"worlds": ["target", "station"], "count": 1, "methods": ["naive", "mixed"]}
     assert refine(given, tmp_path) == 0
     folder, runs = tmp_path / "x", dict(ran)
     last = {name: metrics(folder / f"{name}-to-station-s0") for name in ("naive", "mixed")}
@@ -172,7 +172,7 @@ def test_a_world_that_changes_on_tells_what_is_forgotten(ran, tmp_path):
 
 def test_what_is_forgotten_is_told_also_after_a_kill_amid_the_scores(ran, tmp_path, monkeypatch):
     given = study()
-    given.refine["continual"] = {"worlds": ["target", "station"], "count": 1, "ways": ["naive"]}
+    given.refine["continual"] = {"worlds": ["target", "station"], "count": 1, "methods": ["naive"]}
     add, last = continual.add_metrics, tmp_path / "x" / "naive-to-station-s0" / "summary.json"
 
     def killed(file, found):
@@ -193,12 +193,12 @@ def test_what_is_forgotten_is_told_also_after_a_kill_amid_the_scores(ran, tmp_pa
     "changes",
     [
         {"refine": {"counts": [2]}},
-        {"refine": {"ways": {"a": {"rule": "top"}}}},
-        {"refine": {"counts": [2], "ways": {"a": {"rule": "top", "colour": 1}}}},
-        {"refine": {"counts": [2], "ways": {}, "mix": 1}},
-        {"refine": {"counts": [2], "ways": {"a": {"rule": "top"}}, "continual": {"worlds": ["b"], "count": 1}}},
-        {"refine": {"counts": [2], "ways": {"a": {"rule": "top"}},
-                    "continual": {"worlds": ["b"], "count": 1, "ways": ["c"]}}},
+        {"refine": {"methods": {"a": {"rule": "top"}}}},
+        {"refine": {"counts": [2], "methods": {"a": {"rule": "top", "colour": 1}}}},
+        {"refine": {"counts": [2], "methods": {}, "mix": 1}},
+        {"refine": {"counts": [2], "methods": {"a": {"rule": "top"}}, "continual": {"worlds": ["b"], "count": 1}}},
+        {"refine": {"counts": [2], "methods": {"a": {"rule": "top"}},
+                    "continual": {"worlds": ["b"], "count": 1, "methods": ["c"]}}},
         {"pretrain": {"target": []}},
         {"pretrain_per_seed": False},
     ],

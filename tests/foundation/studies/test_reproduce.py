@@ -103,7 +103,7 @@ def test_a_run_that_lost_one_of_its_metrics_is_made_again_and_takes_no_more_than
         ["pretrain-a", "a-los-probe-s0", "a-los-probe-s1"], 30.0
     )
     assert (
-        plan.told()
+        plan.summary()
         == "3 runs, about 90 s on the hardware of the existing rows, 30 s of it a guess without rows of such runs"
     )
 
@@ -140,11 +140,11 @@ def test_rows_of_runs_that_lie_there_finished_are_taken(call):
 def test_a_refinement_is_made_alone(folder, monkeypatch):
     asked = []
     monkeypatch.setattr(continual, "refine", lambda study, runs: asked.append(study) or 0)
-    ways = {"top": {"rule": "top"}, "random": {"rule": "random", "counts": [8]}}
-    further = {"worlds": ["target"], "count": 2, "ways": ["top"]}
+    methods = {"top": {"rule": "top"}, "random": {"rule": "random", "counts": [8]}}
+    further = {"worlds": ["target"], "count": 2, "methods": ["top"]}
     write_study(
         "r", "csifeedback", seeds=[0, 1], pretrain={"twin": TESTED, "city": TESTED}, pretrain_per_seed=True,
-        sizes=[10, 20], refine={"counts": [2, 4], "ways": ways, "continual": further},
+        sizes=[10, 20], refine={"counts": [2, 4], "methods": methods, "continual": further},
     )  # fmt: skip
     study = Study.named("r")
     wanted = {each.run: each for each in missing([study], [], Path("runs"))}
@@ -159,7 +159,7 @@ def test_a_refinement_is_made_alone(folder, monkeypatch):
     assert make("random-n8-s1", "")() == 0
     (part,) = asked
     assert (part.seeds, part.sizes, list(part.pretrain)) == ([1], [20], ["twin"])
-    assert part.refine == {"ways": {"random": {"rule": "random", "counts": [8]}}}
+    assert part.refine == {"methods": {"random": {"rule": "random", "counts": [8]}}}
     for run in ("top-to-target-s0", "pretrain-twin-n20-s0"):
         make(run, "all of s0")()
         assert asked == [replace(study, seeds=[0])], "hangs together with all of its seed"
@@ -176,8 +176,8 @@ def test_a_refinement_is_made_alone(folder, monkeypatch):
 def test_what_is_refined_is_complete_once_it_is_decided_on(folder):
     write_study(
         "r", "csifeedback", pretrain={"twin": TESTED, "city": TESTED}, pretrain_per_seed=True,
-        refine={"counts": [2], "ways": {"top": {"rule": "top"}},
-                "continual": {"worlds": ["target"], "count": 2, "ways": ["top"]}},
+        refine={"counts": [2], "methods": {"top": {"rule": "top"}},
+                "continual": {"worlds": ["target"], "count": 2, "methods": ["top"]}},
     )  # fmt: skip
     study, runs = Study.named("r"), Path("runs")
     wanted = {each.run: each for each in missing([study], [], runs)}

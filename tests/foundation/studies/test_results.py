@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from foundation.demo import bought
+from foundation.demo import pretraining_effect
 from foundation.studies import results
 from foundation.studies.matrix import matrix
 from foundation.studies.results import publish
@@ -162,7 +162,9 @@ def test_results_of_no_study_are_refused(monkeypatch, capsys):
 def test_the_demo_says_what_pretraining_bought():
     def line(*tuned):
         values = {"finetune": tuned, "scratch": (20.0, 30.0), "control": (21.0, 21.0)}
-        return bought([r for mode, pair in values.items() for s in (0, 1) for r in run("", s, pair[s], mode=mode)])
+        return pretraining_effect(
+            [r for mode, pair in values.items() for s in (0, 1) for r in run("", s, pair[s], mode=mode)]
+        )
 
     assert "fine-tuned, 25.00 ± 7.07 m from scratch: a gain with every seed." in line(10.0, 29.0)
     assert ": no gain that holds with every seed." in line(10.0, 31.0)

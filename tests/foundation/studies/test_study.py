@@ -68,7 +68,7 @@ def test_a_study_says_what_is_wrong_in_one_line(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as leaving:
         main()
     assert leaving.value.code == 2
-    assert capsys.readouterr().err.startswith("error: study x: refine needs ways by name")
+    assert capsys.readouterr().err.startswith("error: study x: refine needs methods by name")
 
 
 @pytest.mark.parametrize("name", ["", "foo"])
