@@ -1,6 +1,7 @@
 """Every YAML under experiments/ is composed, and those with a model are run."""
 
 import inspect
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,24 @@ def test_calibration_runs_on_twins(tmp_path, monkeypatch):
     assert 0 < tested["test/cosine"] < tested["test/target_cosine"]
     with pytest.raises(InputError, match=r"low fidelity first, but the data have high, low: set data\.variants"):
         run([*args, "--data.variants", "[high, low]", *QUICK])
+
+
+@pytest.mark.parametrize("file", FILES, ids=name)
+def test_a_header_says_what_it_is_and_what_runs_it(file):
+    header = list(takewhile(lambda line: line.startswith("#"), file.read_text().splitlines()))
+    *described, last = header
+    assert described
+    command = last.removeprefix("# Run: ")
+    assert command.startswith(("lightning ", "make ", "python -m ")), last
+    words = command.split()
+    named = [words[i + 1] for i, word in enumerate(words) if word == "--config" and "RUN_ID" not in words[i + 1]]
+    settings = dict(word.split("=", 1) for word in words if "=" in word)
+    named += [settings[key] for key in ("DATA",) if key in settings]
+    folders = {"TASK": "finetune", "MODEL": "encoders", "EXPERIMENT": "tune"}
+    named += [f"experiments/{folders[key]}/{value}.yaml" for key, value in settings.items() if key in folders]
+    assert all((ROOT / path).is_file() for path in named)
+    own = str(file.relative_to(ROOT))
+    assert own in named or settings.get("STUDY") == file.stem or words[0] == "python"
 
 
 @pytest.mark.parametrize("file", OVERLAYS, ids=name)

@@ -70,8 +70,9 @@ def publish(rows: list[Row], page: Path = PAGE, folder: Path = FOLDER) -> None:
 
 
 def _comment(file: Path) -> list[str]:
-    """Return the lines of the header comment of a study, without `#`."""
-    return [line.removeprefix("#").strip() for line in file.read_text().splitlines() if line.startswith("#")]
+    """Return the lines of the header comment of a study, without `#` and without the command that runs it."""
+    comment = [line.removeprefix("#").strip() for line in file.read_text().splitlines() if line.startswith("#")]
+    return [line for line in comment if not line.startswith("Run:")]
 
 
 def _facts(rows: list[Row]) -> str:
