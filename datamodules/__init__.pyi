@@ -30,6 +30,7 @@ from .sources.base import Source
 from .sources.deepmimo.catalogue import DeepMIMOCatalogue
 from .sources.deepmimo.v3 import DeepMIMOv3
 from .sources.deepmimo.v4 import DeepMIMO
+from .sources.matched import MatchedUsers
 from .sources.raytracing.areas import Areas
 from .sources.raytracing.foliage import Foliage
 from .sources.raytracing.sionna_rt import SionnaRT
@@ -58,6 +59,7 @@ __all__ = [
     "Foliage",
     "InputError",
     "LinkDraws",
+    "MatchedUsers",
     "Noise",
     "PartialSubcarriers",
     "Paths",

@@ -49,11 +49,11 @@ def group_links(
         position = sites[chosen[0]].links.position
         # also of base stations that are not selected, whose users would be omitted without notice
         if any(not torch.equal(position, sites[n].links.position) for n in (numbers if group == "station" else chosen)):
-            what = "base stations" if group == "station" else "variants"
-            raise InputError(
-                f"the {what} of area {area} do not share their users, which data.group needs: "
-                "of a DeepMIMO scenario set unserved to true"
-            )
+            what, hint = {
+                "station": ("base stations", "of a DeepMIMO scenario set unserved to true"),
+                "variant": ("variants", "take the source MatchedUsers"),
+            }[group]
+            raise InputError(f"the {what} of area {area} do not share their users, which data.group needs: {hint}")
         rows.append(starts[chosen] + np.arange(len(position))[:, None])
     sizes = sorted({row.shape[1] for row in rows})
     if len(sizes) > 1:
@@ -69,7 +69,7 @@ def variant_names(sites: Sequence[Site], wanted: Sequence[str] | None = None) ->
     """
     known = list(dict.fromkeys(site.domain["variant"] for site in sites if "variant" in site.domain))
     if not known:
-        raise InputError("data.group is variant, but the data have no variants: take the source Twins")
+        raise InputError("data.group is variant, but the data have no variants: take the source Twins or MatchedUsers")
     names = known if wanted is None else list(wanted)
     if not names or len(set(names)) < len(names) or not set(names) <= set(known):
         raise InputError(f"data.variants must name some of {', '.join(known)}, each once, got {names}")
