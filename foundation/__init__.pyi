@@ -16,6 +16,7 @@ from .nets.csinetplus import CSINetPlus
 from .nets.environment_tower import EnvironmentTransformer, PositionFeatures
 from .nets.handcrafted import HandFeatures
 from .nets.resnet import ResNet
+from .nets.swin_autoencoder import SwinAutoencoder
 from .nets.swincfnet import SwinCFNet
 from .nets.transformer import ChannelTransformer
 from .runtime.probe import CollapseAlarm, OnlineProbe
@@ -42,6 +43,7 @@ __all__ = [
     "PositionFeatures",
     "RehearsalDataModule",
     "ResNet",
+    "SwinAutoencoder",
     "SwinCFNet",
     "TwinCalibration",
     "embed",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from datamodules.channel.transforms import PhaseReference
+from datamodules.errors import check_not_negative
 from foundation.nets.autoencoder import Autoencoder, Refine, convolution
 
 
@@ -22,6 +23,9 @@ class CSINetPlus(Autoencoder):
         reference: Phase reference of the channel, see `delay_angular`; the authors use `first`.
         bits: Bits for each number of the code; by default it is not quantised.
         blocks: RefineNet blocks.
+
+    Raises:
+        InputError: A number is out of range.
     """
 
     def __init__(
@@ -34,6 +38,7 @@ class CSINetPlus(Autoencoder):
         blocks: int = 5,
     ) -> None:
         super().__init__(code_size, rows, antennas, reference, bits)
+        check_not_negative("CSINetPlus", blocks=blocks)
         values = 2 * rows * antennas
         self.compressor = nn.Sequential(
             convolution(2, 2, 7), nn.LeakyReLU(0.3), convolution(2, 2, 7), nn.LeakyReLU(0.3),

@@ -6,6 +6,7 @@ from datamodules.errors import InputError
 from foundation.nets.autoencoder import Quantizer
 from foundation.nets.csinet import CsiNet
 from foundation.nets.csinetplus import CSINetPlus
+from foundation.nets.swin_autoencoder import SwinAutoencoder
 
 SMALL = {"code_size": 6, "rows": 8, "antennas": 4}
 
@@ -38,7 +39,7 @@ def test_sizes_are_those_published(code_size, plus, plain, operations):
     assert counter.get_total_flops() / 2 == pytest.approx(operations, rel=5e-4)
 
 
-@pytest.mark.parametrize("kind", [CSINetPlus, CsiNet])
+@pytest.mark.parametrize("kind", [CSINetPlus, CsiNet, SwinAutoencoder])
 def test_code_and_channel_have_their_shapes(kind, csi):
     net = kind(**SMALL)
     code = net(csi)
@@ -48,6 +49,31 @@ def test_code_and_channel_have_their_shapes(kind, csi):
     assert torch.linalg.vector_norm(channel.flatten(1), dim=1).tolist() == pytest.approx([1] * 3, rel=1e-5)
     (channel - net.observe(csi)[0]).abs().square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_the_size_of_the_swin_autoencoder_is_the_one_stated():
+    net = SwinAutoencoder()
+    assert f"{count(net):,} parameters" in SwinAutoencoder.__doc__
+    assert count(SwinAutoencoder(**net.hparams)) == count(net)
+
+
+def test_the_swin_autoencoder_learns_a_channel(csi):
+    torch.manual_seed(0)
+    net = SwinAutoencoder(**SMALL, width=16)
+    target, optimizer = net.observe(csi)[0], torch.optim.Adam(net.parameters(), 1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        error = (net.decode(net.encode_channel(target)) - target).abs().square().sum((1, 2)).mean()
+        error.backward()
+        optimizer.step()
+    assert error < 0.1, "three channels in six numbers"
+
+
+def test_sides_of_the_image_that_patches_do_not_divide_are_named():
+    with pytest.raises(InputError, match="2 \\* patch = 8 does not divide 12 taps by 32 antenna pairs"):
+        SwinAutoencoder(rows=12, patch=4)
+    with pytest.raises(InputError, match="width must be a multiple of 16, got 24"):
+        SwinAutoencoder(width=24)
 
 
 @pytest.mark.parametrize("kind", [CSINetPlus, CsiNet])
@@ -96,6 +122,8 @@ def test_other_numbers_of_bits_are_refused(bits):
 
 
 def test_sizes_that_are_none_are_refused():
+    with pytest.raises(InputError, match="CSINetPlus: blocks must not be negative, got -1"):
+        CSINetPlus(blocks=-1)
     with pytest.raises(InputError, match="CsiNet: code_size must be a whole number of 1 or more, got 0"):
         CsiNet(0)
 
