@@ -28,6 +28,10 @@ OptimizerName = Literal["adamw", "muon"]
 StartFrom = str | dict[str, str] | None
 
 
+class DivergedError(InputError):
+    """A training whose loss is no number any more."""
+
+
 class FoundationTask(LightningModule):
     """Base class of all models: optimizer, schedule, input statistics, and checkpoints that `load_encoder` reads.
 
@@ -143,6 +147,19 @@ class FoundationTask(LightningModule):
         """Return the parts of the model by name in checkpoints, with their attributes."""
         named = {**self.towers, **self.parts}
         return {name: attribute for name, attribute in named.items() if getattr(self, attribute) is not None}
+
+    def on_train_epoch_end(self) -> None:
+        """Check that the loss is a number, before checkpoints of the epoch are written.
+
+        Raises:
+            DivergedError: It is NaN or infinite.
+        """
+        loss = self.trainer.callback_metrics.get("train/loss")
+        if loss is not None and not loss.isfinite():
+            raise DivergedError(
+                f"train/loss is {float(loss)} after epoch {self.current_epoch + 1}: lower the learning rate, or look "
+                "for NaN in the data"
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add a description of parts and training data to the checkpoint; remove hyperparameters that are objects."""

@@ -50,14 +50,15 @@ def calibration_table(metrics: Mapping[str, float]) -> str:
     return markdown(lines)
 
 
-def feedback_table(metrics: Mapping[str, float], numbers: int) -> str:
+def feedback_table(metrics: Mapping[str, float], numbers: int, bits: int | None = None) -> str:
     """Return the table of CSI feedback: NMSE of the network and of baselines with the same number of reals.
 
     Args:
         metrics: Scores of `CsiFeedback` by name, without `test/`.
         numbers: Real numbers of a code.
+        bits: Bits of a code, if it is quantised.
     """
-    lines = [[f"{numbers} numbers a link", "NMSE [dB]"]]
+    lines = [[f"{numbers} numbers a link" + ("" if bits is None else f", {bits} bits"), "NMSE [dB]"]]
     lines += [[name, f"{metrics[key]:.2f}"] for key, name in _REBUILT.items() if key in metrics]
     kept = f"; the delays kept hold {metrics['kept_energy']:.1%} of the energy" if "kept_energy" in metrics else ""
     whole = f"NMSE of the whole CSI {metrics['csi_nmse_db']:.2f} dB{kept}; " if "csi_nmse_db" in metrics else ""
@@ -119,11 +120,11 @@ def feedback_figures(errors: Mapping[str, Tensor], target: Tensor, rebuilt: Tens
     chosen = [int(order[0]), int(order[len(order) // 2]), int(order[-1])]
     figure = _figure(9.0, 5.6)
     axes = figure.subplots(2, 3)
-    for column, link in enumerate(chosen):
+    for column, (which, link) in enumerate(zip(("least", "median", "largest"), chosen, strict=True)):
         top = float(target[link].abs().max())
         for row, (name, values) in enumerate((("channel", target), ("rebuilt", rebuilt))):
             axes[row][column].imshow(values[link].abs().numpy(), vmin=0, vmax=top, aspect="auto", cmap="viridis")
-            level = f", NMSE {float(levels['network'][link]):.1f} dB" if row else ""
+            level = f", NMSE {float(levels['network'][link]):.1f} dB" if row else f" of {which} error"
             axes[row][column].set(title=f"{name}{level}", xlabel="DFT beam", ylabel="delay [taps]")
     return {**figures, "channels": figure}
 

@@ -128,7 +128,8 @@ class CsiFeedback(FoundationTask):
         """Return the table printed after a test."""
         from foundation.evaluation.twin_pictures import feedback_table
 
-        return feedback_table(metrics, self.autoencoder.num_features)
+        bits = None if self.autoencoder.quantizer is None else self.autoencoder.feedback_bits
+        return feedback_table(metrics, self.autoencoder.num_features, bits)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return code and NMSE (linear, NaN without power) of each link, with position, site, user and LOS status."""

@@ -15,6 +15,7 @@ _MISSING = re.compile(r"the following arguments are required: ([\w.,\- ]+)")
 _NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
 _NO_IMPORT = re.compile(r"Problem with given class_path '([^']+)':\s+((?:No module|.*has no attribute|.*import)[^\n]*)")
 _NOT_SUBCLASS = re.compile(r"[Ii]mport path (\S+) does not correspond to a subclass of (\w+)")
+_NOT_A = re.compile(r"Not a valid subclass of (\w+)")
 _NO_FILE = re.compile(r"(?:File does not exist|Unable to read file|not a file)[^']*'([^']+)'")
 _PARSER_KEY = re.compile(r"Parser key \"([^\"]+)\"")
 _EXPECTED = re.compile(r"Expected an? ([^\n]+?)(?:\. Got value: ([^\n]*?))?(?:\. Got value: Namespace[^\n]*)?$", re.M)
@@ -60,8 +61,14 @@ def condense(
         return f"unknown key '{_dotted(message, found, key)}' on the command line{_suggest(key, keys)}"
     if found := _NO_IMPORT.search(message):
         return f"class_path '{found[1]}' cannot be imported{where(found[1])}: {found[2].strip()}"
-    if found := _NO_CLASS.search(message):
-        return f"unknown class '{found[1]}'{where(found[1])}{_suggest(found[1], classes)}"
+    if (found := _NO_CLASS.search(message)) and found[1] in (known := set(classes)):
+        kind = _NOT_A.search(message)
+        return (
+            f"'{found[1]}'{where(found[1])} does not fit key '{_dotted(message, found)}'"
+            f"{f': it is no {kind[1]}' if kind else ''}"
+        )
+    if found:
+        return f"unknown class '{found[1]}'{where(found[1])}{_suggest(found[1], known)}"
     if found := _NOT_SUBCLASS.search(message):
         return f"'{found[1]}'{where(found[1])} does not fit key '{_dotted(message, found)}': it is no {found[2]}"
     if found := _MISSING.search(message):

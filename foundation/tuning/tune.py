@@ -162,6 +162,7 @@ def _run(search: Search, study: Study, trial: Trial, chosen: list[str], runs: Pa
     from optuna.trial import TrialState
 
     from foundation.cli import main, user_error
+    from foundation.task import DivergedError
     from foundation.tuning.trial_report import TrialReport
 
     report = TrialReport(trial, search.metric)
@@ -174,7 +175,8 @@ def _run(search: Search, study: Study, trial: Trial, chosen: list[str], runs: Pa
         line = user_error(error) or f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         trial.set_user_attr("error", line)
         study.tell(trial, state=TrialState.FAIL)
-        if report.unlogged or all(other.value is None for other in study.trials):
+        alike = report.unlogged or all(other.value is None for other in study.trials)
+        if alike and not isinstance(error, DivergedError):
             raise  # no trial has succeeded: the cause is not the values of this one
         print(f"    {line}", file=sys.stderr)
         return 0

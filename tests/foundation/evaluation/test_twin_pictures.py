@@ -36,6 +36,9 @@ def test_the_table_of_feedback_sets_chance_beside_the_network():
     assert cells[0] == ["32 numbers a link", "NMSE [dB]"]
     assert cells[2:] == [["network", "-8.00"], ["principal components", "-0.40"], ["chance", "3.01"]]
     assert table.endswith("rate 4.50 bit/s/Hz, 90.0% of the 5.00 with perfect CSI")
+    assert feedback_table({"nmse_db": -8.0}, 32, 128).splitlines()[0].split("|")[1].strip() == (
+        "32 numbers a link, 128 bits"
+    )
 
 
 def test_beams_are_as_far_apart_as_on_a_circle():
@@ -86,6 +89,7 @@ def test_the_links_shown_are_of_least_median_and_largest_error():
     assert [title for title in titles if "NMSE" in title] == [
         f"rebuilt, NMSE {level} dB" for level in ("-20.0", "-10.0", "0.0")
     ]
+    assert titles[:3] == [f"channel of {which} error" for which in ("least", "median", "largest")]
     first, shown = figures["channels"].axes[0].images[0].get_array(), target[1].abs().numpy()
     assert np.allclose(first, shown)
     assert [line.get_label() for line in figures["errors"].axes[0].lines] == ["network", "principal components"]

@@ -114,6 +114,13 @@ def test_training_learns_logs_and_is_tested_with_its_controls(observation, tmp_p
     )
 
 
+def test_a_training_that_has_no_loss_any_more_ends_before_its_checkpoint(tmp_path):
+    model = CsiFeedback(small())
+    model.autoencoder.rebuilder[0].weight.data[0] = torch.nan
+    with pytest.raises(InputError, match="train/loss is nan after epoch 1: lower the learning rate, or look for NaN"):
+        fit(model, few_users(tmp_path), tmp_path, epochs=2)
+
+
 def test_error_of_the_csi_counts_what_the_cut_loses(tmp_path):
     data = few_users(tmp_path)
     model = CsiFeedback(small())
@@ -169,14 +176,14 @@ def test_the_program_trains_it(street_data, tmp_path, monkeypatch):
 
 def test_a_run_ends_with_its_table_and_pictures_and_another_starts_from_it(street_data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    network = "{class_path: CsiNet, init_args: {code_size: 8, antennas: 4}}"
+    network = "{class_path: CsiNet, init_args: {code_size: 8, antennas: 4, bits: 4}}"
     args = ["fit", "--model", "CsiFeedback", "--model.autoencoder", network, "--data", "ChannelDataModule"]
     args += [*street_data, "--data.bs.cols", "4", "--data.ofdm.num_subcarriers", "32", "--trainer.accelerator", "cpu"]
     args += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false", "--experiment", "x"]
     args += ["--trainer.max_epochs", "1"]
     run([*args, "--run_id", "one", "--then_test", "true"])
     out = capsys.readouterr().out
-    assert "| 8 numbers a link" in out
+    assert "| 8 numbers a link, 32 bits" in out
     assert "Test metric" not in out  # Lightning's list of all metrics
     assert {file.stem for file in (tmp_path / "runs/x/one/plots").iterdir()} == {"errors", "channels"}
     start = str(tmp_path / "runs/x/one/checkpoints/best.ckpt")

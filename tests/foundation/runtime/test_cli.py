@@ -150,6 +150,7 @@ class TestBadInput:
             ("accelerator: cpu", "profiler: [2, 3]", ["'trainer.profiler'", "got '[2, 3]'"]),
             ("class_path: Toy\n", "class_path: Tyo\n", ["unknown class 'Tyo'", "did you mean 'Toy'?"]),
             ("WideToyHead", "WideHead", ["unknown class 'WideHead'"]),
+            ("class_path: Toy\n", "class_path: ResNet\n", ["'ResNet' (toy.yaml", "does not fit key 'model'"]),
             (
                 "class_path: Toy\n",
                 "class_path: no.such.Toy\n",
