@@ -7,7 +7,7 @@ the offline one if its error on held-out target links is smaller.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -37,8 +37,10 @@ def select(
         Indices of the links, int64, ascending except for `top`.
 
     Raises:
-        InputError: `count` or `threshold_db` is missing, or there are too few links.
+        InputError: The rule is unknown, `count` or `threshold_db` is missing, or there are too few links.
     """
+    if rule not in get_args(Selection):
+        raise InputError(f"links are selected by {', '.join(get_args(Selection))}, got {rule}")
     known = error.isfinite().nonzero().squeeze(1)
     if rule == "threshold":
         if threshold_db is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import time
@@ -202,9 +203,10 @@ def write_whole(file: Path, text: str) -> None:
 
 
 def add_metrics(file: Path, metrics: dict[str, float]) -> None:
-    """Add to the metrics of a `summary.json`."""
+    """Add to the metrics of a `summary.json`; values that are not finite become null."""
     summary = read_summary(file)
-    write_summary(file, {**summary, "metrics": {**summary.get("metrics", {}), **metrics}})
+    added = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+    write_summary(file, {**summary, "metrics": {**summary.get("metrics", {}), **added}})
 
 
 def first_process() -> bool:

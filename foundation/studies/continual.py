@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,18 @@ import numpy as np
 
 from datamodules.errors import InputError
 from foundation.runtime.runs import add_metrics, read_summary
-from foundation.studies.refinement import TWIN, Method, Refinement, command, in_db, offline_of, refine_seed, worlds_of
+from foundation.studies.refinement import (
+    TWIN,
+    Method,
+    Refinement,
+    command,
+    in_db,
+    offline_of,
+    refine_seed,
+    to_use,
+    whole,
+    worlds_of,
+)
 from foundation.studies.rows import collect
 from foundation.studies.run_list import run_all
 from foundation.studies.tables import table
@@ -52,7 +62,9 @@ class Continual:
         """
         given = dict(settings.continual)
         try:
-            worlds, count, names = tuple(given.pop("worlds")), int(given.pop("count")), given.pop("methods")
+            worlds, [count], names = given.pop("worlds"), whole([given.pop("count")]), given.pop("methods")
+            if not isinstance(worlds, list):
+                raise TypeError(f"worlds must be a list, got {worlds}")
             methods = {name: settings.methods[name] for name in names}
             if given or not worlds:
                 raise TypeError(f"continual has the unknown key {next(iter(given))!r}" if given else "it has no world")
@@ -60,7 +72,7 @@ class Continual:
             raise InputError(
                 f"study {study.name}: refine.continual needs worlds, a count, and methods of refine by name ({error})"
             ) from error
-        return cls(study, worlds, count, methods)
+        return cls(study, tuple(worlds), count, methods)
 
     def run(self, runs: Path, offline: Path, seed: int) -> int:
         """Refine through all worlds by every method, and write the forgetting into the metrics of the runs.
@@ -124,7 +136,7 @@ def refine(study: Study, runs: Path) -> int:
     Raises:
         InputError: The settings of the study are invalid.
     """
-    from foundation.evaluation.feedback_curves import PUBLISHED, figure4, figure5, published
+    from foundation.evaluation.feedback_curves import draw
 
     settings = Refinement.of(study)
     continual = Continual.of(study, settings) if settings.continual else None
@@ -137,12 +149,7 @@ def refine(study: Study, runs: Path) -> int:
         if continual is not None and (status := continual.run(runs, offline, seed)):
             return status
         print(f"\n{table(collect(runs, study))}")
-        for name, figure in {
-            "figure4": figure4(collect(runs, study), published() if PUBLISHED.is_file() else {}),
-            "figure5": figure5([json.loads(file.read_text()) for file in folder.glob("correlation-s*.json")]),
-        }.items():
-            picture = folder / "plots" / f"{name}.png"
-            picture.parent.mkdir(exist_ok=True)
-            figure.savefig(picture, dpi=150, bbox_inches="tight")
+        print(to_use(folder, offline, settings.runs(seed)))
+        for picture in draw(collect(runs, study), folder):
             print(f"picture: {picture}")
     return 0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 #: the worlds of a refinement, in `experiments/data/twins_feedback.yaml`
 TWIN, TARGET = "twin", "target"
+#: rules that choose links, see `foundation.adaptation.refine.Selection`
+RULES = ("random", "threshold", "top")
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,22 @@ class Method:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Method:
-        """Build it from its entry in a study."""
-        lists = {key: tuple(settings[key]) for key in ("counts", "args") if key in settings}
-        return cls(**{**settings, **lists})
+        """Build it from its entry in a study.
+
+        Raises:
+            ValueError: A value is out of range, or lacks another one.
+            TypeError: A value is of another kind.
+        """
+        lists = {"counts": whole(settings.get("counts", [])), "args": tuple(settings.get("args", []))}
+        method = cls(**{**settings, **lists})
+        if method.rule not in RULES:
+            raise ValueError(f"rule must be one of {', '.join(RULES)}, got {method.rule}")
+        if method.rule == "threshold" and (method.threshold_db is None or not math.isfinite(method.threshold_db)):
+            raise ValueError(f"the rule threshold needs threshold_db, an NMSE [dB], got {method.threshold_db}")
+        if method.mix is not None and not (method.rehearse and 0 <= method.mix <= 1):
+            given = f"mix {method.mix}, rehearse {method.rehearse}"
+            raise ValueError(f"mix must be in [0, 1] and needs rehearse, got {given}")
+        return method
 
 
 @dataclass(frozen=True)
@@ -76,8 +92,8 @@ class Refinement:
         """
         given = dict(study.refine)
         try:
-            methods = {name: Method.of(method) for name, method in given.pop("methods").items()}
-            made = cls(methods, tuple(int(count) for count in given.pop("counts", ())), given.pop("continual", {}))
+            methods = {name: _method(name, method) for name, method in given.pop("methods").items()}
+            made = cls(methods, whole(given.pop("counts", [])), given.pop("continual", {}))
             if given:
                 raise TypeError(f"refine has the unknown key {next(iter(given))!r}")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -92,6 +108,24 @@ class Refinement:
         """Return method and number of links by run id, in order."""
         named = ((name, count) for name, method in self.methods.items() for count in method.counts or self.counts)
         return {f"{name}-n{count}-s{seed}": (name, count) for name, count in named}
+
+
+def whole(counts: Any) -> tuple[int, ...]:
+    """Return a list of numbers of links as a tuple.
+
+    Raises:
+        ValueError: It is no list, or a number is no integer of at least 1.
+    """
+    if not isinstance(counts, list) or any(type(count) is not int or count < 1 for count in counts):
+        raise ValueError(f"counts must be a list of whole numbers of 1 or more, got {counts}")
+    return tuple(counts)
+
+
+def _method(name: str, settings: Mapping[str, Any]) -> Method:
+    try:
+        return Method.of(settings)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def offline_of(study: Study) -> str:
@@ -129,6 +163,23 @@ def refine_seed(study: Study, settings: Refinement, runs: Path, offline: Path, s
         decided = {"refine/held_nmse_db": in_db(held), "refine/replaces": float(replaces(before[known], held[known]))}
         add_metrics(folder / run_id / "summary.json", decided)
     return 0
+
+
+def to_use(folder: Path, offline: Path, named: Iterable[str]) -> str:
+    """Say which model of a seed is to be used: the refined one of least NMSE, if any replaces the offline one.
+
+    Args:
+        folder: Folder of the runs of the study.
+        offline: Folder of the run of the offline model.
+        named: Ids of the refined runs.
+    """
+    runs = [offline, *(folder / run for run in named)]
+    metrics = {run: read_summary(run / "summary.json")["metrics"] for run in runs}
+    held = {run: of_run["refine/held_nmse_db"] for run, of_run in metrics.items() if of_run.get("refine/replaces", 1.0)}
+    best = min(held, key=lambda run: held[run])
+    told = "no refined model is better" if best == offline else f"{held[offline]:.2f} dB before the refinement"
+    checkpoint = best / "checkpoints" / "best.ckpt"
+    return f"model to use: {checkpoint}, NMSE {held[best]:.2f} dB on held-out target links, {told}"
 
 
 def worlds_of(study: Study, offline: Path, names: tuple[str, ...]) -> Worlds:

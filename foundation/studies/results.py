@@ -40,7 +40,7 @@ _PREFACE = (
 
 
 def publish(rows: list[Row], page: Path = PAGE, folder: Path = FOLDER) -> None:
-    """Write RESULTS.md: the matrix of models by heads, then the tables of each paper.
+    """Write RESULTS.md: the matrix of models by heads, then the tables and pictures of each paper.
 
     Args:
         rows: All rows of `results.csv`.
@@ -66,7 +66,21 @@ def publish(rows: list[Row], page: Path = PAGE, folder: Path = FOLDER) -> None:
             command = f"`make study STUDY={name}`: {_facts(group)}"
             metric = loaded[name].metric if name in loaded else ""
             parts += [f"### {name}", "", *comment, "", command, "", table(group, metric), ""]
+            parts += _picture(name, group, page) if paper == "csifeedback" else []
     write_whole(page, "\n".join(parts))
+
+
+def _picture(name: str, rows: list[Row], page: Path) -> list[str]:
+    """Draw figure 4 of twin feedback to `docs/<study>.png` beside the page, and return the lines that show it."""
+    from foundation.evaluation.feedback_curves import PUBLISHED, curves, figure4, published
+
+    if not curves(rows):
+        return []
+    file = Path("docs", f"{name}.png")
+    (page.parent / file).parent.mkdir(exist_ok=True)
+    theirs = published() if PUBLISHED.is_file() else {}
+    figure4(rows, theirs).savefig(page.parent / file, dpi=110, bbox_inches="tight", metadata={"Software": None})
+    return [f"![NMSE against the number of samples, ours over the authors' (figure 4 of twin feedback)]({file})", ""]
 
 
 def _comment(file: Path) -> list[str]:

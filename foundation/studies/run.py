@@ -13,7 +13,7 @@ from foundation.studies.tables import table
 
 
 def run_study(study: Study, runs: Path) -> int:
-    """Make the unfinished runs, and print the table.
+    """Make the unfinished runs, print the table, and draw figures 4 and 5 of twin feedback for its studies.
 
     Returns:
         The exit status: that of the first run that failed, or 0.
@@ -24,7 +24,13 @@ def run_study(study: Study, runs: Path) -> int:
         return refine(study, runs)
     status = run_all(study.name, study.commands(runs), runs)
     if not status:
-        print(table(collect(runs, study), study.metric))
+        rows = collect(runs, study)
+        print(table(rows, study.metric))
+        if study.paper == "csifeedback":
+            from foundation.evaluation.feedback_curves import draw
+
+            for picture in draw(rows, runs / study.name):
+                print(f"picture: {picture}")
     return status
 
 

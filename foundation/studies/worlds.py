@@ -43,6 +43,7 @@ class Worlds:
         commands = run([*args, "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"])
         self.model, self.data = commands.model, commands.datamodule
         self._names, self._offline = names, offline
+        self._errors: dict[tuple[Path, str, str], Tensor] = {}
 
     def links(self, world: str, side: str = "train") -> NDArray[np.int64]:
         """Return the links of a world on a side, (n,)."""
@@ -52,6 +53,11 @@ class Worlds:
 
     def errors(self, run: Path, side: str, world: str) -> Tensor:
         """Return the NMSE of the links of a world on a side under the best checkpoint of a run, linear, (n,)."""
+        if (run, side, world) not in self._errors:
+            self._errors[run, side, world] = self._compute(run, side, world)
+        return self._errors[run, side, world]
+
+    def _compute(self, run: Path, side: str, world: str) -> Tensor:
         self.model.load_state_dict(read_checkpoint(run / "checkpoints" / "best.ckpt")["state_dict"])
         self.model.eval()
         with torch.no_grad():
@@ -78,6 +84,8 @@ class Worlds:
 
     def correlations(self, world: str, seed: int = 0) -> dict[str, Tensor]:
         """Return the correlations of links of a world with the twin (twin feedback eq 14), in [0, 1].
+
+        Of the delay-angular channels that the model reads, without the energy that truncation removes.
 
         Returns:
             The largest correlation with a train link of the twin, for the links of largest NMSE under the offline model

@@ -33,6 +33,7 @@ def test_random_draws_by_seed_and_never_a_link_without_power():
         ({"rule": "random"}, "needs a count of 1 to 5 links, got None"),
         ({"rule": "threshold"}, "needs threshold_db"),
         ({"rule": "threshold", "threshold_db": 3.5}, "no link has an NMSE above 3.5 dB"),
+        ({"rule": "high", "count": 2}, "selected by random, threshold, top, got high"),
     ],
 )
 def test_a_selection_that_cannot_be_made_is_named(settings, message):

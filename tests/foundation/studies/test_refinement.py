@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ import torch
 
 from datamodules.dataset import ChannelDataset
 from datamodules.errors import InputError
+from foundation.adaptation.refine import Selection
 from foundation.adaptation.rehearsal import RehearsalSampler, in_world
-from foundation.evaluation import feedback_curves
 from foundation.evaluation.feedback_curves import figure4, figure5
 from foundation.studies import continual, refinement
 from foundation.studies.continual import refine
+from foundation.studies.results import publish
 from foundation.studies.rows import collect
 from foundation.studies.study import Study
 from tests.datamodules.rays import random_site
@@ -75,7 +77,10 @@ def ran(monkeypatch, tmp_path):
             folder = runs / experiment / run_id
             folder.mkdir(parents=True, exist_ok=True)
             known = {"experiment": experiment, "run_id": run_id, "mode": "pretrain", "seed": int(run_id[-1])}
-            (folder / "summary.json").write_text(json.dumps({**known, "metrics": {"test/nmse_db": -5.0}}))
+            known |= {"split": "random", "n_train": 15}
+            scores = {"test/nmse_db": -5.0, "test/pursuit_nmse_db": -26.0}
+            if not (folder / "summary.json").is_file():
+                (folder / "summary.json").write_text(json.dumps({**known, "metrics": scores}))
         commands.extend(given)
         return 0
 
@@ -105,7 +110,18 @@ def test_a_refined_model_is_kept_only_where_it_is_better_on_links_held_out(ran, 
     assert (offline["refine/correlation_high_NMSE"], offline["refine/correlation_random"]) == pytest.approx((0.4, 0.8))
     assert json.loads((folder / "correlation-s0.json").read_text())["high_NMSE"] == [0.3, 0.5]
     assert all((folder / "plots" / f"figure{number}.png").is_file() for number in (4, 5))
-    assert "held_nmse_db [dB]" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "held_nmse_db [dB]" in out
+    assert f"model to use: {folder}/mixed-n2-s0/checkpoints/best.ckpt, NMSE -20.00 dB" in out
+    assert "-10.00 dB before the refinement" in out
+
+
+def test_the_offline_model_stays_in_use_where_none_is_better(ran, tmp_path, capsys):
+    given = study()
+    del given.refine["methods"]["mixed"]
+    refine(given, tmp_path)
+    told = "x/pretrain-twin-s0/checkpoints/best.ckpt, NMSE -10.00 dB on held-out target links, no refined model is"
+    assert told in capsys.readouterr().out
 
 
 def test_a_link_without_power_decides_nothing_and_a_model_without_numbers_is_not_kept(ran, tmp_path, monkeypatch):
@@ -115,8 +131,9 @@ def test_a_link_without_power_decides_nothing_and_a_model_without_numbers_is_not
 
     monkeypatch.setattr(Worlds, "errors", errors)
     refine(study(), tmp_path)
-    replaced = [metrics(tmp_path / "x" / name)["refine/replaces"] for name in ("mixed-n2-s0", "longer-n1-s0")]
-    assert replaced == [1.0, 0.0]
+    mixed, longer = (metrics(tmp_path / "x" / name) for name in ("mixed-n2-s0", "longer-n1-s0"))
+    assert (mixed["refine/replaces"], longer["refine/replaces"]) == (1.0, 0.0)
+    assert longer["refine/held_nmse_db"] is None, "NaN is no JSON"
 
 
 def test_each_way_trains_on_its_links_of_its_worlds(ran, tmp_path):
@@ -190,6 +207,26 @@ def test_what_is_forgotten_is_told_also_after_a_kill_amid_the_scores(ran, tmp_pa
 
 
 @pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"rule": "high"}, "rule must be one of random, threshold, top, got high"),
+        ({"rule": "threshold"}, "b: "),
+        ({"rule": "threshold", "threshold_db": math.nan}, "needs threshold_db, an NMSE .dB., got nan"),
+        ({"rule": "top", "rehearse": True, "mix": 1.5}, "mix must be in .0, 1. and needs rehearse, got mix 1.5"),
+        ({"rule": "top", "mix": 0.5}, "needs rehearse, got mix 0.5, rehearse False"),
+        ({"rule": "top", "counts": [0]}, r"counts must be a list of whole numbers of 1 or more, got \[0\]"),
+        ({"rule": "top", "counts": "40"}, "counts must be a list"),
+        ({}, "b: .*rule"),
+        ("top", "b: "),
+    ],
+)
+def test_a_method_that_cannot_be_applied_is_named(method, message, ran, tmp_path):
+    with pytest.raises(InputError, match=f"study x: refine needs methods by name .*{message}"):
+        refine(study(refine={"counts": [2], "methods": {"a": {"rule": "top"}, "b": method}}), tmp_path)
+    assert not ran, "before anything is trained"
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"refine": {"counts": [2]}},
@@ -199,6 +236,10 @@ def test_what_is_forgotten_is_told_also_after_a_kill_amid_the_scores(ran, tmp_pa
         {"refine": {"counts": [2], "methods": {"a": {"rule": "top"}}, "continual": {"worlds": ["b"], "count": 1}}},
         {"refine": {"counts": [2], "methods": {"a": {"rule": "top"}},
                     "continual": {"worlds": ["b"], "count": 1, "methods": ["c"]}}},
+        {"refine": {"counts": [2], "methods": {"a": {"rule": "top"}},
+                    "continual": {"worlds": "target", "count": 1, "methods": ["a"]}}},
+        {"refine": {"counts": [2], "methods": {"a": {"rule": "top"}},
+                    "continual": {"worlds": ["b"], "count": 1.5, "methods": ["a"]}}},
         {"pretrain": {"target": []}},
         {"pretrain_per_seed": False},
     ],
@@ -211,24 +252,41 @@ def test_a_study_that_refines_nothing_is_refused(changes, tmp_path):
 def test_figures_draw_ours_over_the_authors(ran, tmp_path):
     given = study(seeds=[0, 1], sizes=[20])
     refine(given, tmp_path)
-    [axes] = figure4(collect(tmp_path, given), {"samples": [10, 40], "target": [1.8, -1.4]}).axes
+    figure = figure4(collect(tmp_path, given), {"samples": [10, 40], "target": [1.8, -1.4]})
+    [axes] = figure.axes
     drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
     assert drawn["target [authors]"] == [[10, 1.8], [40, -1.4]]
     bars = {bar.get_label(): bar.lines[0].get_xydata().tolist() for bar in axes.containers}
     assert bars == {
-        "longer, ours": [[1, -5]], "mixed, ours": [[2, -5]], "naive, ours": [[2, -5]], "twin, ours": [[20, -5]]
-    }  # fmt: skip
-    [axes] = figure5([{"random": [0.8, 0.9]}, {"random": [0.6, 0.7]}]).axes
+        "longer, ours": [[1, -5]], "mixed, ours": [[2, -5]], "naive, ours": [[2, -5]], "twin, ours": [[15, -5]]
+    }, "of what is trained from scratch the links that it had, not those asked for"  # fmt: skip
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["ours", "the authors'", "twin", "longer", "mixed", "naive", "target"]
+    assert axes.get_title() == "mean of 2 seeds, bars from the lowest to the highest; split: random"
+    level = [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "-."]
+    assert level == pytest.approx([-26])
+    figure = figure5([{"random": [0.8, 0.9]}, {"random": [0.6, 0.7]}])
+    [axes] = figure.axes
     values, shares = axes.lines[0].get_data()
     assert (values[0], values[-1]) == pytest.approx((0.6, 0.9))
     assert (shares[0], shares[-1]) == (0, 1)
+    assert axes.get_legend().get_texts()[0].get_text() == "random links, 4, mean 0.75"
 
 
-def test_the_published_curves_are_those_of_the_authors():
-    theirs = feedback_curves.published(Path(__file__).parents[3] / feedback_curves.PUBLISHED)
-    assert theirs["samples"][:3] == [10, 20, 40]
-    assert theirs["rehearsal, high NMSE"][2] == -19.8
-    assert {len(values) for values in theirs.values()} == {11}
+def test_the_page_of_results_shows_the_figure(ran, tmp_path):
+    refine(study(), tmp_path)
+    rows = collect(tmp_path, study())
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "x.yaml").write_text("seeds: [0]\npaper: csifeedback\n")
+    publish(rows, tmp_path / "RESULTS.md", tmp_path / "studies")
+    assert "(docs/x.png)" in (tmp_path / "RESULTS.md").read_text()
+    once = (tmp_path / "docs" / "x.png").read_bytes()
+    publish(rows, tmp_path / "RESULTS.md", tmp_path / "studies")
+    assert (tmp_path / "docs" / "x.png").read_bytes() == once, "the file changes without a new result"
+
+
+def test_a_study_takes_every_rule_of_selection():
+    assert refinement.RULES == get_args(Selection)
 
 
 def test_epochs_of_rehearsal_have_the_share_that_is_asked_for():
