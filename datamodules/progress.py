@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import statistics
 import sys
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
+from time import monotonic
 from typing import Any, ClassVar
 
 from tqdm import tqdm
@@ -18,8 +20,8 @@ _LINE = "{desc}: {percentage:.0f} % ({n_fmt} of {total_fmt}), {elapsed} gone, {r
 _UNBOUNDED = "{desc}: {n_fmt} {unit}, {elapsed} gone{postfix}"
 _ACTIVITY = "{desc}: {elapsed} gone{postfix}"
 _ALL = "{desc}: {percentage:.0f} % of all, {elapsed} gone, {remaining} left{postfix}"
-#: fraction of a run taken by training; the rest is for data and test
-_TRAINING = 0.9
+#: finished fraction of a part of a run from which its rate predicts its remaining time
+_KNOWN = 0.05
 
 
 class Progress(tqdm):  # type: ignore[type-arg, misc, unused-ignore]
@@ -117,15 +119,21 @@ def activity(what: str) -> Progress:
 class SharedProgress(AbstractContextManager["SharedProgress"]):
     """One bar over many runs, in which a `RunProgress` shows epoch and metrics of its run instead of its own bar.
 
+    The remaining time of the current run follows from its own rate, once that is known. Later runs are expected to take
+    their estimates times the median ratio of true and estimated duration of the finished runs, which one run with a
+    wrong estimate hardly changes.
+
     Args:
-        seconds: Estimated duration of each run, in order. The remaining time is the sum, scaled by the time taken so
-            far.
+        seconds: Estimated duration of each run [s], in order.
     """
 
     def __init__(self, seconds: Sequence[float]) -> None:
         self._seconds = list(seconds)
-        self._bar = Progress(sum(seconds), "", "s", bar_format=_ALL, smoothing=0, miniters=0)
-        self._number, self._run, self._reached = -1, "", 0.0
+        self._ratios = [1.0]
+        self._number, self._run = -1, ""
+        self._left: float | None = None
+        self._opened = self._started = monotonic()
+        self._bar = _Overall(self)
 
     def __enter__(self) -> SharedProgress:
         """Replace the bars of runs."""
@@ -139,15 +147,16 @@ class SharedProgress(AbstractContextManager["SharedProgress"]):
 
     def begin(self, run: str) -> None:
         """Begin the next run."""
-        self._number, self._run = self._number + 1, run
-        self._reach(sum(self._seconds[: self._number]))
+        self._number, self._run, self._left, self._started = self._number + 1, run, None, monotonic()
         self._bar.set_postfix({}, refresh=False)
         self._bar.set_description_str(run)
 
     def end(self) -> None:
         """End the run."""
+        self._ratios.append((monotonic() - self._started) / max(self._seconds[self._number], 0.1))
         self._bar.set_description_str(self._run, refresh=False)
-        self._reach(sum(self._seconds[: self._number + 1]))
+        self._left = 0.0
+        self._bar.update()
 
     def part(self, total: float | None, name: str, initial: int) -> Part:
         """Return the bar of a part of the run."""
@@ -158,21 +167,40 @@ class SharedProgress(AbstractContextManager["SharedProgress"]):
         """Whether the next step will be shown."""
         return self._bar.due
 
-    def show(self, text: str, metrics: dict[str, float], share: float) -> None:
+    def show(self, text: str, metrics: dict[str, float], left: float | None) -> None:
         """Show the state of a run.
 
         Args:
             text: Its epoch, or another activity.
             metrics: Its latest metrics.
-            share: Finished fraction, 0 to 1.
+            left: Its remaining time [s], None where that is not known yet.
         """
         self._bar.set_description_str(f"{self._run} {text}", refresh=False)
         self._bar.set_postfix(metrics, refresh=False)
-        self._reach(sum(self._seconds[: self._number]) + share * self._seconds[self._number])
+        self._left = left
+        self._bar.update()
 
-    def _reach(self, seconds: float) -> None:
-        self._bar.update(max(0.0, seconds - self._reached))
-        self._reached = max(self._reached, seconds)
+    @property
+    def gone_and_left(self) -> tuple[float, float]:
+        """Elapsed and remaining time of all runs [s]."""
+        now, typical = monotonic(), statistics.median(self._ratios)
+        own = sum(self._seconds[max(self._number, 0) : self._number + 1])
+        left = max(own * typical - (now - self._started), 0.0) if self._left is None else self._left
+        return now - self._opened, left + typical * sum(self._seconds[self._number + 1 :])
+
+
+class _Overall(Progress):
+    """The bar of a `SharedProgress`, with its elapsed and remaining time."""
+
+    def __init__(self, shared: SharedProgress) -> None:
+        self._shared = shared
+        super().__init__(None, "", "s", bar_format=_ALL, smoothing=0, miniters=0)
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        """The values of a line; tqdm would extrapolate the elapsed time by the number of steps."""
+        gone, left = self._shared.gone_and_left
+        return {**super().format_dict, "n": gone, "total": max(gone + left, 1e-3), "elapsed": gone, "rate": 1.0}
 
 
 #: the bar over the runs of this process, if there is one
@@ -183,8 +211,9 @@ class Part:
     """The bar of one part of a run, such as its training, shown within a `SharedProgress`."""
 
     def __init__(self, shared: SharedProgress, total: float | None, name: str, initial: int) -> None:
-        self._shared, self._total, self._text, self._done = shared, total, name, initial
-        self._training, self._metrics = name == "training", dict[str, float]()
+        self._shared, self._text = shared, name
+        self._total = None if total is None else total - initial
+        self._done, self._started, self._metrics = 0, monotonic(), dict[str, float]()
 
     @property
     def due(self) -> bool:
@@ -202,8 +231,9 @@ class Part:
     def update(self) -> None:
         """Advance by one step."""
         self._done += 1
-        share = min(1.0, self._done / self._total) * _TRAINING if self._total and self._training else _TRAINING
-        self._shared.show(self._text, self._metrics, share)
+        share = min(1.0, self._done / self._total) if self._total else 0.0
+        left = (monotonic() - self._started) * (1 / share - 1) if share >= _KNOWN else None
+        self._shared.show(self._text, self._metrics, left)
 
     def close(self) -> None:
         """Do nothing; the shared bar continues."""

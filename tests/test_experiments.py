@@ -197,6 +197,7 @@ def test_studies_name_what_exists(file, monkeypatch):
     assert len({run_id for run_id, _ in commands}) == len(commands)
     for _, args in commands:
         for flag, value in options(args):
+            assert flag != "--trainer.enable_progress_bar", "the bar over all runs shows where each one is"
             if flag == "--config" and "runs/" not in value:
                 assert Path(value).is_file(), value
 

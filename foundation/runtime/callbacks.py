@@ -280,8 +280,16 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _commit() -> dict[str, Any]:
-    here = Path(__file__)
+#: what results are written to, which `make reproduce` changes between two runs
+_NO_CODE = (":(top)", ":(top,exclude)experiments/results.csv", ":(top,exclude)RESULTS.md")
+
+
+def _commit(here: Path = Path(__file__)) -> dict[str, Any]:
+    """Return the commit of the code, and whether files of the repository differ from it, except results.
+
+    Args:
+        here: A file of the repository.
+    """
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(here.parent), *arguments]
@@ -289,6 +297,7 @@ def _commit() -> dict[str, Any]:
 
     try:
         git("ls-files", "--error-unmatch", here.name)  # an installed copy may lie inside someone else's repository
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", *_NO_CODE)
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -16,12 +15,9 @@ from datamodules.errors import InputError
 from datamodules.yaml_file import read_yaml
 from foundation.runtime.runs import read_summary
 from foundation.studies import results
-from foundation.studies.rows import Row, collect, read, stem, with_run, write
+from foundation.studies.rows import ROWS, Durations, Row, collect, read, with_run, write
 from foundation.studies.run_list import Job, command, exit_status, finished, run_jobs
 from foundation.studies.study import FOLDER, Study, studies
-
-#: assumed duration of a run of a study without recorded durations [s]
-_GUESS = 60.0
 
 
 @dataclass(frozen=True)
@@ -130,11 +126,8 @@ class Plan:
     def __init__(self, wanted: Sequence[MissingRun], rows: Sequence[Row], runs: Path, folder: Path = FOLDER) -> None:
         self.runs, self.folder = runs, folder
         self.jobs: dict[tuple[str, str], Job] = {}
-        self.guessed = 0.0
         self._sources: dict[str, tuple[Study, dict[str, list[str]]]] = {}
-        self._known: dict[tuple[str, str], list[float]] = defaultdict(list)
-        for row in rows:
-            self._known[row.experiment, stem(row.run)].append(row.wall_s)
+        self.durations = Durations(rows)
         for each in wanted:
             if each.study.refine and (part := alone(each.study, each.run)) is not None:
                 self._refine(each, part)
@@ -148,7 +141,7 @@ class Plan:
         if whole in self.jobs or complete(wanted.study, wanted.run, self.runs):
             return
         key = whole if part.refine == wanted.study.refine else (part.name, wanted.run)
-        self.jobs[key] = Job(*key, partial(refine, part, self.runs), self._seconds(part.name, wanted.run))
+        self.jobs[key] = Job(*key, partial(refine, part, self.runs), self.durations.of(part.name, wanted.run))
 
     def _add(self, study: Study, run: str, args: list[str]) -> None:
         if (study.name, run) in self.jobs or finished(self.runs / study.name / run):
@@ -159,7 +152,7 @@ class Plan:
                 raise InputError(f"study {study.name}: needs the run {other} of {name}, which makes no such run")
             self._add(source, other, commands[other])
         make = command(self.runs / study.name / run, args)
-        self.jobs[study.name, run] = Job(study.name, run, make, self._seconds(study.name, run))
+        self.jobs[study.name, run] = Job(study.name, run, make, self.durations.of(study.name, run))
 
     def _source(self, study: Study | str) -> tuple[Study, dict[str, list[str]]]:
         """Return a study, given itself or by name, and the arguments of its runs."""
@@ -169,19 +162,14 @@ class Plan:
             self._sources[name] = source, dict(source.commands(self.runs))
         return self._sources[name]
 
-    def _seconds(self, experiment: str, run: str) -> float:
-        """Return the estimated duration of a run [s]: the mean of runs of its kind, else of the study."""
-        if known := [seconds for seconds in self._known[experiment, stem(run)] if seconds > 0]:
-            return statistics.fmean(known)
-        like = [s for (name, _), each in self._known.items() if name == experiment for s in each if s > 0]
-        guess = statistics.fmean(like) if like else _GUESS
-        self.guessed += guess
-        return guess
-
     def summary(self) -> str:
         """Return the number of runs and their estimated duration, in words."""
         total = sum(job.seconds for job in self.jobs.values())
-        guess = f", {_minutes(self.guessed)} of it a guess without rows of such runs" if self.guessed else ""
+        guess = (
+            f", {_minutes(self.durations.guessed)} of it a guess without rows of such runs"
+            if self.durations.guessed
+            else ""
+        )
         return f"{_counted(len(self.jobs))}, about {_minutes(total)} on the hardware of the existing rows{guess}"
 
 
@@ -229,14 +217,14 @@ def reproduce(chosen: Sequence[Study], runs: Path, folder: Path = FOLDER) -> int
     Returns:
         The exit status: that of the first run that failed, or 0.
     """
-    rows = read(results.ROWS)
+    rows = read(ROWS)
     wanted = missing(chosen, rows, runs)
     if not wanted:
-        print(f"nothing is missing: {results.ROWS} has all rows of {', '.join(study.name for study in chosen)}")
+        print(f"nothing is missing: {ROWS} has all rows of {', '.join(study.name for study in chosen)}")
         return 0
     plan = Plan(wanted, rows, runs, folder)
     names = list(dict.fromkeys(each.study.name for each in wanted))
-    lacking = f"rows in {results.ROWS} are missing of {_counted(len(wanted))} of {', '.join(names)}"
+    lacking = f"rows in {ROWS} are missing of {_counted(len(wanted))} of {', '.join(names)}"
     print(f"{lacking}: {plan.summary()}", flush=True)
     by_name = {(each.study.name, each.run): each for each in wanted}
 
@@ -245,7 +233,7 @@ def reproduce(chosen: Sequence[Study], runs: Path, folder: Path = FOLDER) -> int
         for study in {each.study.name: each.study for each in there}.values():
             names = {each.run for each in there if each.study.name == study.name}
             made = [row for row in collect(runs, study) if row.run in names]
-            write(results.ROWS, with_run(read(results.ROWS), made))
+            write(ROWS, with_run(read(ROWS), made))
         for each in there:
             del by_name[each.study.name, each.run]
 
@@ -253,7 +241,7 @@ def reproduce(chosen: Sequence[Study], runs: Path, folder: Path = FOLDER) -> int
     try:
         return run_jobs(list(plan.jobs.values()), lambda _: take())
     finally:
-        results.publish(read(results.ROWS), results.PAGE, folder)
+        results.publish(read(ROWS), results.PAGE, folder)
 
 
 def choose(paper: str, folder: Path = FOLDER) -> list[Study]:

@@ -10,12 +10,12 @@ from pathlib import Path
 from datamodules.errors import InputError
 from foundation.runtime.runs import write_whole
 from foundation.studies.matrix import STUDIES, matrix
-from foundation.studies.rows import Row, collect, read, write
+from foundation.studies.rows import ROWS, Row, collect, read, write
 from foundation.studies.study import FOLDER, Study, studies
 from foundation.studies.tables import table
 
-#: the file of all rows, and the page built from it
-ROWS, PAGE = Path("experiments/results.csv"), Path("RESULTS.md")
+#: the page built from the rows
+PAGE = Path("RESULTS.md")
 #: titles of the papers by `Study.paper`, in the order of the page
 PAPERS = {
     "csiclip": "CSI-CLIP",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import re
+import statistics
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -12,11 +14,18 @@ from typing import Any
 from foundation.runtime.runs import read_summary
 from foundation.studies.study import Study
 
+#: the file of all rows
+ROWS = Path("experiments/results.csv")
 _ZERO_SHOT = re.compile(r"(?P<variant>.+)-zeroshot(-@.+?)?(?P<seed>-s\d+)?")
 #: keys of a summary that describe training
 _OF_TRAINING = ("n_train", "n_validation", "train_cities", "train_places", "validations", "wall_s")
 #: suffix of the run ids of a study, see `study._name`
 _DATA_AND_SEED = re.compile(r"(-@(?P<data>.+?))?(-s\d+)?$")
+
+#: assumed durations of a run and of a zero-shot test where rows have none to estimate them from [s]
+_GUESS, _TEST = 60.0, 20.0
+#: start of the id of a pre-training, and end of that of a zero-shot test, see `study._name`
+_PRETRAINING, _TESTED_ALONE = "pretrain-", "-zeroshot"
 
 
 @dataclass(frozen=True)
@@ -182,3 +191,43 @@ def with_run(rows: Iterable[Row], made: Iterable[Row]) -> list[Row]:
     merged = [row for row in rows if (row.experiment, row.run) not in runs] + new
     order = {name: number for number, name in enumerate(dict.fromkeys(row.experiment for row in merged))}
     return sorted(merged, key=lambda row: (order[row.experiment], row.run))  # stable: metrics keep their order
+
+
+class Durations:
+    """Estimates how long runs take.
+
+    Args:
+        rows: Existing rows, which have the durations of their runs.
+
+    Attributes:
+        guessed: The part of all estimates so far that no row of such a run supports [s].
+    """
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self.guessed = 0.0
+        self._known: dict[tuple[str, str], list[float]] = defaultdict(list)
+        for row in (row for row in rows if row.wall_s > 0):
+            name = stem(row.run)  # the duration in a row of a zero-shot test is that of the training behind it
+            name = f"{_PRETRAINING}{row.variant}" if name.endswith(_TESTED_ALONE) else name
+            self._known[row.experiment, name].append(row.wall_s)
+
+    def of(self, experiment: str, run: str) -> float:
+        """Return the estimated duration of a run [s].
+
+        It is the mean of runs of the same name; else of the study's pre-trainings or of its other runs, whichever it is
+        one of; else, of a pre-training, the median of all pre-trainings, which take much longer than what follows.
+        """
+        name = stem(run)
+        if known := self._known.get((experiment, name)):
+            return statistics.fmean(known)
+        pretraining = name.startswith(_PRETRAINING)
+        like = {key: each for key, each in self._known.items() if key[1].startswith(_PRETRAINING) == pretraining}
+        of_study = [seconds for key, each in like.items() if key[0] == experiment for seconds in each]
+        if name.endswith(_TESTED_ALONE):
+            guess = _TEST
+        elif of_study:
+            guess = statistics.fmean(of_study)
+        else:
+            guess = statistics.median(map(statistics.fmean, like.values())) if pretraining and like else _GUESS
+        self.guessed += guess
+        return guess

@@ -13,6 +13,7 @@ from datamodules.progress import SharedProgress
 from datamodules.yaml_file import read_yaml
 from foundation.runtime.runs import read_summary
 from foundation.runtime.stopping import INTERRUPTED
+from foundation.studies.rows import ROWS, Durations, read
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Job:
     experiment: str
     run: str
     make: Callable[[], int]
-    seconds: float = 1.0
+    seconds: float
 
 
 def finished(folder: Path) -> bool:
@@ -48,7 +49,11 @@ def run_all(experiment: str, commands: Sequence[tuple[str, list[str]]], runs: Pa
         The exit status: that of the first run that failed, or 0.
     """
     todo = [(run_id, args) for run_id, args in commands if not finished(runs / experiment / run_id)]
-    return run_jobs([Job(experiment, run_id, command(runs / experiment / run_id, args)) for run_id, args in todo])
+    if not todo:
+        return 0
+    seconds = Durations(read(ROWS)).of
+    jobs = [(run_id, command(runs / experiment / run_id, args)) for run_id, args in todo]
+    return run_jobs([Job(experiment, run_id, make, seconds(experiment, run_id)) for run_id, make in jobs])
 
 
 def run_jobs(jobs: Sequence[Job], done: Callable[[Job], None] = lambda job: None) -> int:

@@ -59,10 +59,36 @@ def test_a_shared_bar_tells_run_epoch_metric_and_how_much_of_all_is_done(toy_fol
     told = [line for line in stream.getvalue().splitlines() if " gone" in line]
     assert told[0].startswith("x/a epoch 1/2: ")
     assert "loss=" in told[0]
-    shares = [int(line.partition(": ")[2].partition(" %")[0]) for line in told]
-    assert shares == sorted(shares)
-    assert max(share for share, line in zip(shares, told, strict=True) if line.startswith("x/a")) == 25
     assert told[-1].startswith("x/b: 100 % of all")
+
+
+def test_the_time_left_is_that_of_the_run_itself_and_of_the_others_by_what_runs_took(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("datamodules.progress.monotonic", lambda: now[0])
+    with SharedProgress([10.0, 10.0, 10.0, 10.0]) as progress:
+
+        def told(seconds):
+            now[0] = seconds
+            return str(progress._bar).partition(", ")[2]
+
+        progress.begin("a")
+        assert told(0) == "00:00 gone, 00:40 left"
+        assert told(60) == "01:00 gone, 00:30 left", "a run without progress of its own has its estimate"
+        part = progress.part(100, "training", initial=0)
+        told(64)
+        for _ in range(4):
+            part.update()
+        assert told(64) == "01:04 gone, 00:30 left", "too few steps to tell from"
+        told(80)
+        for _ in range(16):
+            part.update()
+        assert told(80) == "01:20 gone, 01:50 left", "a fifth in 20 s, then three runs of 10 s"
+        told(160)
+        progress.end()
+        progress.begin("b")
+        assert told(170) == "02:50 gone, 04:05 left", "as if half of the runs took 16 times their estimate"
+        progress.end()
+        assert told(170) == "02:50 gone, 00:20 left", "one run of three was that far off"
 
 
 def test_it_can_be_left_out(toy_folder, lines):

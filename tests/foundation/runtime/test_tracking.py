@@ -1,4 +1,5 @@
 import os
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import torch
 from safetensors.numpy import load_file
 
 from foundation.cli import main
-from foundation.runtime.callbacks import PredictionFile
+from foundation.runtime.callbacks import PredictionFile, _commit
 from foundation.runtime.loggers import Wandb
 from foundation.runtime.runs import Run
 from foundation.runtime.tracking import better, tables
@@ -129,3 +130,21 @@ def test_an_offline_run_holds_all_that_is_compared(street_data, tmp_path, monkey
     assert any("confusion" in key and "table" in key for key in history)
     media = {file.parent.name for file in (tmp_path / "runs/los/one").glob("wandb/offline-run-*/files/media/**/*.*")}
     assert {"plots", "table"} <= media
+
+
+def test_rows_written_between_two_runs_make_no_code_differ_from_its_commit(tmp_path):
+    def git(*args):
+        subprocess.run(["git", "-C", str(tmp_path), *args], check=True, capture_output=True)
+
+    (tmp_path / "experiments").mkdir()
+    files = [tmp_path / name for name in ("code.py", "RESULTS.md", "experiments/results.csv")]
+    for file in files:
+        file.write_text("a")
+    git("init")
+    git("add", ".")
+    git("-c", "user.name=x", "-c", "user.email=x@x", "commit", "-m", "x")
+    for file in files[1:]:
+        file.write_text("b")
+    assert _commit(files[0])["dirty"] is False
+    files[0].write_text("b")
+    assert _commit(files[0])["dirty"] is True

@@ -13,7 +13,7 @@ import tests.foundation.toy  # noqa: F401 (its classes, by their bare names)
 from foundation.runtime.runs import write_summary
 from foundation.studies import continual, reproduce
 from foundation.studies.reproduce import Plan, complete, is_tested, main, missing
-from foundation.studies.rows import collect, read, rows_of, write
+from foundation.studies.rows import Durations, collect, read, rows_of, write
 from foundation.studies.study import Study
 
 ROOT = Path(__file__).parents[3]
@@ -82,7 +82,7 @@ def test_on_a_fresh_clone_a_deleted_row_is_made_alone_with_what_it_needs(call):
     shutil.rmtree("runs")
     status, out, _ = call()
     assert status == 0
-    assert out.startswith("rows in experiments/results.csv are missing of 1 run of y: 2 runs, about 2 min")
+    assert out.startswith("rows in experiments/results.csv are missing of 1 run of y: 2 runs, about 4 min")
     assert made() == ["y/pretrain-c", "z/pretrain-first"]
     assert read(ROWS)[:2] == rows[:2]
     assert read(ROWS)[2].value != 7.0
@@ -99,13 +99,29 @@ def test_a_run_that_lost_one_of_its_metrics_is_made_again_and_takes_no_more_than
     wanted = missing([study], rows[1:], Path("runs"))
     assert [each.run for each in wanted] == ["a-los-probe-s0", "a-los-probe-s1"]
     plan = Plan(wanted, rows[1:], Path("runs"))
-    assert {run: job.seconds for (_, run), job in plan.jobs.items()} == dict.fromkeys(
-        ["pretrain-a", "a-los-probe-s0", "a-los-probe-s1"], 30.0
-    )
+    assert {run: job.seconds for (_, run), job in plan.jobs.items()} == {
+        "pretrain-a": 60.0, "a-los-probe-s0": 30.0, "a-los-probe-s1": 30.0
+    }  # fmt: skip
     assert (
         plan.summary()
-        == "3 runs, about 90 s on the hardware of the existing rows, 30 s of it a guess without rows of such runs"
+        == "3 runs, about 2 min on the hardware of the existing rows, 60 s of it a guess without rows of such runs"
     )
+
+
+def test_a_run_takes_as_long_as_its_like_and_a_zero_shot_test_not_as_long_as_a_training(folder):
+    def rows(experiment, run, seconds):
+        summary = {"experiment": experiment, "run_id": run, "metrics": {"test/loss": 0.5}, "wall_s": seconds}
+        return rows_of(summary, Study.named("x"))
+
+    held = [*rows("x", "pretrain-q", 500.0), *rows("x", "b-los-probe-s0", 6.0)]
+    held += [row for data in ("d", "e") for row in rows("y", f"c-zeroshot-@{data}-s0", 300.0)]
+    durations = Durations(held)
+    seconds = durations.of
+    assert [seconds("y", "pretrain-c-s1"), seconds("x", "b-los-probe-s4")] == [300.0, 6.0]
+    assert durations.guessed == 0.0
+    assert [seconds("x", "pretrain-new"), seconds("x", "new-los-probe-s0")] == [500.0, 6.0], "as others of the study"
+    assert seconds("z", "pretrain-new") == 400.0, "as pre-trainings of other studies"
+    assert [seconds("y", "c-zeroshot-@d-s1"), seconds("z", "new-los-probe-s0")] == [20.0, 60.0]
 
 
 def test_one_paper_or_study_is_made_alone(call):
