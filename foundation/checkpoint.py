@@ -31,7 +31,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         DatasetNotFoundError: There is no such file.
         InputError: It is damaged, or holds more than weights and plain data.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.is_dir():
         return _read_folder(path)
     if not path.is_file():

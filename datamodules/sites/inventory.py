@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from datamodules.sites.site import Site
 
 
+def cache_folder(cache: str | Path | None) -> Path:
+    """Return the folder of finished sites: as given, by default `$CSI_CACHE`, or `data/sites`."""
+    return Path(cache or os.environ.get("CSI_CACHE") or "data/sites").expanduser()
+
+
 def folders(cache: Path | None = None) -> list[Path]:
     """Return the folders of all finished sites.
 
@@ -24,7 +29,7 @@ def folders(cache: Path | None = None) -> list[Path]:
     Raises:
         DatasetNotFoundError: There is none.
     """
-    cache = cache or Path(os.environ.get("CSI_CACHE", "data/sites"))
+    cache = cache_folder(cache)
     # a folder whose name begins with a dot is unfinished
     found = sorted(file.parent for file in cache.glob("*/site.json") if not file.parent.name.startswith("."))
     if not found:

@@ -59,7 +59,7 @@ def read_links(file: str | Path, sites: Sequence[Site]) -> NDArray[np.int64]:
     Raises:
         InputError: The file is not there or holds something else, or names a site or a row that the data lack.
     """
-    file = Path(file)
+    file = Path(file).expanduser()
     refuse_pointer(file)
     try:
         named = json.loads(file.read_text()) if _is_json(file) else load_file(file)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from datamodules.errors import InputError
 from datamodules.progress import Progress, activity
+from datamodules.sites.inventory import cache_folder
 from datamodules.sites.site import FORMAT, Site
 
 
@@ -67,7 +68,7 @@ class Source(ABC):
     """
 
     def __init__(self, cache: str | None = None) -> None:
-        self.cache = Path(cache or os.environ.get("CSI_CACHE", "data/sites"))
+        self.cache = cache_folder(cache)
 
     @abstractmethod
     def recipes(self) -> list[Recipe]:

@@ -50,7 +50,8 @@ def choose(config: Any, command: str, files: list[Path], composed: Callable[[], 
     """
     check_name("experiment", config.experiment)
     check_name("run_id", config.run_id)
-    root, wanted, run_id = Path(config.runs), config.ckpt_path, config.run_id
+    root, run_id = Path(config.runs).expanduser(), config.run_id
+    wanted = config.ckpt_path and os.path.expanduser(config.ckpt_path)
     file = first_with("model", files)
     config_of = Run.of(file) if file and run_id is None else None
     experiment = config.experiment

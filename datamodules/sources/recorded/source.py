@@ -96,7 +96,7 @@ class Recorded(Source):
 
     def _find(self) -> list[Path]:
         files: list[Path] = []
-        for pattern in self.files:
+        for pattern in map(os.path.expanduser, self.files):
             # an existing path is not a pattern, even with wildcard characters
             plain = self.root / pattern
             within = pattern if Path(pattern).is_absolute() else os.path.join(glob.escape(str(self.root)), pattern)

@@ -1,6 +1,9 @@
 import pytest
 
 from datamodules import WAIRD, DeepMIMO, DeepMIMOCatalogue, DeepMIMOv3, Recorded
+from datamodules.sites.inventory import cache_folder
+from datamodules.sites.link_file import read_links
+from tests.datamodules.rays import random_site
 
 SOURCES = {
     "deepmimo": lambda **where: DeepMIMO("a", **where),
@@ -18,6 +21,26 @@ def test_data_lie_where_the_user_says_by_argument_or_by_environment(kind, monkey
     assert SOURCES[kind](root="~/own").root == tmp_path / "own"
     monkeypatch.delenv("CSI_DATA")
     assert str(SOURCES[kind]().root) == f"data/{kind}"
+
+
+def test_sites_lie_where_the_user_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CSI_CACHE", "~/sites")
+    assert Recorded("a").cache == cache_folder(None) == tmp_path / "sites"
+    assert Recorded("a", cache="~/own").cache == tmp_path / "own"
+    monkeypatch.setenv("CSI_CACHE", "")
+    assert str(Recorded("a").cache) == str(cache_folder(None)) == "data/sites"
+
+
+def test_files_of_a_home_folder_are_found(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "campaign").mkdir()
+    for name in "ab":
+        (tmp_path / "campaign" / f"{name}.safetensors").touch()
+    names = [name for recipe in Recorded("~/campaign/*.safetensors").recipes() for name in recipe.names]
+    assert names == ["a", "b"]
+    (tmp_path / "links.json").write_text('{"site": [3, 1]}')
+    assert read_links("~/links.json", [random_site("site", 5)]).tolist() == [1, 3]
 
 
 def test_a_catalogue_lies_with_its_scenarios(monkeypatch, tmp_path):

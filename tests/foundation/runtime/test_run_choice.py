@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from foundation.checkpoint import read_checkpoint
 from tests.foundation.commands import QUIET, lightning, process, rows, summary, the_run, weights
 
 pytestmark = pytest.mark.usefixtures("toy_folder")
@@ -121,6 +122,15 @@ def test_what_a_run_says_of_other_data_lies_in_a_folder_of_its_own():
     assert len(list(Path("runs/toy/1").glob("on-more-*/summary.json"))) == 1
     assert lightning("predict", "--data.batch_size", "7", config=own) == 0
     assert len(list(Path("runs/toy/1").glob("on-*"))) == 2
+
+
+def test_runs_and_checkpoints_of_a_home_folder_are_found(monkeypatch):
+    monkeypatch.setenv("HOME", str(Path.cwd() / "home"))
+    assert lightning("fit", "--runs=~/runs", *SHORT) == 0
+    [last] = Path("home/runs/toy").glob("*/checkpoints/last.ckpt")
+    assert lightning("test", f"--ckpt_path=~/{last.relative_to('home')}") == 0
+    assert json.loads((last.parents[1] / "summary.json").read_text())["metrics"]
+    assert "state_dict" in read_checkpoint(f"~/{last.relative_to('home')}")
 
 
 def test_half_written_files_of_a_run_cost_no_training(capsys):
