@@ -14,10 +14,12 @@ from lightning.pytorch import Trainer
 
 from datamodules.channel.arrays import Array
 from datamodules.channel.impairments import CommonPhase, Noise
+from datamodules.channel.motion import Sequence
 from datamodules.dataset import ChannelDataset
 from foundation import ConTwin, CsiFeedback, CSINetPlus, FineTune, TwinCalibration
 from foundation.cli import main
-from heads import LOS, Joint, Positioning
+from foundation.runtime.probe import OnlineProbe
+from heads import LOS, Feedback, Joint, Positioning, Prediction
 from tests.datamodules.test_module import build
 from tests.foundation.models.test_envchannel import small, town_site
 from tests.foundation.towers import TinyEncoder, tiny_clip
@@ -25,11 +27,23 @@ from tests.foundation.towers import TinyEncoder, tiny_clip
 WORLD = int(os.environ.get("WORLD_SIZE", 1))
 #: links on the validation side
 SIDES = (1, 3, 11)
+#: of the channel, so that a head has its weights when it is built: DDP seeds anew what comes later
+SIZE = {"num_antennas": 4, "num_subcarriers": 8}
 
 
 def adapted():
     torch.manual_seed(0)
     return FineTune(lambda d: Joint(d, [LOS, lambda d: Positioning(d, hidden=8)]), TinyEncoder(), mode="scratch")
+
+
+def predicting():
+    torch.manual_seed(0)
+    return FineTune(lambda d: Prediction(d, "direct", hidden=8, **SIZE), TinyEncoder(), mode="scratch")
+
+
+def compressing():
+    torch.manual_seed(0)
+    return FineTune(lambda d: Feedback(d, **SIZE, rank=2, width=8, layers=1, heads=2), TinyEncoder(), mode="scratch")
 
 
 def two_tower():
@@ -56,13 +70,17 @@ MODELS = {
     "ConTwin": twin_contrast,
     "EnvChannel": two_tower,
     "FineTune": adapted,
+    "Prediction": predicting,
+    "Feedback": compressing,
     "CsiFeedback": feedback,
     "TwinCalibration": calibration,
 }
 #: models that train to the same on any number of processes
 TRAINED = (tiny_clip, twin_contrast)
-#: a user's links to two stations stand for its two variants
-PAIRS = {"TwinCalibration": {"base_stations": 2, "bs": Array(1, 8)}}
+#: further settings of data; a user's links to two stations stand for its two variants
+DATA = {"TwinCalibration": {"base_stations": 2, "bs": Array(1, 8)}, "Prediction": {"sequence": Sequence(4)}}
+#: what a test scores beside the model
+CONTROLLED = ("CsiFeedback", "TwinCalibration", "Prediction", "Feedback")
 
 
 def data(folder, links, batch_size=4, **settings):
@@ -89,19 +107,23 @@ def scores(folder):
     """Return what each model logs of untrained weights on each side, and at the end of a short training."""
     found = {}
     for name, make in MODELS.items():
-        for links in SIDES:
+        for links in SIDES[:2] if name in ("Prediction", "Feedback") else SIDES:
             torch.manual_seed(1)
-            model, module = make(), data(folder / name, links, **PAIRS.get(name, {}))
+            model, module = make(), data(folder / name, links, **DATA.get(name, {}))
             model.prepare_from(module)
             score = trainer(folder)
             [found[f"{name} {links}"]] = score.validate(model, datamodule=module, verbose=False)
-            if name in ("CsiFeedback", "TwinCalibration"):
+            if name in CONTROLLED:
                 found[f"{name} {links}"] |= score.test(model, datamodule=module, verbose=False)[0]
+            found[f"{name} {links}"].pop("test/prediction/cpu_ms", None)
     return found
 
 
 def trained(folder, make=tiny_clip):
-    """Return what a short training on clean channels logs, its validation side not as many batches on all processes."""
+    """Return what a short training on clean channels logs, and the numbers of its online probe.
+
+    Its validation side is not as many batches on all processes.
+    """
     torch.manual_seed(1)
     model, module = make(schedule="constant"), data(folder / "sites", 9, 16 // WORLD)
     module._make.views, module._make.observation = [], []
@@ -109,7 +131,10 @@ def trained(folder, make=tiny_clip):
     module.sides["train"] = ChannelDataset(train.sites, train.links[:96])
     fit = trainer(folder, max_epochs=2, num_sanity_val_steps=0)
     fit.fit(model, datamodule=module)
-    return {name: float(value) for name, value in fit.callback_metrics.items()}
+    [probe] = [callback for callback in fit.callbacks if isinstance(callback, OnlineProbe)]
+    numbers = torch.cat([value.double().flatten() for value in probe.net.state_dict().values()])
+    logged = {name: float(value) for name, value in fit.callback_metrics.items()}
+    return logged | {f"probe/{number}": float(value) for number, value in enumerate(numbers)}
 
 
 if __name__ == "__main__":

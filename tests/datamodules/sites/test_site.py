@@ -97,7 +97,7 @@ def test_a_flipped_bit_is_found(tmp_path, at):
         ("paths.safetensors", lambda f: f.unlink(), "paths.safetensors is damaged"),
         ("site.json", lambda f: f.write_text(f.read_text()[:200]), "site.json is damaged"),
         ("site.json", lambda f: f.write_text("{}"), "site.json is damaged"),
-        ("site.json", lambda f: f.unlink(), "no site in"),
+        ("site.json", lambda f: f.unlink(), r"no site in .*x, site.json is missing: delete .*x to remake it"),
         ("site.json", lambda f: f.write_text(json.dumps({**json.loads(f.read_text()), "format": 99})), "format 99"),
     ],
 )
@@ -109,7 +109,7 @@ def test_half_written_sites_are_named(tmp_path, name, spoil, message):
 
 
 def test_no_site_is_a_missing_file(tmp_path):
-    with pytest.raises(DatasetNotFoundError):
+    with pytest.raises(DatasetNotFoundError, match=r"no site in .*nothing: make it with its source"):
         Site.load(tmp_path / "nothing")
 
 

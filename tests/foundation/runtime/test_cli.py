@@ -108,6 +108,12 @@ class TestRun:
         assert not [str(warning.message) for warning in recwarn if "ensorboard" in str(warning.message)]
         assert not Path("runs").exists()
 
+    def test_matrix_products_keep_single_precision(self):
+        torch.set_float32_matmul_precision("high")  # TF32 on a GPU: it would round channels, labels and cosines
+        assert lightning("fit", "--trainer.fast_dev_run", "true") == 0
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert not torch.backends.cuda.matmul.allow_tf32
+
     def test_later_config_overrules(self):
         Path("more.yaml").write_text("model: {init_args: {lr: 0.5}}\n")
         commands = run(["fit", "--config", "toy.yaml", "--config", "more.yaml", *QUIET, "--trainer.max_epochs", "1"])

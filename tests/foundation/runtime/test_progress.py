@@ -4,9 +4,9 @@ import io
 
 import pytest
 
-import tests.foundation.toy  # noqa: F401 (its classes, by their bare names)
-from datamodules.progress import SharedProgress
+from datamodules.progress import Progress, SharedProgress
 from foundation.cli import main
+from tests.foundation.toy import Toy
 
 
 @pytest.fixture
@@ -46,6 +46,15 @@ def test_test_and_predict_tell_theirs(toy_folder, lines):
     assert lines("test", "--ckpt_path", "best")[-1].startswith("testing: 100 %")
     assert lines("validate", "--ckpt_path", "best")[-1].startswith("validating: 100 %")
     assert lines("predict", "--ckpt_path", "best")[-1].startswith("predicting: 100 %")
+
+
+def test_the_time_goes_on_while_a_test_scores_and_draws(toy_folder, lines, monkeypatch):
+    lines("fit", "--trainer.max_epochs", "1")
+    shown = []
+    monkeypatch.setattr(Toy, "on_test_epoch_end", lambda _: shown.append([bar.desc for bar in Progress._open]))
+    lines("test", "--ckpt_path", "best")
+    assert shown == [["scoring and drawing"]], "a bar at 100 % that stands still, or none"
+    assert not Progress._open
 
 
 def test_a_shared_bar_tells_run_epoch_metric_and_how_much_of_all_is_done(toy_folder, lines, monkeypatch):

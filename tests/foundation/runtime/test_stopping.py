@@ -5,7 +5,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
+from lightning.pytorch import Trainer
 
+from foundation.runtime.commands import Commands
+from foundation.runtime.stopping import Terminated
 from tests.foundation.commands import QUIET, REPOSITORY, finish, lightning, process
 
 pytestmark = pytest.mark.usefixtures("toy_folder")
@@ -26,7 +30,7 @@ def running():
 
 def test_a_run_at_work_is_locked_and_sigterm_ends_it_with_its_status(running, capsys):
     for args in (("--ckpt_path", "last"), ("--run_id", "1", "--ckpt_path", "last")):
-        assert lightning("fit", *args, "--trainer.max_epochs", "100000") == 2
+        assert lightning("fit", *args, "--trainer.max_epochs", "1") == 2
         assert "runs/toy/1 is at work in another process" in capsys.readouterr().err
     running.send_signal(signal.SIGTERM)
     _, err = finish(running)
@@ -56,6 +60,20 @@ def test_before_the_first_checkpoint_it_says_so():
     assert err.splitlines()[-1] == (
         "terminated: no epoch was finished; the same command with `--run_id 1` starts the run over"
     )
+
+
+def test_sigterm_starts_no_collective_within_another(monkeypatch):
+    trainer = Commands._ended_at_once(Trainer(accelerator="cpu", logger=False, enable_progress_bar=False))
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(type(trainer), "world_size", 2)
+    monkeypatch.setattr(dist, "broadcast", lambda *_, **__: pytest.fail("the other process may be in a collective"))
+    trainer._signal_connector.register_signal_handlers()
+    try:
+        with pytest.raises(Terminated) as leaving:
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        trainer._signal_connector.teardown()
+    assert leaving.value.code == 143
 
 
 @pytest.mark.slow

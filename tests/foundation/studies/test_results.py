@@ -60,6 +60,8 @@ def test_data_that_are_no_areas_are_not_averaged():
 def test_two_cities_of_equal_size_stand_on_two_lines():
     found = lines([*run("newyork", city="city_0", value=3.0), *run("losangeles", city="city_1", value=5.0)])
     assert [(line["place"], line["mean_m [m]"]) for line in found] == [("city_0", "3.00"), ("city_1", "5.00")]
+    unnamed = lines([*run(city="city_0", value=3.0), *run(city="city_1", value=5.0)])  # by --data.source, say
+    assert [(line["place"], line["mean_m [m]"]) for line in unnamed] == [("city_0", "3.00"), ("city_1", "5.00")]
 
 
 def test_a_row_says_its_place_its_data_and_what_it_was_tuned_on():
