@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 _STYLES = ("-", "--", ":", "-.")
+_SIGHT = {1: ", LOS", 0: ", NLOS", -1: ""}
+#: most conditions whose mismatch is written into the matrix
+_WRITTEN = 12
 
 
 class Fit(NamedTuple):
@@ -53,6 +56,23 @@ def amplitudes(site: Site) -> NDArray[np.float64]:
     return values[values > 0]
 
 
+def fading(sites: Sequence[Site]) -> dict[int, NDArray[np.float64]]:
+    """Return the small-scale fading of the links of several sites, by LOS status (1, 0, or -1 where unknown).
+
+    It is the amplitude of the first antennas at one subcarrier over the root mean square of the link: without path
+    loss and shadowing, which the norm of `amplitudes` contains.
+    """
+    found: dict[int, list[NDArray[np.float64]]] = {}
+    for site in sites:
+        amplitude, power = site.links.amplitude.double(), site.links.power.double()
+        amplitude = amplitude if amplitude.ndim == 1 else amplitude[:, 0]
+        for state in (1, 0, -1):
+            heard = (power > 0) & site.links.has_path & (site.links.los == state)
+            if heard.any():
+                found.setdefault(state, []).append((amplitude[heard] / power[heard].sqrt()).numpy())
+    return {state: np.concatenate(parts) for state, parts in sorted(found.items(), reverse=True)}
+
+
 def fits(values: NDArray[np.float64]) -> list[Fit]:
     """Fit a Rayleigh and a Rice distribution to amplitudes (n,), from zero, by maximum likelihood."""
     from scipy import stats
@@ -78,9 +98,9 @@ def mismatch(values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
 
 
 def plot_amplitudes(sites: Sequence[Site]) -> Figure:
-    """Draw the CDFs and histograms of amplitudes, with fits and their p-values, and the matrix of `mismatch`.
+    """Draw CDFs and histograms of the amplitudes of links, their small-scale fading with fits, and `mismatch`.
 
-    Colours denote scenarios, line styles downtilts.
+    Colours denote scenarios, line styles downtilts, or in the panel of the fading LOS and NLOS.
 
     Args:
         sites: One or more sites.
@@ -93,43 +113,67 @@ def plot_amplitudes(sites: Sequence[Site]) -> Figure:
     held = {site.name: (site, values) for site in sites if len(values := amplitudes(site)) > 1}
     if not held:
         raise InputError("no site with two users that have a path: there are no statistics to plot")
-    scenarios = list(dict.fromkeys(str(site.domain.get("scenario", site.city)) for site, _ in held.values()))
+    scenarios = list(dict.fromkeys(_scenario(site) for site, _ in held.values()))
     tilts = sorted({_tilt(site) for site, _ in held.values()})
-    figure = Figure(figsize=(15.0, 4.8), layout="constrained", dpi=120)
-    cdf, histogram, matrix = figure.subplots(1, 3)
+    figure = Figure(figsize=(12.0, 9.0), layout="constrained", dpi=120)
+    (cdf, histogram), (small, matrix) = figure.subplots(2, 2)
     names = []
     for site, values in held.values():
-        scenario = str(site.domain.get("scenario", site.city))
-        colour = _COLOURS[scenarios.index(scenario) % len(_COLOURS)]
-        style = _STYLES[tilts.index(_tilt(site)) % len(_STYLES)]
-        names.append(f"{scenario}, {_tilt(site):g}°")
+        look: dict[str, Any] = {
+            "color": _COLOURS[scenarios.index(_scenario(site)) % len(_COLOURS)],
+            "linestyle": _STYLES[tilts.index(_tilt(site)) % len(_STYLES)],
+        }
+        names.append(f"{_scenario(site)}, {_tilt(site):g}°")
         level = 20 * np.log10(np.sort(values))
-        cdf.plot(level, np.arange(1, len(level) + 1) / len(level), style, color=colour, label=names[-1])
-        found = "; ".join(f"{fit.name} p = {fit.p:.2g}" for fit in fits(values))
-        unit = values / np.sqrt(np.mean(values**2))
-        edges = np.linspace(0, 3, 41).tolist()
-        histogram.hist(
-            unit,
-            bins=edges,
-            density=True,
-            histtype="step",
-            color=colour,
-            linestyle=style,
-            label=f"{names[-1]}: {found}",
-        )
+        cdf.plot(level, np.arange(1, len(level) + 1) / len(level), label=names[-1], **look)
+        p = max(fit.p for fit in fits(values))
+        histogram.hist(level, bins=40, density=True, histtype="step", label=f"{names[-1]}: p {_p_value(p)}", **look)
+    for scenario in scenarios:
+        of_scenario = [site for site, _ in held.values() if _scenario(site) == scenario]
+        for state, values in fading(of_scenario).items():
+            if len(values) < 2:
+                continue
+            told = "; ".join(f"{fit.name} p {_p_value(fit.p)}" for fit in fits(values))
+            small.hist(
+                values / np.sqrt(np.mean(values**2)),
+                bins=np.linspace(0, 3, 31).tolist(),
+                density=True,
+                histtype="step",
+                color=_COLOURS[scenarios.index(scenario) % len(_COLOURS)],
+                linestyle="-" if state == 1 else "--",
+                label=f"{scenario}{_SIGHT[state]}: {told}",
+            )
     grid = np.linspace(0, 3, 200)
-    histogram.plot(grid, 2 * grid * np.exp(-(grid**2)), color="black", linewidth=0.8, label="Rayleigh")
-    cdf.set(xlabel="amplitude [dB]", ylabel="share of links below", ylim=(0, 1))
-    histogram.set(xlabel="amplitude over its root mean square", ylabel="density", xlim=(0, 3))
-    for axes in (cdf, histogram):
-        axes.legend(fontsize="x-small")
+    small.plot(grid, 2 * grid * np.exp(-(grid**2)), color="black", linewidth=0.8, label="Rayleigh")
+    cdf.set(title="Links, path loss and shadowing included", xlabel="amplitude [dB]", ylabel="share of links below")
+    histogram.set(title="The same; p of Rayleigh or Rice, the better", xlabel="amplitude [dB]", ylabel="density [1/dB]")
+    small.set(
+        title="Fading at one antenna and subcarrier", xlabel="amplitude over its root mean square", ylabel="density"
+    )
+    small.set(xlim=(0, 3))
+    histogram.set_ylim(top=1.3 * histogram.get_ylim()[1])  # room for the legend
+    for axes, columns in ((cdf, 1), (histogram, 3), (small, 1)):
+        axes.legend(fontsize="x-small", ncols=columns)
         axes.grid(alpha=0.3)
     gaps = mismatch([values for _, values in held.values()])
     image = matrix.imshow(gaps, vmin=0, vmax=1, cmap="viridis")
+    matrix.set_title("Mismatch of the distributions of links")
     matrix.set_xticks(range(len(names)), names, rotation=90, fontsize="x-small")
     matrix.set_yticks(range(len(names)), names, fontsize="x-small")
+    if len(names) <= _WRITTEN:
+        for (row, column), gap in np.ndenumerate(gaps):
+            color = "white" if gap < 0.6 else "black"
+            matrix.text(column, row, f"{gap:.2f}", ha="center", va="center", color=color, fontsize="x-small")
     figure.colorbar(image, ax=matrix, label="largest gap of the CDFs")
     return figure
+
+
+def _p_value(p: float) -> str:
+    return "< 1e-6" if p < 1e-6 else f"= {p:.2g}"
+
+
+def _scenario(site: Site) -> str:
+    return str(site.domain.get("scenario", site.city))
 
 
 def _tilt(site: Site) -> float:

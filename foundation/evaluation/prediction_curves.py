@@ -1,4 +1,7 @@
-"""Figures of a study of prediction: NMSE over test conditions, f_D T, SNR, labels and horizons."""
+"""Pictures of the studies of prediction: NMSE over test conditions, f_D T, SNR, horizons and the share of labels.
+
+`make results` writes them into `docs/`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import re
 import statistics
 import sys
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,29 +21,49 @@ from foundation.studies.study import Study
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+#: the studies: over test conditions, and over horizons
+STUDIES = ("prediction", "prediction_horizon")
 #: classical predictors of which the best is drawn
 _CLASSICAL = ("ar1", "kalman", "wiener", "link_ar", "pad", "pad_vector")
 #: line styles of predictors without learned weights
 _GIVEN = {"hold": ":", "classical": "--", "limit": "-"}
+_WORDS = {"hold": "the last snapshot", "classical": "best classical predictor", "limit": "limit, the rays known"}
+#: cells that differ in f_D T alone, beside those named `doppler_...`
+_DOPPLER = ("pedestrian", "fast")
 #: a variant with another number of labels: the name of the base variant and a percentage
 _SHARE = re.compile(r"(.+?)(_\d+)?")
-_STEP = re.compile(r"(?:(.+)_)?nmse_db_(\d+)")
+#: the variant whose encoder is trained with the head, on all labels
+_SCRATCH = "scratch"
+#: captions of the pictures by name
+CAPTIONS = {
+    "prediction_cells": "NMSE of the next channel in every cell, of the main variants beside what is not learned",
+    "prediction_curves": "NMSE over the Doppler shift, the SNR and the horizon",
+    "prediction_labels": "NMSE over the share of labels that a frozen encoder is given, beside training from scratch",
+}
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
+_MARKERS = "osD^v<>"
+
+#: lines of points (value, NMSE [dB]) by predictor
+Lines = dict[str, list[tuple[float, float]]]
 
 
-def cells(rows: list[Row]) -> dict[str, dict[str, float]]:
+def cells(rows: Sequence[Row], metric: str = "nmse_db") -> dict[str, dict[str, float]]:
     """Return the NMSE [dB] by name of the data and of the predictor, means over seeds.
 
     In addition to the variants: `hold`; `classical`, the best classical predictor on those data; `limit`, where it was
     computed; and the conditions `fd_t` and `snr_db` [dB]. These are means over variants as well as seeds.
+
+    Args:
+        rows: Rows of one study.
+        metric: `nmse_db`, or `nmse_db_1` and so on for one of several horizons.
     """
     values: dict[tuple[str, str], list[float]] = defaultdict(list)
     for row in rows:
-        if row.data:
-            name = row.variant if row.metric == "nmse_db" else row.metric.removesuffix("_nmse_db")
+        if row.data and (row.metric.endswith(metric) or row.metric in ("fd_t", "snr_db")):
+            name = row.variant if row.metric == metric else row.metric.removesuffix(f"_{metric}")
             values[row.data, name].append(row.value)
     found: dict[str, dict[str, float]] = {}
-    variants = sorted({row.variant for row in rows if row.metric == "nmse_db"})
+    variants = sorted({row.variant for row in rows if row.metric == metric})
     for data in dict.fromkeys(data for data, _ in values):
         held = {name: statistics.fmean(each) for (where, name), each in values.items() if where == data}
         scored = [held[name] for name in _CLASSICAL if name in held]
@@ -49,113 +73,194 @@ def cells(rows: list[Row]) -> dict[str, dict[str, float]]:
     return found
 
 
-def plot_cells(found: dict[str, dict[str, float]]) -> Figure:
-    """Draw the NMSE: one group of points for each cell, with its f_D T and SNR; black lines are not learned."""
+def main_variants(names: Sequence[str]) -> list[str]:
+    """Return the variants that are not another one with a suffix, such as `filter_20` and `filter_los` of `filter`."""
+    return [name for name in names if not any(name.startswith(f"{other}_") for other in names)]
+
+
+def plot_cells(found: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Draw the NMSE of the main variants: a group of points for each cell, with its f_D T and SNR."""
     from matplotlib.figure import Figure
 
-    variants = _variants(found)
-    figure = Figure(figsize=(2.0 + 0.9 * len(found), 5.5), layout="constrained", dpi=120)
+    variants = main_variants(_variants(found))
+    figure = Figure(figsize=(2.0 + 0.8 * len(found), 5.0), layout="constrained", dpi=100)
     axes = figure.add_subplot()
     for name, style in _GIVEN.items():
-        for number, cell in enumerate(found.values()):
-            if name in cell:
-                label = {"classical": "best classical predictor"}.get(name, name) if number == 0 else ""
-                axes.hlines(cell[name], number - 0.4, number + 0.4, color="black", linestyle=style, label=label)
+        spots = [(number, cell[name]) for number, cell in enumerate(found.values()) if name in cell]
+        if spots:
+            where, levels = zip(*spots, strict=True)
+            ends = [number - 0.4 for number in where], [number + 0.4 for number in where]
+            axes.hlines(levels, *ends, color="black", linestyle=style, label=_WORDS[name])
     for rank, name in enumerate(variants):
         offset = 0.6 * ((rank + 0.5) / len(variants) - 0.5)
         points = [(number + offset, cell[name]) for number, cell in enumerate(found.values()) if name in cell]
-        marker = "osD^v<>"[rank // len(_COLOURS) % 7]
-        axes.plot(*zip(*points, strict=True), marker, color=_COLOURS[rank % len(_COLOURS)], label=name)
+        axes.plot(*zip(*points, strict=True), linestyle="", label=name, **_style(rank))
     names = [
-        f"{data}\n$f_D T$ {cell.get('fd_t', float('nan')):.3f}, {cell.get('snr_db', float('nan')):.0f} dB"
+        f"{data}: $f_D T$ {cell.get('fd_t', float('nan')):.2f}, {cell.get('snr_db', float('nan')):.0f} dB"
         for data, cell in found.items()
     ]
-    axes.set_xticks(range(len(found)), names, rotation=45, ha="right", fontsize="small")
+    axes.set_xticks(range(len(found)), names, rotation=40, ha="right", rotation_mode="anchor", fontsize="small")
     axes.set(ylabel="NMSE of the next channel [dB]")
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(fontsize="small", ncols=2)
+    _legend(figure)
     return figure
 
 
-def _variants(found: dict[str, dict[str, float]]) -> list[str]:
+def curves(rows: Sequence[Row]) -> dict[str, Lines]:
+    """Return the lines over f_D T, SNR and horizons, by the label of the horizontal axis.
+
+    `f_D T` has a point for each cell that differs in it alone, `SNR [dB]` one for each cell named `snr_...`; there is
+    an axis of steps ahead for each cell in which several horizons were predicted.
+
+    Args:
+        rows: Rows of `STUDIES`.
+    """
+    lines: dict[str, Lines] = {}
+    found = cells([row for row in rows if row.experiment == STUDIES[0]])
+    names = [*main_variants(_variants(found)), *_GIVEN]
+    moving = [data for data in found if data in _DOPPLER or data.startswith("doppler_")]
+    noisy = [data for data in found if data.startswith("snr_")]
+    for axis, key, chosen in (("f_D T", "fd_t", moving), ("SNR [dB]", "snr_db", noisy)):
+        for name in names:
+            points = [(found[data][key], found[data][name]) for data in chosen if {key, name} <= found[data].keys()]
+            if len(points) > 1:
+                lines.setdefault(axis, {})[name] = sorted(points)
+    far = [row for row in rows if row.experiment == STUDIES[1]]
+    steps = sorted({int(row.metric.removeprefix("nmse_db_")) for row in far if row.metric.startswith("nmse_db_")})
+    by_step = {step: cells(far, f"nmse_db_{step}") for step in steps}
+    for data in dict.fromkeys(row.data for row in far if row.data):
+        for name in (*_variants(cells(far)), *_GIVEN):
+            scored = [(float(n), each[data][name]) for n, each in by_step.items() if name in each.get(data, {})]
+            if len(scored) > 1:
+                lines.setdefault(f"steps ahead, {data}", {})[name] = scored
+    return lines
+
+
+def plot_curves(lines: Mapping[str, Lines]) -> Figure:
+    """Draw the lines of `curves`, one panel for each horizontal axis; black lines are not learned."""
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(lines))
+    height = -(-len(lines) // columns)
+    figure = Figure(figsize=(4.2 * columns, 0.6 + 3.6 * height), layout="constrained", dpi=100)
+    names = list(dict.fromkeys(name for by_name in lines.values() for name in by_name if name not in _GIVEN))
+    for number, (axis, by_name) in enumerate(lines.items(), 1):
+        axes = figure.add_subplot(height, columns, number)
+        for name, points in by_name.items():
+            given = {"color": "black", "linestyle": _GIVEN.get(name)}
+            style = given if name in _GIVEN else _style(names.index(name))
+            axes.plot(*zip(*points, strict=True), label=_WORDS.get(name, name), **style)
+        axes.set(xlabel=axis.replace("f_D T", "$f_D T$"), ylabel="NMSE [dB]")
+        axes.grid(alpha=0.3)
+    _legend(figure)
+    return figure
+
+
+def shares(rows: Sequence[Row]) -> dict[str, dict[str, dict[int, list[float]]]]:
+    """Return the NMSE [dB] of every seed by data, variant and number of labels.
+
+    Variants are those of several numbers of labels, under the name of the base variant, and `scratch`; data without
+    any of the former are left out. Beside them stands `classical`, the mean over seeds, with the number 0.
+    """
+    held: dict[str, dict[str, dict[int, list[float]]]] = {}
+    for row in rows:
+        base = _SHARE.fullmatch(row.variant)
+        if row.data and row.metric == "nmse_db" and base:
+            by_count = held.setdefault(row.data, {}).setdefault(base[1], {})
+            by_count.setdefault(row.n_train, []).append(row.value)
+    found = {}
+    for data, cell in cells([row for row in rows if row.experiment == STUDIES[0]]).items():
+        drawn = {name: each for name, each in held.get(data, {}).items() if len(each) > 1}
+        if drawn:
+            drawn |= {name: each for name, each in held[data].items() if name == _SCRATCH}
+            found[data] = drawn | ({"classical": {0: [cell["classical"]]}} if "classical" in cell else {})
+    return found
+
+
+def plot_shares(found: Mapping[str, Mapping[str, Mapping[int, Sequence[float]]]]) -> Figure:
+    """Draw the lines of `shares`, one panel for each cell: means over seeds, with the lowest and the highest."""
+    from matplotlib.figure import Figure
+
+    columns = min(5, len(found))
+    height = -(-len(found) // columns)
+    figure = Figure(figsize=(2.7 * columns, 0.6 + 2.3 * height), layout="constrained", dpi=100)
+    whole = max(count for each in found.values() for by_count in each.values() for count in by_count)
+    known = list(dict.fromkeys(name for each in found.values() for name in each if name not in _GIVEN))
+    for number, (data, each) in enumerate(found.items(), 1):
+        axes = figure.add_subplot(height, columns, number)
+        for name, by_count in each.items():
+            if name in _GIVEN:
+                axes.axhline(by_count[0][0], color="black", linestyle=_GIVEN[name], label=_WORDS[name])
+                continue
+            counts = sorted(by_count)
+            means = [statistics.fmean(by_count[count]) for count in counts]
+            below = [mean - min(by_count[count]) for mean, count in zip(means, counts, strict=True)]
+            above = [max(by_count[count]) - mean for mean, count in zip(means, counts, strict=True)]
+            label = "encoder trained with the head, all labels" if name == _SCRATCH else f"{name}, frozen encoder"
+            where = [100 * count / whole for count in counts]
+            axes.errorbar(where, means, (below, above), capsize=2, label=label, **_style(known.index(name)))
+        ticks = sorted({100 * n / whole for name, by_count in each.items() if name not in _GIVEN for n in by_count})
+        axes.set(xscale="log", title=data)
+        axes.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])
+        axes.minorticks_off()
+        axes.title.set_fontsize("small")
+        axes.tick_params(labelsize="small")
+        axes.grid(alpha=0.3)
+    figure.supxlabel("share of the training labels [%]", fontsize="medium")
+    figure.supylabel("NMSE [dB]", fontsize="medium")
+    _legend(figure)
+    return figure
+
+
+def pictures(rows: Sequence[Row]) -> dict[str, Figure]:
+    """Return the pictures that rows suffice for, by name; rows of other studies than `STUDIES` are ignored."""
+    near = [row for row in rows if row.experiment == STUDIES[0]]
+    found, lines, parts = cells(near), curves(rows), shares(near)
+    drawn = {"prediction_cells": plot_cells(found)} if found else {}
+    drawn |= {"prediction_curves": plot_curves(lines)} if lines else {}
+    return drawn | ({"prediction_labels": plot_shares(parts)} if parts else {})
+
+
+def _variants(found: Mapping[str, Mapping[str, float]]) -> list[str]:
     names = dict.fromkeys(name for cell in found.values() for name in cell)
     return [name for name in names if name not in (*_GIVEN, "fd_t", "snr_db")]
 
 
-def curves(rows: list[Row]) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Return lines of points (value, NMSE [dB]) by the quantity on the horizontal axis and by predictor.
-
-    `SNR [dB]` has a point for each cell named `snr_...`, `f_D T` one for each other cell; `labels` and `steps
-    ahead` have means over cells [dB], the latter where several horizons were predicted.
-    """
-    found = cells(rows)
-    names = [name for name in (*_variants(found), *_GIVEN) if any(name in cell for cell in found.values())]
-    noisy = {data: cell for data, cell in found.items() if data.startswith("snr_")}
-    lines: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(dict)
-    for axis, key, chosen in (("f_D T", "fd_t", found.keys() - noisy.keys()), ("SNR [dB]", "snr_db", noisy.keys())):
-        for name in names:
-            points = [(found[data][key], found[data][name]) for data in chosen if {key, name} <= found[data].keys()]
-            if len(points) > 1:
-                lines[axis][name] = sorted(points)
-    shares: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    steps: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        if not row.data:
-            continue
-        if row.metric == "nmse_db" and (base := _SHARE.fullmatch(row.variant)):
-            shares[base[1]][row.n_train].append(row.value)
-        if step := _STEP.fullmatch(row.metric):
-            steps[step[1] or row.variant][int(step[2])].append(row.value)
-    for axis, by_name in (("labels", shares), ("steps ahead", steps)):
-        for name, values in by_name.items():
-            if len(values) > 1 and (axis == "labels" or name in (*names, *_CLASSICAL)):
-                lines[axis][name] = sorted((float(x), statistics.fmean(each)) for x, each in values.items())
-    return dict(lines)
+def _style(rank: int) -> dict[str, Any]:
+    return {"color": _COLOURS[rank % len(_COLOURS)], "marker": _MARKERS[rank % len(_MARKERS)], "markersize": 5}
 
 
-def plot_curves(lines: dict[str, dict[str, list[tuple[float, float]]]]) -> Figure:
-    """Draw the lines of `curves`, one panel for each horizontal axis; black lines are not learned."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.2 * max(1, len(lines)), 4.2), layout="constrained", dpi=120)
-    names = list(dict.fromkeys(name for by_name in lines.values() for name in by_name if name not in _GIVEN))
-    for number, (axis, by_name) in enumerate(lines.items(), 1):
-        axes = figure.add_subplot(1, len(lines), number)
-        for name, points in by_name.items():
-            rank = names.index(name) if name in names else 0
-            style: dict[str, Any] = (
-                {"color": "black", "linestyle": _GIVEN[name]}
-                if name in _GIVEN
-                else {"color": _COLOURS[rank % len(_COLOURS)], "marker": "osD^v<>"[rank // len(_COLOURS) % 7]}
-            )
-            axes.plot(*zip(*points, strict=True), label=name, **style)
-        axes.set(xlabel=axis, ylabel="NMSE [dB]", xscale="log" if axis == "labels" else "linear")
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize="x-small")
-    return figure
+def _legend(figure: Figure) -> None:
+    """Draw one legend of all panels above them."""
+    named: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            named.setdefault(label, handle)
+    columns = min(5, len(named))
+    figure.legend(list(named.values()), list(named), loc="outside upper center", ncols=columns, fontsize="small")
 
 
 def main() -> None:
-    """Draw the NMSE of a study of prediction over its cells, and print it."""
+    """Draw the NMSE of the studies of prediction, from their runs, and print it."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("experiment", nargs="?", default="prediction", help="name of the study [prediction]")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
-    parser.add_argument("--out", type=Path, default=Path("prediction.png"), help="picture to write")
+    parser.add_argument("--out", type=Path, default=Path(), help="folder to write pictures to")
     options = parser.parse_args()
     try:
-        rows = collect(options.runs, Study.named(options.experiment))
-        found = cells(rows)
+        rows = [row for name in STUDIES for row in collect(options.runs, Study.named(name))]
+        found = pictures(rows)
         if not found:
-            raise InputError(f"no tested cell in {options.runs / options.experiment}: run the study first")
+            raise InputError(
+                f"no tested cell in {options.runs / STUDIES[0]}: run `make study STUDY={STUDIES[0]}` first"
+            )
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    for data, cell in found.items():
+    for data, cell in cells([row for row in rows if row.experiment == STUDIES[0]]).items():
         print(data, *(f"{name} {value:.3f}" for name, value in cell.items()))
-    plot_cells(found).savefig(options.out)
-    drawn = options.out.with_stem(f"{options.out.stem}_curves")
-    plot_curves(curves(rows)).savefig(drawn)
-    print(options.out, drawn)
+    for name, figure in found.items():
+        figure.savefig(options.out / f"{name}.png")
+        print(options.out / f"{name}.png")
 
 
 if __name__ == "__main__":

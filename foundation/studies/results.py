@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from datamodules.errors import InputError
 from foundation.runtime.runs import write_whole
@@ -13,6 +14,9 @@ from foundation.studies.matrix import STUDIES, matrix
 from foundation.studies.rows import ROWS, Row, collect, read, write
 from foundation.studies.study import FOLDER, Study, studies
 from foundation.studies.tables import table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: the page built from the rows
 PAGE = Path("RESULTS.md")
@@ -67,6 +71,7 @@ def publish(rows: list[Row], page: Path = PAGE, folder: Path = FOLDER) -> None:
             metric = loaded[name].metric if name in loaded else ""
             parts += [f"### {name}", "", *comment, "", command, "", table(group, metric), ""]
             parts += _picture(name, group, page) if paper == "csifeedback" else []
+            parts += _prediction_pictures(rows, page) if name == "prediction" else []
     write_whole(page, "\n".join(parts))
 
 
@@ -76,11 +81,24 @@ def _picture(name: str, rows: list[Row], page: Path) -> list[str]:
 
     if not curves(rows):
         return []
+    figure = figure4(rows, published() if PUBLISHED.is_file() else {})
+    caption = "NMSE against the number of samples, ours over the authors' (figure 4 of twin feedback)"
+    return _shown(figure, name, caption, page)
+
+
+def _prediction_pictures(rows: list[Row], page: Path) -> list[str]:
+    """Draw the studies of prediction to `docs/prediction_<name>.png`, and return the lines that show them."""
+    from foundation.evaluation.prediction_curves import CAPTIONS, pictures
+
+    return [line for name, figure in pictures(rows).items() for line in _shown(figure, name, CAPTIONS[name], page)]
+
+
+def _shown(figure: Figure, name: str, caption: str, page: Path) -> list[str]:
+    """Write a picture to `docs/<name>.png` beside the page, and return the lines that show it."""
     file = Path("docs", f"{name}.png")
     (page.parent / file).parent.mkdir(exist_ok=True)
-    theirs = published() if PUBLISHED.is_file() else {}
-    figure4(rows, theirs).savefig(page.parent / file, dpi=110, bbox_inches="tight", metadata={"Software": None})
-    return [f"![NMSE against the number of samples, ours over the authors' (figure 4 of twin feedback)]({file})", ""]
+    figure.savefig(page.parent / file, dpi=110, bbox_inches="tight", metadata={"Software": None})
+    return [f"![{caption}]({file})", ""]
 
 
 def _comment(file: Path) -> list[str]:
