@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from contextvars import Context
 from itertools import chain
+from types import FrameType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -63,6 +66,12 @@ class Encoder(nn.Module, HyperparametersMixin, ABC):
         if inputs and not len(inputs[0]):
             return super().__call__(*(value.new_zeros(1, *value.shape[1:]) for value in inputs), **named)[:0]
         return super().__call__(*inputs, **named)
+
+    def save_hyperparameters(self, *args: Any, frame: FrameType | None = None, **kwargs: Any) -> None:
+        """Record the constructor arguments."""
+        frame = frame or inspect.currentframe().f_back  # type: ignore[union-attr]
+        # in an empty context: within a model that the command line builds, Lightning would record the model's arguments
+        Context().run(super().save_hyperparameters, *args, frame=frame, **kwargs)
 
     @property
     def reads_past(self) -> bool:

@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from foundation.checkpoint import load_encoder
 from foundation.cli import main
 from foundation.report.embedding import embeddings_of
 from foundation.report.plots import read_plots
@@ -54,6 +55,7 @@ def test_pretrain_adapt_test_predict(pretrained, street_data, tmp_path, capsys, 
     middle = next(plot for plot in drawn if plot["kind"] == "cdf")["quantiles"][50]
     assert middle == pytest.approx(summary["metrics"]["test/positioning/median_m"], abs=1e-3)
     best = str(folder / "checkpoints" / "best.ckpt")
+    assert load_encoder(best).hparams == load_encoder(pretrained / "checkpoints" / "best.ckpt").hparams
     assert main(["predict", "--config", str(folder / "config.yaml"), "--ckpt_path", best]) == 0
     rows = load_file(folder / "predictions.safetensors")
     assert rows["prediction"].shape == (len(rows["user"]), 2)
