@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from foundation.runtime.runs import write_whole
 from foundation.studies.matrix import STUDIES, matrix
 from foundation.studies.rows import ROWS, Row, collect, read, write
 from foundation.studies.study import FOLDER, Study, studies
-from foundation.studies.tables import table
+from foundation.studies.tables import ruled, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,8 +39,29 @@ _PREFACE = (
     "labelled links of the validation side, in addition to `labels`. `split` is the rule that assigns users to sides:",
     "`spatial, guard 5 m` drops users of the train side within 5 m of a user of another side; rows with `spatial`",
     "alone have no guard band, which makes them optimistic. *Tuned on* names the data on which sizes, steps and rates",
-    "were chosen.",
+    "were chosen. Wide tables omit details, which `experiments/results.csv` has.",
 )
+#: meaning of metrics, by the name or its end
+COLUMNS = {
+    "accuracy": "share of links of the right class",
+    "balanced_accuracy": "mean over classes of the share of their links that are found",
+    "f1": "mean of F1 over classes, 0 to 1",
+    "top1, top3, top5": "share of links whose best beam is the first, or among the first 3 or 5, of the prediction",
+    "gain_db": "power of the chosen beam over that of the best one",
+    "se_ratio": "spectral efficiency of the chosen beam over that of the best one",
+    "mean_m, median_m, cdf90_m": "horizontal positioning error: mean, median and 90th percentile",
+    "nmse_db": "error power over power of the true channel of a link, mean over links; 0 dB is the NMSE of zeros",
+    "csi_nmse_db": "the same over all delays of the channel, of which a feedback network keeps the first",
+    "cosine": "similarity of reconstructed and true channel, 0 to 1; `p10` is its 10th percentile",
+    "rate, rate_loss": "achievable rate, and the rate lost by the choice of beam at an SNR of 10 dB [bit/s/Hz]",
+    "hit_rate": "share of links whose best codeword is among those that are sent",
+    "kept_energy": "share of the channel's power in the delays that the code describes",
+    "snr_db, fd_t": "SNR of the observed past; Doppler shift times interval, its mean and largest value (`fd_t_max`)",
+    "match": "share of links whose environment is found among those of their base station (`user`) or their area",
+    "chance": "the same by guessing",
+    "pca, pursuit": "references of CSI feedback: principal components and matching pursuit with as many numbers",
+    "held_nmse_db, replaces": "NMSE on held-out links of the target; share of seeds that keep the refined model",
+}
 
 
 def publish(rows: list[Row], page: Path = PAGE, folder: Path = FOLDER) -> None:
@@ -55,7 +76,7 @@ def publish(rows: list[Row], page: Path = PAGE, folder: Path = FOLDER) -> None:
     loaded = {name: Study.load(file) for name, file in files.items()}
     papers = {name: study.paper for name, study in loaded.items() if study.paper in PAPERS}
     experiments = list(dict.fromkeys(row.experiment for row in rows))
-    parts = ["# Results", "", *_PREFACE, ""]
+    parts = ["# Results", "", *_PREFACE, "", *_legend({row.metric for row in rows}), ""]
     if made := [name for name in STUDIES if name in experiments]:
         commands = " and ".join(f"`make study STUDY={name}`" for name in made)
         comments = [line for name in made for line in [*_comment(files[name]), ""]]
@@ -73,6 +94,22 @@ def publish(rows: list[Row], page: Path = PAGE, folder: Path = FOLDER) -> None:
             parts += _picture(name, group, page) if paper == "csifeedback" else []
             parts += _prediction_pictures(rows, page) if name == "prediction" else []
     write_whole(page, "\n".join(parts))
+
+
+def _legend(metrics: set[str]) -> list[str]:
+    """Return the table of the meaning of metrics, without those that there are none of."""
+    parts = {part for metric in metrics for part in _parts(metric)}
+    known = {names: meaning for names, meaning in COLUMNS.items() if parts & set(names.split(", "))}
+    lines = [[", ".join(f"`{name}`" for name in names.split(", ")), meaning] for names, meaning in known.items()]
+    return [ruled([["metric", "meaning"], *lines])] if lines else []
+
+
+def _parts(metric: str) -> Iterator[str]:
+    """Yield all starts and ends of the name of a metric."""
+    words = metric.split("_")
+    for at in range(1, len(words) + 1):
+        yield "_".join(words[:at])
+        yield "_".join(words[-at:])
 
 
 def _picture(name: str, rows: list[Row], page: Path) -> list[str]:
@@ -111,9 +148,11 @@ def _facts(rows: list[Row]) -> str:
     """Return cities, training time, hardware and tuning data of rows, in words."""
     sides = ([row.train_cities for row in rows], [row.test_cities for row in rows])
     cities = " -> ".join(dict.fromkeys(", ".join(dict.fromkeys(side)) for side in sides))
-    hours = sum(wall_s for *_, wall_s in {(row.experiment, row.run, row.wall_s) for row in rows}) / 3600
+    seconds = sum(wall_s for *_, wall_s in {(row.experiment, row.run, row.wall_s) for row in rows})
+    duration = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
+    hardware = " and ".join(dict.fromkeys(row.hardware.replace("1 cores ", "1 core ") for row in rows))
     tuned = "; ".join(dict.fromkeys(row.tuned_on or "not recorded" for row in rows))
-    return f"{cities}; {hours:.1f} h of training in all on {rows[0].hardware}. Tuned on: {tuned}."
+    return f"{cities}; {duration} of training in all on {hardware}. Tuned on: {tuned}."
 
 
 def main() -> None:

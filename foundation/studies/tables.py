@@ -23,9 +23,12 @@ _KNOWN: dict[str, tuple[int, int, str]] = {
 #: computational cost of a model for one link
 _COSTS = {"macs": "multiply-adds a link", "cpu_ms": "CPU [ms] a link"}
 
-#: above this number of metrics, tables have separate lines for references and omit details, which are in `results.csv`
-_WIDEST = 24
-_DETAIL = re.compile(r"_of_\d+$|_n?los(_p10)?$|rate$|nmse_(db_\d+|antenna_db)$")
+#: above this number of metrics, a table has separate lines for references
+_WIDEST = 12
+#: metrics that wide tables omit, which are in `results.csv`: first to last, until a table is narrow enough
+_DETAILS = (re.compile(r"_of_\d+$|nmse_db_\d+$"), re.compile(r"_n?los(_p10)?$|nmse_antenna_db$|fd_t_max$|top3$"))
+#: the task in the name of a variant, where its YAML is not named after the head
+_TASK = re.compile(r"-toft_\w+$")
 #: least number of metrics, such as `cosine` and `grid_cosine`, common to run and reference for a separate line
 _SHARED = 3
 #: separator of a reference and the run that scored it
@@ -50,7 +53,9 @@ def table(rows: Sequence[Row], metric: str = "") -> str:
 
 
 def _side_by_side(rows: Sequence[Row], metric: str) -> str:
-    """Return one Markdown table of one metric: a line for each data name, a column for each variant and reference.
+    """Return Markdown tables of one metric, a column for each data name, and of the costs of its models.
+
+    Lines are variants, then references.
 
     Args:
         rows: Rows of runs that were made on several data (`Study.data`).
@@ -72,46 +77,66 @@ def _side_by_side(rows: Sequence[Row], metric: str) -> str:
     }
     own = {metric, *_COSTS, *varied}
     facts = [name for name in known if name not in own and not name.startswith(of_reference)]
-    unit = f" [{_form(metric)[2]}]" if _form(metric)[2] else ""
-    lines = [["data", *facts, *(f"{name}{unit}" for name in (*variants, *references)), "seeds"]]
-    for data in dict.fromkeys(row.data for row in rows):
-        shown = [cell(name, by_seed(name, groups[data, name])) for name in facts]
-        group = groups[data, metric]
-        shown += [cell(metric, by_seed(metric, [row for row in group if row.variant == name])) for name in variants]
-        shown += [cell(metric, by_seed(f"{name}_{metric}", groups[data, f"{name}_{metric}"])) for name in references]
-        lines.append([data, *shown, str(len({row.seed for row in group}))])
-    first = [next(row for row in rows if row.variant == name) for name in variants]
-    costs = {"labels": [f"{row.n_train:,}" for row in first], "parameters": [f"{row.params_total:,}" for row in first]}
-    for name, words in _COSTS.items():
-        spent = [by_seed(name, [r for r in rows if (r.variant, r.metric) == (row.variant, name)]) for row in first]
-        if any(spent):
-            costs[words] = [f"{statistics.fmean(values):.3g}" if values else "" for values in spent]
-    lines += [[words, *[""] * len(facts), *values, *[""] * (len(references) + 1)] for words, values in costs.items()]
+    data = list(dict.fromkeys(row.data for row in rows))
+    lines = [[f"{_titled(metric)} by data", *data]]
+    lines += [[_titled(name), *(cell(name, by_seed(name, groups[place, name])) for place in data)] for name in facts]
+    for name in variants:
+        own_rows = ([row for row in groups[place, metric] if row.variant == name] for place in data)
+        lines.append([name, *(cell(metric, by_seed(metric, group)) for group in own_rows)])
+    for name in references:
+        values = (by_seed(f"{name}_{metric}", groups[place, f"{name}_{metric}"]) for place in data)
+        lines.append([f"*{name}*", *(cell(metric, each) for each in values)])
+    lines.append(["seeds", *(str(len({row.seed for row in groups[place, metric]})) for place in data)])
+    return f"{ruled(lines)}\n\n{_costs(rows, variants)}"
+
+
+def _costs(rows: Sequence[Row], variants: Sequence[str]) -> str:
+    """Return a table of labels, parameters and computational cost by variant."""
+    known = {row.metric for row in rows}
+    costs = {name: words for name, words in _COSTS.items() if name in known}
+    lines = [["model", "labels", "parameters", *costs.values()]]
+    for variant in variants:
+        group = [row for row in rows if row.variant == variant]
+        spent = [[row.value for row in group if row.metric == name] for name in costs]
+        means = [f"{statistics.fmean(values):.3g}" if values else "" for values in spent]
+        lines.append([variant, f"{group[0].n_train:,}", f"{group[0].params_total:,}", *means])
     return ruled(lines)
+
+
+def _titled(metric: str) -> str:
+    """Return the title of the column of a metric: its name and unit."""
+    return f"{metric} [{unit}]" if (unit := _form(metric)[2]) else metric
 
 
 def _table(head: str, rows: list[Row]) -> str:
     if len({row.metric for row in rows}) > _WIDEST:
         rows = _with_references(rows)
+    for detail in _DETAILS:
+        if len({row.metric for row in rows}) > _WIDEST:
+            rows = [row for row in rows if not detail.search(row.metric)]
     metrics = list(dict.fromkeys(row.metric for row in rows))
-    if len(metrics) > _WIDEST:
-        metrics = [metric for metric in metrics if not _DETAIL.search(metric)]
     lines: dict[tuple[str, str, str, str, int], list[Row]] = defaultdict(list)
     for row in rows:
         lines[row.variant, row.mode, row.data, row.test_cities, row.n_train].append(row)
     with_data, with_places = any(row.data for row in rows), len({row.place for row in rows}) > 1
-    names = [f"{metric} [{unit}]" if (unit := _form(metric)[2]) else metric for metric in metrics]
     untuned = "zero-shot" if any(row.mode == "zeroshot" for row in rows) else "pre-training"
-    columns = [head or untuned, "mode", *["data"] * with_data, *["place"] * with_places, "labels", *names]
-    columns += ["trained parameters", "split", "checkpoint", "seeds"]
+    columns = [head or untuned, "mode", *["data"] * with_data, *["place"] * with_places, "labels"]
+    alike = len(columns)
+    columns += [*map(_titled, metrics), "trained parameters", "split", "checkpoint", "seeds"]
     shown: list[list[str]] = []
     for group in lines.values():
         row, places, seeds = group[0], shared_places(group), {row.seed for row in group}
         where = f"{len(places)} areas of {row.test_cities}" if len(places) > 1 else next(iter(places))
         values = [cell(metric, by_seed(metric, group)) for metric in metrics]
-        start = [row.variant, row.mode, *[row.data] * with_data, *[where] * with_places, f"{row.n_train:,}"]
+        start = [
+            _TASK.sub("", row.variant),
+            row.mode,
+            *[row.data] * with_data,
+            *[where] * with_places,
+            f"{row.n_train:,}",
+        ]
         shown.append([*start, *values, f"{row.params_trained:,}", row.split, _choice(group), str(len(seeds))])
-    return ruled([columns, *_once(shown)])
+    return ruled([columns, *_once(shown, alike)])
 
 
 def _with_references(rows: list[Row]) -> list[Row]:
@@ -132,12 +157,22 @@ def _with_references(rows: list[Row]) -> list[Row]:
     return own
 
 
-def _once(lines: list[list[str]]) -> list[list[str]]:
-    """Merge the lines of a reference with equal scores in several runs into one, under its own name."""
+def _once(lines: list[list[str]], alike: int) -> list[list[str]]:
+    """Merge the lines of a reference with equal scores in several runs into one, under its own name.
+
+    A reference whose scores differ between runs is named with the first run of each line.
+
+    Args:
+        lines: Cells of the lines, the name first.
+        alike: Number of first cells that identify a line.
+    """
     kept: dict[tuple[str, ...], list[str]] = {}
     for name, *cells in lines:
-        reference, of, _ = name.partition(_OF)
-        kept.setdefault((reference, *cells) if of else (name, *cells), [reference, *cells])
+        kept.setdefault((name.partition(_OF)[0] if _OF in name else name, *cells), [name, *cells])
+    counts = Counter((line[0].partition(_OF)[0], *line[1:alike]) for line in kept.values())
+    for line in kept.values():
+        short = line[0].partition(_OF)[0]
+        line[0] = line[0] if counts[short, *line[1:alike]] > 1 else short
     return list(kept.values())
 
 

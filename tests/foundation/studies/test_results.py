@@ -186,8 +186,8 @@ def test_references_of_a_wide_table_have_lines_of_their_own_each_once():
     found = lines([*of("full", 0.5, 0.25), *of("twin", 0.4, 0.25), *of("top4", 0.45, 0.2)])
     assert [(line["pre-training"], line["mode"], line["cosine_los"], line["cosine_of_8"]) for line in found] == [
         ("full", "pretrain", "0.500", "0.500"), ("twin", "pretrain", "0.400", "0.400"),
-        ("top4", "pretrain", "0.450", "0.450"), ("grid", "control", "0.250", "0.250"),
-        ("bound", "control", "1.000", "1.000"), ("grid", "control", "0.200", "0.200"),
+        ("top4", "pretrain", "0.450", "0.450"), ("grid beside full", "control", "0.250", "0.250"),
+        ("bound", "control", "1.000", "1.000"), ("grid beside top4", "control", "0.200", "0.200"),
     ]  # fmt: skip
 
 
@@ -206,9 +206,50 @@ def test_a_study_that_tells_one_metric_sets_its_variants_side_by_side():
     rows = of("filter", "fast", 0, nmse_db=-12.0, hold_nmse_db=-1.0, hold_rate=0.5, fd_t=0.25, beam=0.9, macs=2e6)
     rows += of("filter", "fast", 1, nmse_db=-14.0, hold_nmse_db=-2.0, hold_rate=0.6, fd_t=0.25, beam=0.8, macs=2e6)
     rows += of("direct", "fast", 0, nmse_db=0.5, hold_nmse_db=-1.0, hold_rate=0.5, fd_t=0.25, beam=0.7)
-    head, _, fast, labels, parameters, macs = table(rows, "nmse_db").splitlines()
-    assert head == "| data | fd_t | filter [dB] | direct [dB] | hold [dB] | seeds |"
-    assert fast == "| fast | 0.250 ± 0.000 | -13.00 ± 1.41 | 0.50 | -1.50 ± 0.71 | 2 |"
-    assert labels == "| labels |  | 75 | 75 |  |  |"
-    assert parameters.startswith("| parameters |")
-    assert macs == "| multiply-adds a link |  | 2e+06 |  |  |  |"
+    scores, costs = table(rows, "nmse_db").split("\n\n")
+    assert scores.splitlines() == [
+        "| nmse_db [dB] by data | fast |", "|---|---|", "| fd_t | 0.250 ± 0.000 |", "| filter | -13.00 ± 1.41 |",
+        "| direct | 0.50 |", "| *hold* | -1.50 ± 0.71 |", "| seeds | 2 |",
+    ]  # fmt: skip
+    head, _, of_filter, of_direct = costs.splitlines()
+    assert head == "| model | labels | parameters | multiply-adds a link |"
+    assert of_filter.startswith("| filter | 75 | ")
+    assert of_filter.endswith("| 2e+06 |")
+    assert of_direct.endswith("|  |")
+
+
+def test_a_wide_table_leaves_out_details_and_tells_apart_what_a_reference_scored_in_different_runs():
+    names = (
+        "cosine",
+        "cosine_los",
+        "cosine_nlos",
+        "rate",
+        "hit_rate",
+        *(f"cosine_of_{count}" for count in range(1, 9)),
+    )
+
+    def of(variant, grid):
+        own = {f"test/{name}": 0.5 for name in names}
+        references = {f"test/grid_{name}": grid for name in names}
+        return run(run_id=f"pretrain-{variant}-s0", head=None, mode="pretrain", metrics={**own, **references})
+
+    found = lines([*of("full", 0.25), *of("twin", 0.25), *of("top4", 0.2)])
+    assert [line["pre-training"] for line in found] == ["full", "twin", "top4", "grid beside full", "grid beside top4"]
+    assert "cosine_nlos" in found[0]
+    assert "cosine_of_8" not in found[0]
+
+
+def test_a_variant_is_named_without_its_task():
+    (line,) = lines(run(run_id="vit-toft_beam-scratch-s0", head="beam", metrics={"test/beam/top1": 0.25}))
+    assert line["beam"] == "vit"
+
+
+def test_the_page_says_what_the_metrics_mean_and_all_hardware(tmp_path):
+    rows = [replace(row, hardware="2 cores A") for row in run(metrics={"test/top1": 0.25, "test/los_chance": 0.5})]
+    rows += [replace(row, run="other", wall_s=7200.0, hardware="1 cores B") for row in rows]
+    publish(rows, tmp_path / "page.md", tmp_path)
+    page = (tmp_path / "page.md").read_text()
+    assert "| `top1`, `top3`, `top5` | share of links" in page
+    assert "| `chance` |" in page
+    assert "`nmse_db`" not in page
+    assert "2.0 h of training in all on 2 cores A and 1 core B." in page
