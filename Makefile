@@ -96,7 +96,7 @@ refine: $(READY) ## train on a digital twin, choose links of the real world, ref
 results: $(READY) ## collect studies into experiments/results.csv and RESULTS.md: STUDY="demo views"
 	$(BIN)/python -m foundation.studies.results $(STUDY)
 
-tune: $(READY) ## search the settings of EXPERIMENT=, a YAML in experiments/tune/, until there are TRIALS= runs
+tune: $(READY) ## search the settings of EXPERIMENT=, a YAML in experiments/tune/, until there are TRIALS= runs [ARGS=]
 	@test -f "experiments/tune/$(EXPERIMENT).yaml" || { echo "error: say which search, such as make tune EXPERIMENT=beam;" \
 		"there are: $(patsubst experiments/tune/%.yaml,%,$(wildcard experiments/tune/*.yaml))" >&2; exit 2; }
 	$(BIN)/python -m foundation.tuning.tune experiments/tune/$(EXPERIMENT).yaml --trials $(TRIALS) $(ARGS)

@@ -103,13 +103,15 @@ def main(args: list[str] | None = None, callbacks: Sequence[Callback] = (), rais
         return 0
     if args[0] not in (*_COMMANDS, "export") and not args[0].startswith("-"):
         return _say(f"error: unknown command '{args[0]}': must be one of {', '.join(_COMMANDS)}, export", 2)
+    from datamodules.progress import activity
     from foundation.runtime.stopping import INTERRUPTED, TERMINATED, Terminated, ended_by_sigterm, resume_hint
 
     try:
         with ended_by_sigterm():
             if args[0] == "export":
                 _filter_messages()
-                from foundation.export import command
+                with activity("loading PyTorch"):
+                    from foundation.export import command
 
                 command.main(args[1:])
             else:
@@ -142,6 +144,8 @@ def run(args: list[str], callbacks: Sequence[Callback] = ()) -> Commands:
         args: The command line without the program's name.
         callbacks: Callbacks of the trainer in addition to those of the command line.
     """
+    from datamodules.progress import activity
+
     _filter_messages()
     # Before torch loads OpenMP: spinning threads slow each other down when another program uses a core (a forward pass
     # of 64 links on two cores, one of them busy: 120 to 560 ms instead of 35). Spinning for some microseconds, which
@@ -149,22 +153,23 @@ def run(args: list[str], callbacks: Sequence[Callback] = ()) -> Commands:
     # 357 instead of 320 with one of them busy.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-    import torch
+    with activity("loading PyTorch"):
+        import torch
 
-    # Trained networks contain many denormals, which make convolutions on the CPU ten times as slow. Before any other
-    # work, since threads inherit the setting when they start.
-    torch.set_flush_denormal(True)
-    # No TF32 for matrix products: it keeps 10 bits, and would round channels and labels as they are made (complex
-    # products too), distances and contrastive logits. Networks are given speed by --trainer.precision bf16-mixed, which
-    # reaches nothing else; their convolutions use TF32 as they are.
-    torch.set_float32_matmul_precision("highest")
-    from foundation.runtime.commands import Commands
+        # Trained networks contain many denormals, which make convolutions on the CPU ten times as slow. Before any
+        # other work, since threads inherit the setting when they start.
+        torch.set_flush_denormal(True)
+        # No TF32 for matrix products: it keeps 10 bits, and would round channels and labels as they are made (complex
+        # products too), distances and contrastive logits. Networks are given speed by --trainer.precision bf16-mixed,
+        # which reaches nothing else; their convolutions use TF32 as they are.
+        torch.set_float32_matmul_precision("highest")
+        from foundation.runtime.commands import Commands
 
-    for package in ("foundation", "datamodules", "heads"):
-        # Bare class names in YAML refer to imported classes.
-        module = importlib.import_module(package)
-        for name in getattr(module, "__all__", ()):
-            getattr(module, name)
+        for package in ("foundation", "datamodules", "heads"):
+            # Bare class names in YAML refer to imported classes.
+            module = importlib.import_module(package)
+            for name in getattr(module, "__all__", ()):
+                getattr(module, name)
     return Commands(args, callbacks)
 
 

@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -247,14 +248,16 @@ def _short(value: Any) -> str:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Search the keys that a YAML names by Optuna; each trial is a run."""
-    parser = argparse.ArgumentParser(prog="make tune", description=main.__doc__)
+    epilog = "Further options are of `lightning fit`, for every trial: --trainer.max_epochs 5"
+    parser = argparse.ArgumentParser(prog="make tune", description=main.__doc__, epilog=epilog, allow_abbrev=False)
     parser.add_argument("search", type=Path, help="a YAML of experiments/tune/")
     parser.add_argument("--trials", type=int, default=20, help="trials in all, those of earlier calls among them")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
-    given = parser.parse_args(args)
+    given, further = parser.parse_known_args(args)
     try:
         check_whole("make tune", TRIALS=given.trials)
-        return tune(Search.load(given.search), given.trials, given.runs)
+        search = Search.load(given.search)
+        return tune(replace(search, args=[*search.args, *further]), given.trials, given.runs)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

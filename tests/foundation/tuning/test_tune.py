@@ -26,9 +26,9 @@ def search(toy_folder):
         "keys": {"model.lr": {"low": 1e-3, "high": 1e-1, "log": True}, "model.complain": {"choices": [""]}},
     }
 
-    def write(trials=2, **changes):
+    def write(trials=2, further=(), **changes):
         Path("x.yaml").write_text(yaml.safe_dump(settings | changes, sort_keys=False))
-        return main(["x.yaml", "--trials", str(trials)])
+        return main(["x.yaml", "--trials", str(trials), *further])
 
     return write
 
@@ -63,6 +63,21 @@ def test_each_trial_is_a_run_and_the_second_call_does_nothing(search, capsys, mo
     # another search of that name has trials that do not compare
     assert search(direction="maximize") == 2
     assert "runs/tune_x was begun with other direction" in capsys.readouterr().err
+
+
+def test_further_options_are_those_of_every_trial(search, capsys):
+    assert search(1, ["--trainer.max_epochs", "1"]) == 0
+    config = yaml.safe_load(Path("runs/tune_x/trial-0000/config.yaml").read_text())
+    assert config["trainer"]["max_epochs"] == 1
+    assert search(2) == 2
+    assert "runs/tune_x was begun with other args" in capsys.readouterr().err
+    assert search(2, ["--trainer.max_epochs", "1"]) == 0
+    assert states() == ["COMPLETE"] * 2
+
+
+def test_a_misspelt_option_is_named(search, capsys):
+    assert search(1, ["--trails", "1"]) == 2
+    assert "unknown key 'trails' on the command line" in capsys.readouterr().err
 
 
 def test_a_trial_that_was_stopped_goes_on(search, monkeypatch, capsys):
