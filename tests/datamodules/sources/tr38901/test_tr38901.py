@@ -168,6 +168,28 @@ def test_a_site_of_rays_gives_the_csi_that_is_kept_otherwise(tmp_path: Path) -> 
     assert torch.equal(rays.paths.los, csi.links.los)
 
 
+def test_two_polarisations_reach_a_batch(tmp_path: Path) -> None:
+    """Stored CSI equals that of stored rays, which without their polarisation are refused."""
+    bs = Array(2, 2, polarization="cross")
+    grid = {"bs": bs, "ue": Array(), "ofdm": OFDM(8, 10e6), "split": "random", "num_beams": 8}
+    batches = {}
+    for keep in ("csi", "rays"):
+        data = ChannelDataModule(source(tmp_path / keep, bs=bs, keep=keep, polarization="dual"), **grid)
+        data.prepare_data()
+        data.setup()
+        batches[keep] = data.finish(data.sides["all"].__getitems__(range(20)))
+    csi, rays = (batches[keep]["csi"] for keep in ("csi", "rays"))
+    assert rays.shape == (20, 1, 8, 8)
+    assert (csi - rays).norm() / rays.norm() < 1e-3
+    assert torch.equal(batches["csi"]["beam"], batches["rays"]["beam"])
+    assert made(tmp_path / "csi", bs=bs).links.bs_shape == (4, 2)  # type: ignore[union-attr]
+    alone = ChannelDataModule(source(tmp_path / "single", keep="rays"), **grid)
+    alone.prepare_data()
+    with pytest.raises(InputError, match="rays of site tr38901_umi_mixed_static_0deg_3p5ghz the vertical one alone"):
+        alone.setup()
+    assert "polarization" not in str(source(tmp_path).recipes()[0].parameters), "the key of earlier releases"
+
+
 @pytest.mark.parametrize("keep", ["csi", "rays"])
 def test_size_is_known_before(tmp_path: Path, keep: Any) -> None:
     settings: dict[str, Any] = {
