@@ -122,6 +122,41 @@ def element_gain(direction: Tensor, pattern: Pattern) -> Tensor:
     return _GAINS[pattern](direction)
 
 
+def element_field(angles: Tensor, array: Array, mount: Tensor | None = None) -> Tensor:
+    """Return the field of the elements of each polarisation, in the global frame (TR 38.901 eq 7.1-11 and 7.3-4, model 2).
+
+    Args:
+        angles: (azimuth, zenith) [rad], global frame, shape (U, P, 2).
+        array: The array.
+        mount: Rotation of the frame of each device, shape (U, 3, 3); by default none.
+
+    Returns:
+        Components along zenith and azimuth, shape (U, P, polarisations, 2), float32.
+    """
+    frame = rotation_matrix(array.orientation).to(angles.device)
+    frame = frame if mount is None else (mount.double() @ frame).unsqueeze(1)
+    own = (unit_vector(angles.double()).unsqueeze(-2) @ frame).squeeze(-2)
+    azimuth, zenith = torch.atan2(own[..., 1], own[..., 0]), torch.acos(own[..., 2].clamp(-1, 1))
+    local = _tangents(torch.stack([azimuth, zenith], -1)) @ frame.mT
+    turn = local @ _tangents(angles.double()).mT  # [own axis, global axis]
+    slant = torch.tensor(array.slants, dtype=torch.float64, device=angles.device)
+    components = torch.stack([slant.cos(), slant.sin()], -1) @ turn
+    return (element_gain(own, array.pattern)[..., None, None] * components).float()
+
+
+def _tangents(angles: Tensor) -> Tensor:
+    """Return the unit vectors of growing zenith and of growing azimuth, shape (..., 2, 3), at (..., 2) [rad]."""
+    azimuth, zenith = angles.unbind(-1)
+    down = unit_vector(torch.stack([azimuth, zenith + math.pi / 2], -1))
+    across = torch.stack([-azimuth.sin(), azimuth.cos(), torch.zeros_like(azimuth)], -1)
+    return torch.stack([down, across], -2)
+
+
+def is_polarized(*arrays: Array) -> bool:
+    """Return whether any array has two polarisations."""
+    return any(array.num_polarizations > 1 for array in arrays)
+
+
 def _isotropic(direction: Tensor) -> Tensor:
     return torch.ones_like(direction[..., 0])
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from datamodules.channel.arrays import Array
+from datamodules.channel.arrays import Array, is_polarized
 from datamodules.channel.ofdm import OFDM
-from datamodules.channel.polarization import is_polarized
 from datamodules.channel.response import array_response
 from datamodules.channel.synthesis import fastest_factors, synthesize
 from datamodules.sites.paths import Paths

@@ -13,9 +13,17 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from datamodules.channel.arrays import Array, Reference, element_gain, rotation_matrix, unit_vector
+from datamodules.channel.arrays import (
+    Array,
+    Reference,
+    element_field,
+    element_gain,
+    is_polarized,
+    rotation_matrix,
+    unit_vector,
+)
 from datamodules.channel.ofdm import OFDM
-from datamodules.channel.polarization import is_polarized, polarized_gain
+from datamodules.errors import InputError
 from datamodules.sites.paths import Paths
 
 
@@ -65,6 +73,33 @@ def link_factors(
                 gain = gain * element_gain(direction, array.pattern)
         space = _outer([gain.reshape(1, -1), *runs[:num_space]])
     return space.reshape(-1, *paths.gain.shape), tones.reshape(-1, *paths.gain.shape)
+
+
+def polarized_gain(paths: Paths, bs: Array, ue: Array, mount: Tensor | None = None) -> Tensor:
+    r"""Return the gain of every path between every pair of polarisations, its element patterns included.
+
+    .. math:: g_p\, F_{ue}^T M_p F_{bs}
+
+    Args:
+        paths: Paths of U links with their `polarization`.
+        bs: Array of the base station.
+        ue: Array of the user.
+        mount: As in `synthesize`.
+
+    Returns:
+        Shape (polarisations of the user, polarisations of the base station, U, P), complex64.
+
+    Raises:
+        InputError: The paths have no `polarization`.
+    """
+    if paths.polarization is None:
+        raise InputError(
+            "an array has two polarisations, but the paths hold the vertical one alone: take a source with "
+            "`polarization: dual`, such as CDL, or set polarization to single in data.bs and data.ue"
+        )
+    received, sent = element_field(paths.aoa, ue), element_field(paths.aod, bs, mount)
+    matrix = paths.polarization
+    return torch.einsum("upac,upcd,upbd->abup", received.to(matrix), matrix, sent.to(matrix)) * paths.gain
 
 
 def _local(angles: Tensor, array: Array, mount: Tensor | None = None) -> Tensor | None:

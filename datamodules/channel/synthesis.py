@@ -12,9 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from datamodules.channel.arrays import Array, Reference, unit_vector
+from datamodules.channel.arrays import Array, Reference, is_polarized, unit_vector
 from datamodules.channel.ofdm import OFDM
-from datamodules.channel.polarization import is_polarized
 from datamodules.channel.response import link_factors, unit_phasor
 from datamodules.sites.paths import Paths
 

@@ -15,11 +15,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from datamodules.channel.arrays import Array
+from datamodules.channel.arrays import Array, is_polarized
 from datamodules.channel.motion import MOBILITIES, SPEEDS, Mobility, draw_motion, mobility_class
 from datamodules.channel.motion import Sequence as Snapshots
 from datamodules.channel.ofdm import OFDM, SPEED_OF_LIGHT
-from datamodules.channel.polarization import is_polarized
 from datamodules.channel.synthesis import synthesize
 from datamodules.errors import InputError, finite_numbers, needs
 from datamodules.progress import Progress
