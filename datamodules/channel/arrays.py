@@ -123,7 +123,7 @@ def element_gain(direction: Tensor, pattern: Pattern) -> Tensor:
 
 
 def element_field(angles: Tensor, array: Array, mount: Tensor | None = None) -> Tensor:
-    """Return the field of the elements of each polarisation, in the global frame (TR 38.901 eq 7.1-11 and 7.3-4, model 2).
+    """Return the field of the elements of each polarisation, in the global frame (TR 38.901 eq 7.1-11, 7.3-4: model 2).
 
     Args:
         angles: (azimuth, zenith) [rad], global frame, shape (U, P, 2).
