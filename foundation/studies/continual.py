@@ -88,7 +88,7 @@ class Continual:
         stages = {name: [folder / f"{name}-to-{world}-s{seed}" for world in self.worlds] for name in self.methods}
         if all(_scored(stage) for of_way in stages.values() for stage in of_way):
             return 0
-        worlds = worlds_of(self.study, offline, (TWIN, *self.worlds))
+        worlds = worlds_of(offline, (TWIN, *self.worlds))
         for name, of_way in stages.items():
             method, before, learned = self.methods[name], offline, worlds.links(TWIN)
             for number, (world, stage) in enumerate(zip(self.worlds, of_way, strict=True)):

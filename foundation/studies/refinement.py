@@ -140,7 +140,7 @@ def refine_seed(study: Study, settings: Refinement, runs: Path, offline: Path, s
     folder, named = runs / study.name, settings.runs(seed)
     if all(finished(folder / run_id) and _scored(folder / run_id) for run_id in named):
         return 0
-    worlds = worlds_of(study, offline, (TWIN, TARGET))
+    worlds = worlds_of(offline, (TWIN, TARGET))
     commands = []
     for run_id, (name, count) in named.items():
         method, file = settings.methods[name], folder / f"{run_id}.links.json"
@@ -182,11 +182,11 @@ def to_use(folder: Path, offline: Path, named: Iterable[str]) -> str:
     return f"model to use: {checkpoint}, NMSE {held[best]:.2f} dB on held-out target links, {told}"
 
 
-def worlds_of(study: Study, offline: Path, names: tuple[str, ...]) -> Worlds:
-    """Open the worlds of a study, the twin with the training links of the offline model."""
+def worlds_of(offline: Path, names: tuple[str, ...]) -> Worlds:
+    """Open worlds, the twin with the training links of the offline model."""
     from foundation.studies.worlds import Worlds
 
-    return Worlds(offline, names, max(study.sizes) if study.sizes else None)
+    return Worlds(offline, names, read_summary(offline / "summary.json")["n_train"])
 
 
 def command(

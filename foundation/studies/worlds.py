@@ -30,16 +30,17 @@ class Worlds:
     Args:
         offline: Folder of the run of the offline model, trained on the twin.
         names: The worlds, by domain label `variant`; the twin first.
-        twin_links: Number of links of the twin that the offline model learned from; by default all.
+        twin_links: Number of links of the twin that the offline model learned from.
     """
 
-    def __init__(self, offline: Path, names: Sequence[str], twin_links: int | None = None) -> None:
+    def __init__(self, offline: Path, names: Sequence[str], twin_links: int) -> None:
         from foundation.cli import run
 
         sides = "{variant: [" + ", ".join(names) + "]}"
         args = ["validate", "--config", str(offline / "config.yaml"), "--ckpt_path", "best"]
         args += ["--data.train_on", sides, "--data.validate_on", sides, "--data.test_on", sides]
-        args += [] if twin_links is None else ["--data.num_labels", f"{{{names[0]}: {twin_links}}}"]
+        # the same draw as the pre-training's, whatever it reduced; links of the other worlds are all candidates
+        args += ["--data.num_labels", f"{{{names[0]}: {twin_links}}}"]
         commands = run([*args, "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"])
         self.model, self.data = commands.model, commands.datamodule
         self._names, self._offline = names, offline

@@ -35,7 +35,7 @@ def study(tmp_path_factory):
     source = json.dumps({"class_path": "MatchedUsers", "init_args": {"variants": variants}})
     args = ["--model", "CsiFeedback", "--model.autoencoder", NETWORK, "--data", "ChannelDataModule"]
     args += ["--data.source", source, "--data.bs.cols", "4", "--data.ofdm.num_subcarriers", "16"]
-    args += ["--data.split", "random", "--data.batch_size", "8", "--then_test", "true"]
+    args += ["--data.split", "random", "--data.batch_size", "8", "--data.num_labels", "20", "--then_test", "true"]
     args += ["--data.train_on", "{variant: twin}", "--data.validate_on", "{variant: twin}"]
     args += ["--data.test_on", "{variant: target}", "--trainer.accelerator", "cpu", "--trainer.max_epochs", "2"]
     args += ["--trainer.enable_model_summary", "false", "--trainer.enable_progress_bar", "false"]
@@ -78,11 +78,21 @@ def test_a_refinement_ends_with_its_pictures(whole):
     assert {"refine/replaces", "refine/held_nmse_db", "test/nmse_db", "test/pursuit_nmse_db"} <= scored.keys()
 
 
+def test_rehearsal_takes_the_links_of_the_twin_that_the_model_knows(whole):
+    counts = {}
+    for name in METHODS:
+        links = json.loads((whole / f"x/{name}-n6-s0.links.json").read_text())
+        counts[name] = {site: len(rows) for site, rows in links.items()}
+    assert counts == {"random": {"target_bs1_target": 6}, "mixed": {"target_bs1_target": 6, "target_bs1_twin": 20}}
+    kept = json.loads((whole / "x/correlation-s0.json").read_text())["random"]
+    assert len(kept) > 20, "of the target all links are candidates"
+
+
 #: where it stops one time after the other, the exit status then, and what there is of it
 STOPS = {
     "selection": (Worlds, "save", 2, None, {"random-n6-s0.links.json"}),
-    # after two epochs of one step, in the second of the 11 steps of the second refinement
-    "refinement": (CsiFeedback, "training_step", 2 + 13, 130, {"random-n6-s0", "mixed-n6-s0"}),
+    # after two epochs of one step, in the second epoch of 5 steps of the second refinement
+    "refinement": (CsiFeedback, "training_step", 2 + 7, 130, {"random-n6-s0", "mixed-n6-s0"}),
     "scores": (refinement, "add_metrics", 3, None, {"random-n6-s0", "mixed-n6-s0", "correlation-s0.json"}),
 }
 

@@ -42,7 +42,7 @@ def study(**changes):
 class Worlds:
     """Errors of models by name and world: the naive one got worse, the mixed one better."""
 
-    def __init__(self, study, offline, names):
+    def __init__(self, offline, names):
         self.names = names
 
     def links(self, world):
