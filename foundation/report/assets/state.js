@@ -34,7 +34,8 @@ const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.
 function spread(values) {
   if (values.length < 2) return 0;
   const middle = mean(values);
-  return Math.sqrt(values.reduce((sum, value) => sum + (value - middle) ** 2, 0) / (values.length - 1));
+  const deviation = Math.sqrt(values.reduce((sum, value) => sum + (value - middle) ** 2, 0) / (values.length - 1));
+  return deviation > 1e-12 * Math.abs(middle) ? deviation : 0; // equal values differ from their mean by rounding
 }
 
 function number(value) {

@@ -117,6 +117,10 @@ def test_runs_are_filtered_selected_and_compared(opened):
     assert len(values) == 12
     assert values == sorted(values)
 
+    assert page.evaluate("[spread([3.01, 3.01, 3.01, 3.0100000000000002]), spread([1, 3])]") == [
+        0,
+        pytest.approx(2**0.5),
+    ]
     page.uncheck("#grouped")
     assert rows.count() == 50
     page.check("[aria-label='Select v00-s0']")
