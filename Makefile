@@ -51,7 +51,7 @@ lint: $(READY) ## check style
 types: $(READY) ## check types
 	$(BIN)/mypy --no-error-summary
 
-format: $(READY) ## rewrite the code in the one style
+format: $(READY) ## format the code
 	$(BIN)/ruff check --fix --quiet
 	$(BIN)/ruff format --quiet
 
@@ -67,7 +67,7 @@ pretrain: $(READY) ## pre-train MODEL= [DATA=experiments/data/x.yaml ARGS=]
 
 # Without CKPT, the newest finished pre-training of MODEL is adapted; there is one made first if there is none.
 finetune: $(READY) ## adapt to TASK= [MODEL= MODE=finetune|probe|scratch|control CKPT= DATA= ARGS=]
-	@test -n "$(TASK)" || { echo "error: say which task, such as make finetune TASK=beam" >&2; exit 2; }
+	@test -n "$(TASK)" || { echo "error: TASK is missing: give one, such as make finetune TASK=beam" >&2; exit 2; }
 	@test -f experiments/finetune/$(TASK).yaml || { echo "error: no experiments/finetune/$(TASK).yaml; tasks:" \
 		"$(patsubst experiments/finetune/%.yaml,%,$(wildcard experiments/finetune/*.yaml))" >&2; exit 2; }
 	@case "$(MODE)" in probe|finetune) file=experiments/$(MODEL).yaml;; *) file=experiments/encoders/$(MODEL).yaml; esac; \
@@ -97,7 +97,7 @@ results: $(READY) ## collect studies into experiments/results.csv and RESULTS.md
 	$(BIN)/python -m foundation.studies.results $(STUDY)
 
 tune: $(READY) ## search the settings of EXPERIMENT=, a YAML in experiments/tune/, until there are TRIALS= runs [ARGS=]
-	@test -f "experiments/tune/$(EXPERIMENT).yaml" || { echo "error: say which search, such as make tune EXPERIMENT=beam;" \
+	@test -f "experiments/tune/$(EXPERIMENT).yaml" || { echo "error: EXPERIMENT is missing or unknown: give one, such as make tune EXPERIMENT=beam;" \
 		"there are: $(patsubst experiments/tune/%.yaml,%,$(wildcard experiments/tune/*.yaml))" >&2; exit 2; }
 	$(BIN)/python -m foundation.tuning.tune experiments/tune/$(EXPERIMENT).yaml --trials $(TRIALS) $(ARGS)
 

@@ -52,9 +52,9 @@ def test_a_checkpoint_may_have_spaces(make):
         (("finetune", "TASK=beam", "MODEL=foo"), "no experiments/foo.yaml for MODEL=foo and MODE=finetune; models:"),
         (("finetune", "TASK=beam", "MODEL=foo", "MODE=control"), "no experiments/encoders/foo.yaml"),
         (("finetune", "TASK=foo"), "no experiments/finetune/foo.yaml; tasks: "),
-        (("finetune",), "say which task"),
-        (("tune",), "say which search, such as make tune EXPERIMENT=beam; there are:"),
-        (("tune", "EXPERIMENT=foo"), "say which search"),
+        (("finetune",), "TASK is missing"),
+        (("tune",), "EXPERIMENT is missing or unknown: give one, such as make tune EXPERIMENT=beam; there are:"),
+        (("tune", "EXPERIMENT=foo"), "EXPERIMENT is missing or unknown"),
     ],
 )
 def test_bad_names_are_one_error(make, args, said):

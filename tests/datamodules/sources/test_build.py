@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from datamodules.__main__ import read_sources
 from datamodules.errors import InputError
 from datamodules.sources.base import Recipe, Source
 from datamodules.sources.build import build
@@ -83,8 +84,8 @@ def test_failures_stop_nobody_and_are_told(toy):
     source = toy(wrong="bd")
     assert build(source, workers=2) == {"b_bs0": "b cannot be made", "d_bs0": "d cannot be made"}
     assert made(source) == [f"{name}_bs{station}" for name in "acef" for station in (0, 1)]
-    source.wrong = ()
-    assert build(source, workers=1) == {}
+    for names in ("abcef", "abcdef"):  # a single missing recipe is made in this process
+        assert build(Toy(list(names), source.cache, source.log)) == {}
     assert len(made(source)) == 12
 
 
@@ -108,7 +109,7 @@ def test_sources_are_joined_and_one_recipe_stays_in_this_process(toy, tmp_path):
 @pytest.mark.parametrize("sites", [0, 1, 2])
 def test_what_a_killed_run_left_is_removed_and_no_site_is_made_again(toy, sites):
     source = toy()
-    assert build(source, workers=1) == {}
+    source.sites()
     source.log.write_text("")
     recipe = source.recipes()[2]
     for folder in recipe.folders(source.cache)[sites:]:
@@ -248,7 +249,7 @@ def write_config(folder, class_path, **arguments):
 @requires_sionna
 def test_killed_while_tracing_it_goes_on_to_the_same_bytes(tmp_path):
     config = write_config(
-        tmp_path, "datamodules.sources.raytracing.areas.Areas", cities=[str(write_town(tmp_path))], areas_per_city=6,
+        tmp_path, "datamodules.sources.raytracing.areas.Areas", cities=[str(write_town(tmp_path))], areas_per_city=4,
         size=[60, 90], base_stations=2, users=12, samples=4000,
     )  # fmt: skip
     cache = tmp_path / "killed"
@@ -259,12 +260,12 @@ def test_killed_while_tracing_it_goes_on_to_the_same_bytes(tmp_path):
     process.kill()
     process.communicate()
     workers_end = time.monotonic() + 20
-    while _at_work(cache) and time.monotonic() < workers_end:
+    while _is_in_use(cache) and time.monotonic() < workers_end:
         time.sleep(0.1)
-    assert not _at_work(cache)
+    assert not _is_in_use(cache)
     finished = content(cache)
     areas = {name[:9] for name in finished}
-    assert 1 <= len(areas) < 6
+    assert 1 <= len(areas) < 4
 
     stamps = {name: (cache / name).stat().st_mtime_ns for name in finished}
     assert make(config, cache, "--workers", "1").wait() == 0
@@ -272,13 +273,15 @@ def test_killed_while_tracing_it_goes_on_to_the_same_bytes(tmp_path):
     assert not list(cache.glob(".*.partial"))
 
     whole = tmp_path / "whole"
-    assert make(config, whole, "--workers", "1").wait() == 0
+    [source] = read_sources([config])
+    source.cache = whole
+    source.sites()
     assert content(whole) == content(cache)
-    assert len(content(whole)) == 6 * 2 * 2
+    assert len(content(whole)) == 4 * 2 * 2
 
 
-def _at_work(cache):
-    """Say whether a process has a file of the cache open, say a lock."""
+def _is_in_use(cache):
+    """Return whether a process has a file of the cache open, such as a lock."""
     for link in Path("/proc").glob("[0-9]*/fd/*"):
         try:
             if os.readlink(link).startswith(str(cache)):

@@ -81,30 +81,40 @@ def gradients(loss: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in loss.named_parameters() if p.grad is not None}
 
 
-def rank_main(rank: int, port: int, out: str, kind: type) -> None:
+KINDS = (Loss, TwoTowers)
+
+
+def rank_main(rank: int, port: int, out: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    results = []
-    for dtype in BOUNDS:
-        wrapped = DistributedDataParallel(kind(dtype), find_unused_parameters=True)
-        value = wrapped(batch(dtype).chunk(2)[rank])
-        value.backward()
-        mean = value.detach().clone()
-        dist.all_reduce(mean)
-        results.append({"loss": mean / 2, "gradients": gradients(wrapped.module)})
+    results: dict[str, list[dict[str, object]]] = {kind.__name__: [] for kind in KINDS}
+    for kind in KINDS:
+        for dtype in BOUNDS:
+            wrapped = DistributedDataParallel(kind(dtype), find_unused_parameters=True)
+            value = wrapped(batch(dtype).chunk(2)[rank])
+            value.backward()
+            mean = value.detach().clone()
+            dist.all_reduce(mean)
+            results[kind.__name__].append({"loss": mean / 2, "gradients": gradients(wrapped.module)})
     if rank == 0:
         torch.save(results, out)
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("kind", [Loss, TwoTowers])
-def test_two_ranks_equal_one_process(kind, tmp_path):
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    """Losses and gradients of two processes, by kind."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    out = str(tmp_path / "rank0.pt")
-    mp.spawn(rank_main, (port, out, kind), nprocs=2)
-    for (dtype, bound), two in zip(BOUNDS.items(), torch.load(out, weights_only=True), strict=True):
+    out = str(tmp_path_factory.mktemp("ddp") / "rank0.pt")
+    mp.spawn(rank_main, (port, out), nprocs=2)
+    return torch.load(out, weights_only=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_ranks_equal_one_process(kind, two_ranks):
+    for (dtype, bound), two in zip(BOUNDS.items(), two_ranks[kind.__name__], strict=True):
         one = kind(dtype)
         value = one(batch(dtype))
         value.backward()
