@@ -169,14 +169,14 @@ class Prediction(Head):
     def figures(self, prediction: Tensor, batch: dict[str, Tensor]) -> dict[str, Figure]:
         """Draw the distribution of the NMSE over links, and the prediction of the median link at the last horizon."""
         target = next_channel(batch)
-        heard = _nonzero_power(target)
+        nonzero = _nonzero_power(target)
         error = prediction_error(prediction, batch).mean(1)
         if not len(error):
             return {}
         middle = int(error.argsort()[len(error) // 2])
         level = _error_db(error)
         title = f"Median link: NMSE {float(level[middle]):.1f} dB"
-        truth, guess = (csi[heard][middle, -1].flatten(0, 1) for csi in (target, prediction))
+        truth, guess = (csi[nonzero][middle, -1].flatten(0, 1) for csi in (target, prediction))
         return {
             "nmse_cdf": cdf_figure(level, "Channel prediction", "NMSE of a link", "dB"),
             "prediction": channel_figure(truth, guess, title),
@@ -227,9 +227,9 @@ def prediction_error(prediction: Tensor, batch: dict[str, Tensor], antennas: boo
             f"the head predicts {tuple(prediction.shape[1:])}, but the data hold {tuple(target.shape[1:])}: "
             "set horizons"
         )
-    heard = _nonzero_power(target)
-    error = torch.view_as_real(prediction[heard] - target[heard]).square().sum((4, 5))
-    level = target[heard].abs().square().sum(4)
+    nonzero = _nonzero_power(target)
+    error = torch.view_as_real(prediction[nonzero] - target[nonzero]).square().sum((4, 5))
+    level = target[nonzero].abs().square().sum(4)
     if antennas:
         return torch.where(level > 0, error / level, torch.nan).nanmean((2, 3))
     return error.sum((2, 3)) / level.sum((2, 3))

@@ -132,24 +132,24 @@ class PredictionControls(Callback):
         self._facts.append({key: value.float() for key, value in facts.items()})
         if not len(clean):
             return
-        guesses = {name: made.predict(batch["csi"]) for name, made in self._predictors.items()}
-        for name, guess in guesses.items():
-            self._score(name, guess, batch)
+        predictions = {name: made.predict(batch["csi"]) for name, made in self._predictors.items()}
+        for name, prediction in predictions.items():
+            self._score(name, prediction, batch)
         for name in _CHOOSING:
-            self._choose(f"{name}_", guesses[name], target)
+            self._choose(f"{name}_", predictions[name], target)
         if "limit" in self._errors and velocity is not None:
             rays, mount = rays_of(data.sides["test"].sites, batch), data._make._mount(batch["site"])
             known = (rays, data.bs, data.ue, data.ofdm, velocity, times, 1.0, noise, mount)
             self._score("limit", limit(batch["csi"], *known)[:, : self.horizons], batch)
 
-    def _score(self, name: str, guess: Tensor, batch: dict[str, Any]) -> None:
+    def _score(self, name: str, prediction: Tensor, batch: dict[str, Any]) -> None:
         for error in self._errors[name].values():
-            error.update(guess, batch)
+            error.update(prediction, batch)
 
-    def _choose(self, name: str, guess: Tensor, target: Tensor) -> None:
+    def _choose(self, name: str, prediction: Tensor, target: Tensor) -> None:
         """Choose beams by the last of the predicted channels (B, H, R, T, K)."""
         for metric in ("beam_top1", "rate_loss"):
-            self._beams[f"{name}{metric}"].update(guess[:, -1], target)
+            self._beams[f"{name}{metric}"].update(prediction[:, -1], target)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the scores of all processes."""

@@ -99,7 +99,7 @@ def test_a_process_that_dies_takes_only_its_own_recipe_along(toy):
 
 def test_sources_are_joined_and_one_recipe_stays_in_this_process(toy, tmp_path):
     other = Toy(["z"], tmp_path / "other", tmp_path / "log")
-    assert build([other, toy()], workers=2) == {}
+    assert build([other, toy()], workers=1) == {}
     assert len(made(other)) == 2
     single = Toy(["y"], tmp_path / "other", tmp_path / "log")
     assert build(single) == {}
