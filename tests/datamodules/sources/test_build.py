@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from datamodules.__main__ import read_sources
+from datamodules.__main__ import main, read_sources
 from datamodules.errors import InputError
 from datamodules.sources.base import Recipe, Source
 from datamodules.sources.build import build
@@ -247,7 +247,7 @@ def write_config(folder, class_path, **arguments):
 
 
 @requires_sionna
-def test_killed_while_tracing_it_goes_on_to_the_same_bytes(tmp_path):
+def test_killed_while_tracing_it_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
     config = write_config(
         tmp_path, "datamodules.sources.raytracing.areas.Areas", cities=[str(write_town(tmp_path))], areas_per_city=4,
         size=[60, 90], base_stations=2, users=12, samples=4000,
@@ -268,7 +268,8 @@ def test_killed_while_tracing_it_goes_on_to_the_same_bytes(tmp_path):
     assert 1 <= len(areas) < 4
 
     stamps = {name: (cache / name).stat().st_mtime_ns for name in finished}
-    assert make(config, cache, "--workers", "1").wait() == 0
+    monkeypatch.setenv("CSI_CACHE", str(cache))
+    assert main(["make", "--config", str(config), "--workers", "1"]) == 0
     assert stamps == {name: (cache / name).stat().st_mtime_ns for name in finished}
     assert not list(cache.glob(".*.partial"))
 
@@ -305,7 +306,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_full_disk_leaves_no_half_site(small_disk, tmp_path):
+def test_full_disk_leaves_no_half_site(small_disk, tmp_path, monkeypatch):
     write_scenario(tmp_path, "street", num_users=3000, seed=0)
     config = write_config(tmp_path, "DeepMIMO", scenario="street", root=str(tmp_path), download=False)
     process = make(config, small_disk / "sites", "--workers", "2")
@@ -317,5 +318,6 @@ def test_full_disk_leaves_no_half_site(small_disk, tmp_path):
     assert len(list(small_disk.glob("sites/*/site.json"))) == 2 - len(errors)
 
     subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
-    assert make(config, small_disk / "sites").wait() == 0
+    monkeypatch.setenv("CSI_CACHE", str(small_disk / "sites"))
+    assert main(["make", "--config", str(config), "--workers", "1"]) == 0
     assert len(list(small_disk.glob("sites/*/site.json"))) == 2
