@@ -50,13 +50,17 @@ def curves(rows: Sequence[Row]) -> dict[str, dict[int, list[float]]]:
     """
     found: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        named = _CURVE.fullmatch(row.variant)
-        if row.metric == "nmse_db" and (named or row.variant in _WORLDS):
-            name = named["name"] if named else row.variant
-            count = row.n_train if name in _WORLDS or named is None else int(named["count"])
+        if row.metric == "nmse_db" and (name := _curve(row)):
+            count = row.n_train if name in _WORLDS else int(row.variant.rpartition("-n")[2])
             found[name][count].append(row.value)
     order = [*_NAMES, *found]
     return {name: dict(found[name]) for name in sorted(found, key=order.index)}
+
+
+def _curve(row: Row) -> str:
+    """Return the name of the curve of a run; empty for a run that is on none, such as one tested in another world."""
+    named = _CURVE.fullmatch(row.variant)
+    return named["name"] if named else row.variant if row.variant in _WORLDS else ""
 
 
 def figure4(rows: Sequence[Row], theirs: Mapping[str, Sequence[float]]) -> Figure:
@@ -74,7 +78,7 @@ def figure4(rows: Sequence[Row], theirs: Mapping[str, Sequence[float]]) -> Figur
     figure = Figure(figsize=(7.5, 6.0), layout="constrained", dpi=120)
     axes = figure.subplots()
     for key, name in (("pursuit_nmse_db", "matching pursuit, as many numbers"), ("chance_nmse_db", "chance")):
-        if level := [row.value for row in rows if row.metric == key]:
+        if level := [row.value for row in rows if row.metric == key and _curve(row)]:
             axes.axhline(float(np.mean(level)), color="0.6", linewidth=0.8, linestyle="-.")
             place = (0.995, float(np.mean(level)))
             axes.annotate(name, place, xycoords=axes.get_yaxis_transform(), ha="right", va="bottom", fontsize="x-small")

@@ -1,6 +1,7 @@
 """The three phases of a refinement and what comes after: what is run, which model is kept, and what is shown."""
 
 import contextlib
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -252,7 +253,9 @@ def test_a_study_that_refines_nothing_is_refused(changes, tmp_path):
 def test_figures_draw_ours_over_the_authors(ran, tmp_path):
     given = study(seeds=[0, 1], sizes=[20])
     refine(given, tmp_path)
-    figure = figure4(collect(tmp_path, given), {"samples": [10, 40], "target": [1.8, -1.4]})
+    rows = collect(tmp_path, given)
+    rows.append(dataclasses.replace(rows[0], variant="naive-to-station", metric="pursuit_nmse_db", value=0.0))
+    figure = figure4(rows, {"samples": [10, 40], "target": [1.8, -1.4]})
     [axes] = figure.axes
     drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
     assert drawn["target [authors]"] == [[10, 1.8], [40, -1.4]]
