@@ -5,7 +5,7 @@ READY := .venv/.ready
 # What the commands below work on; each can be given on the command line of make.
 MODEL ?= csiclip
 TASK ?=
-# next CSI is predicted by a frozen encoder and few labels, unless said otherwise
+# the task `prediction` is by default for a frozen encoder and few labels (ConTwin phase II)
 MODE ?= $(if $(filter prediction,$(TASK)),probe,finetune)
 CKPT ?=
 DATA ?=
@@ -60,7 +60,7 @@ data: $(READY) ## make the sites of DATA=experiments/data/x.yaml ahead of time [
 
 bench: $(READY) ## measure speed and memory beside peers
 	OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} GOMP_SPINCOUNT=$${GOMP_SPINCOUNT:-3000} \
-		$(BIN)/python -m foundation.evaluation.bench # as the program has it
+		$(BIN)/python -m foundation.evaluation.bench # the defaults of `lightning`
 
 pretrain: $(READY) ## pre-train MODEL= [DATA=experiments/data/x.yaml ARGS=]
 	$(BIN)/lightning fit --config experiments/$(MODEL).yaml $(CONFIG) $(ARGS)
@@ -90,10 +90,10 @@ finetune: $(READY) ## adapt to TASK= [MODEL= MODE=finetune|probe|scratch|control
 study: $(READY) ## run STUDY=, the name of a YAML below experiments/studies/, and print its table
 	$(BIN)/python -m foundation.studies.run "$(STUDY)"
 
-refine: $(READY) ## train on a digital twin, choose links of the real world, refine, keep what is better
+refine: $(READY) ## train on a digital twin, choose links of the real world, refine, keep what is better [ARGS=]
 	$(BIN)/python -m foundation.studies.run refine $(ARGS)
 
-results: $(READY) ## collect studies into experiments/results.csv and RESULTS.md: STUDY="demo views"
+results: $(READY) ## collect STUDY="demo views" into experiments/results.csv, and rebuild RESULTS.md
 	$(BIN)/python -m foundation.studies.results $(STUDY)
 
 tune: $(READY) ## search the settings of EXPERIMENT=, a YAML in experiments/tune/, until there are TRIALS= runs [ARGS=]

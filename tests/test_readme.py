@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 
 import datamodules.__main__
 import foundation.cli
+from foundation.studies.study import studies
 from tests.data.deepmimo.data import write_scenario
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +64,17 @@ def test_figures_of_the_readme_are_those_of_the_results():
     assert figures
     results = (ROOT / "RESULTS.md").read_text()
     assert [figure for figure in figures if figure not in results] == []
+
+
+def test_results_describe_studies_as_their_files_do():
+    results = (ROOT / "RESULTS.md").read_text()
+    shown = [
+        file for file in studies(ROOT / "experiments/studies") if re.search(f"STUDY={file.stem}`(: | and )", results)
+    ]
+    assert len(shown) > 15
+    for file in shown:
+        header = takewhile(lambda line: not line.startswith("# Run:"), file.read_text().splitlines())
+        assert "\n".join(line.removeprefix("#").strip() for line in header) in results, file
 
 
 @pytest.mark.parametrize("page", [*TEXT, "CONTRIBUTING.md"])
