@@ -286,5 +286,8 @@ def _restore(work: Path, index: int, num_stations: int) -> list[Paths] | None:
     tensors = restore_chunk(work, index)
     if tensors is None:
         return None
-    fields = [field.name for field in dataclasses.fields(Paths)]
-    return [Paths.from_dict({name: tensors[f"{i}.{name}"] for name in fields}) for i in range(num_stations)]
+    parts: list[dict[str, torch.Tensor]] = [{} for _ in range(num_stations)]
+    for key, value in tensors.items():
+        station, name = key.split(".")
+        parts[int(station)][name] = value
+    return [Paths.from_dict(part) for part in parts]
