@@ -19,6 +19,7 @@ from .nets.resnet import ResNet
 from .nets.swin_autoencoder import SwinAutoencoder
 from .nets.swincfnet import SwinCFNet
 from .nets.transformer import ChannelTransformer
+from .nets.unet1d import Calibrator
 from .runtime.probe import CollapseAlarm, OnlineProbe
 from .task import FoundationTask
 
@@ -26,6 +27,7 @@ __all__ = [
     "CSICLIP",
     "CNNTransformer",
     "CSINetPlus",
+    "Calibrator",
     "ChannelTransformer",
     "ClassicalPredictor",
     "CollapseAlarm",

@@ -67,11 +67,19 @@ class Encoder(nn.Module, HyperparametersMixin, ABC):
             return super().__call__(*(value.new_zeros(1, *value.shape[1:]) for value in inputs), **named)[:0]
         return super().__call__(*inputs, **named)
 
-    def save_hyperparameters(self, *args: Any, frame: FrameType | None = None, **kwargs: Any) -> None:
-        """Record the constructor arguments."""
-        frame = frame or inspect.currentframe().f_back  # type: ignore[union-attr]
-        # in an empty context: within a model that the command line builds, Lightning would record the model's arguments
-        Context().run(super().save_hyperparameters, *args, frame=frame, **kwargs)
+    def save_hyperparameters(self, *, frame: FrameType | None = None) -> None:  # type: ignore[override]
+        """Record the constructor arguments of the class that is built, from which a checkpoint builds it again.
+
+        Lightning would add those of its base classes, and of a model whose constructor, or the command line, builds it.
+        """
+        frame = inspect.currentframe().f_back if frame is None else frame  # type: ignore[union-attr]
+        settings: dict[str, Any] = {}
+        while frame is not None and frame.f_code.co_name == "__init__" and frame.f_locals.get("self") is self:
+            names, _, rest, values = inspect.getargvalues(frame)
+            settings = {name: values[name] for name in names if name != "self"} | (values[rest] if rest else {})
+            frame = frame.f_back
+        # in an empty context, since the command line hands arguments of the model to Lightning by the context
+        Context().run(super().save_hyperparameters, settings)
 
     @property
     def reads_past(self) -> bool:

@@ -38,7 +38,9 @@ def embed(
     check_whole("embed", batch_size=batch_size)
     encoder = load_encoder(checkpoint, tower=part)
     if encoder.input_keys != ("csi",):
-        raise InputError(f"the encoder {part or ''} reads {', '.join(encoder.input_keys)}, not csi: name another part")
+        raise InputError(
+            f"the {part or 'encoder'} reads {', '.join(encoder.input_keys)}, not csi alone: name another part"
+        )
     array = np.asarray(csi)
     axes = encoder.input_axes["csi"].replace("B", "U")
     if array.dtype.kind != "c" or array.ndim != len(axes.split()):

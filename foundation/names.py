@@ -25,8 +25,18 @@ def current_path(path: str) -> str:
 
 
 def current_weights(weights: dict[str, Any]) -> dict[str, Any]:
-    """Return weights of a checkpoint under current names: `anchors` of `Positioning` were `places`."""
+    """Return weights of a checkpoint under current names.
+
+    `anchors` of `Positioning` were `places`; the positions' scale and the U-Net of `TwinCalibration` were not in its
+    calibrator.
+    """
+    if "position_mean" in weights:
+        weights = {re.sub(r"^(?=position_)|^net\.", _into_calibrator, key): value for key, value in weights.items()}
     return {re.sub(r"(^|\.)places$", r"\1anchors", key): value for key, value in weights.items()}
+
+
+def _into_calibrator(found: re.Match[str]) -> str:
+    return "net.unet." if found[0] else "net."
 
 
 def current_paths(settings: Any) -> Any:

@@ -117,6 +117,12 @@ def _matmul(one: Any, other: Any) -> Pair:
     return _join(a @ c - b @ d, a @ d + b @ c)
 
 
+def _einsum(equation: str, one: Pair, other: Pair) -> Pair:
+    (a, b), (c, d) = _split(one), _split(other)
+    real = torch.einsum(equation, a, c) - torch.einsum(equation, b, d)
+    return _join(real, torch.einsum(equation, a, d) + torch.einsum(equation, b, c))
+
+
 def _magnitude(value: Pair) -> Tensor:
     return value.parts.square().sum(-1).sqrt()
 
@@ -195,6 +201,7 @@ _RULES: dict[str, Callable[..., Any]] = {
     "truediv": _over,
     "div": _over,
     "matmul": _matmul,
+    "einsum": _einsum,
     "mT": lambda value: Pair(value.parts.transpose(-2, -3)),
     "where": _where,
     "reshape": _reshape,
@@ -209,6 +216,7 @@ _RULES: dict[str, Callable[..., Any]] = {
     "linalg_vector_norm": _vector_norm,
     "ones_like": _ones_like,
     "contiguous": lambda value: value,
+    "to": lambda value, other: value,
     "fft_fft": _fft,
     "fft_ifft": _ifft,
 }

@@ -29,7 +29,7 @@ from foundation.baselines.calibration import nearest_mean
 from foundation.link_metrics import LinkMean, LinkQuantile
 from foundation.models.calibration_scores import SCORES, SHOWN, SWEEP, metrics_of_test
 from foundation.models.csifeedback import sum_of
-from foundation.nets.unet1d import UNet1d
+from foundation.nets.unet1d import Calibrator
 from foundation.optim.schedules import Schedule
 from foundation.runtime.figures import Sample, caption, log_figures
 from foundation.task import FoundationTask, StartFrom, link_identity
@@ -72,11 +72,8 @@ class TwinCalibration(FoundationTask):
 
     monitor = "val/cosine"
     monitor_mode: Literal["min", "max"] = "max"
-    towers: ClassVar[dict[str, str]] = {}
-    parts: ClassVar[dict[str, str]] = {"calibrator": "net"}
+    towers: ClassVar[dict[str, str]] = {"calibrator": "net"}
 
-    position_mean: Tensor
-    position_std: Tensor
     codebook: Tensor
 
     def __init__(
@@ -99,13 +96,11 @@ class TwinCalibration(FoundationTask):
         if not 1 <= codewords <= antennas:
             raise InputError(f"codewords must be 1 to {antennas}, the antennas, got {codewords}")
         self.variants = list(variants)
-        self.net = UNet1d(antennas)
-        self.codewords, self.labels, self.reads, self.snr_db = codewords, labels, reads, snr_db
+        self.net = Calibrator(antennas, reads)
+        self.codewords, self.labels, self.snr_db = codewords, labels, snr_db
         self.start_from = start_from
         self.lr, self.weight_decay, self.schedule = lr, weight_decay, schedule
         self.register_buffer("codebook", dft_codebook(Array(1, antennas)), persistent=False)
-        self.register_buffer("position_mean", torch.zeros(3))
-        self.register_buffer("position_std", torch.ones(3))
         self.val_metrics = nn.ModuleDict({"loss": LinkMean(), "cosine": LinkMean()})
         self.test_metrics = metrics_of_test()
         self._known: tuple[Tensor, Tensor] | None = None
@@ -128,9 +123,9 @@ class TwinCalibration(FoundationTask):
     def prepare_from(self, datamodule: Any) -> None:
         """Set mean and standard deviation of the positions from the train side."""
         statistics = datamodule.statistics()
-        self.position_mean.copy_(statistics["position_mean"])
+        self.net.position_mean.copy_(statistics["position_mean"])
         # the height is constant when all users are at ground level
-        self.position_std.copy_(statistics["position_std"].clamp_min(1.0))
+        self.net.position_std.copy_(statistics["position_std"].clamp_min(1.0))
 
     def forward(self, low: Tensor, position: Tensor) -> Tensor:
         """Return refined DFT weights (eq 6, 7).
@@ -142,14 +137,7 @@ class TwinCalibration(FoundationTask):
         Returns:
             Shape (B, T), with a sum of 1.
         """
-        weights = normalized_weights(dft_weights(low, self.codebook)) * len(self.codebook)  # of mean 1
-        normalized = (position - self.position_mean) / self.position_std
-        if self.reads == "twin":
-            normalized = torch.zeros_like(normalized)
-        elif self.reads == "position":
-            weights = torch.zeros_like(weights)
-        refined: Tensor = self.net(normalized, weights)
-        return refined
+        return self.net.refine(low, position)
 
     def links(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Return the links of a batch with nonzero power in the high-fidelity variant.

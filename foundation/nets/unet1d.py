@@ -1,11 +1,16 @@
-"""1-D U-Net for the calibration of the DFT weights of a digital twin."""
+"""Calibration of the DFT weights of a digital twin by a 1-D U-Net."""
 
 from __future__ import annotations
+
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from datamodules.channel.arrays import Array
+from datamodules.channel.codebook import dft_codebook, dft_weights, normalized_weights
 from datamodules.errors import InputError
+from foundation.encoder import Encoder
 
 
 class UNet1d(nn.Module):
@@ -61,6 +66,60 @@ class UNet1d(nn.Module):
         for up, merge in zip(self.up, self.merge, strict=True):
             values = merge(torch.cat([skips.pop(), up(values)], dim=1))
         refined: Tensor = self.out(values).squeeze(1).softmax(-1)
+        return refined
+
+
+class Calibrator(Encoder):
+    """Refines the DFT weights of a low-fidelity channel by the position of the user (twin calibration eq 6, 7).
+
+    Args:
+        antennas: Antennas T of the linear array, and DFT codewords; a multiple of 8.
+        reads: Inputs of the network; the other input is set to zero.
+
+    Raises:
+        InputError: The antennas are no multiple of 8.
+    """
+
+    input_keys: ClassVar[tuple[str, ...]] = ("csi", "position", "bs_position")
+    position_mean: Tensor
+    position_std: Tensor
+    codebook: Tensor
+
+    def __init__(self, antennas: int = 32, reads: Literal["both", "twin", "position"] = "both") -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.num_features, self.reads = antennas, reads
+        self.unet = UNet1d(antennas)
+        # in real numbers, for runtimes without complex ones
+        self.register_buffer("codebook", torch.view_as_real(dft_codebook(Array(1, antennas))), persistent=False)
+        self.register_buffer("position_mean", torch.zeros(3))
+        self.register_buffer("position_std", torch.ones(3))
+
+    def forward(self, csi: Tensor, position: Tensor, bs_position: Tensor) -> Tensor:
+        """Return refined DFT weights (B, T), with a sum of 1.
+
+        Args:
+            csi: Channels of the low-fidelity twin, shape (B, R, T, K).
+            position: User positions [m], shape (B, 3).
+            bs_position: Positions of the base stations [m], shape (B, 3).
+
+        Raises:
+            InputError: The channels have another number of transmit antennas.
+        """
+        if csi.shape[2] != self.num_features:
+            raise InputError(f"Calibrator was made for {self.num_features} transmit antennas T, got {csi.shape[2]}")
+        return self.refine(csi, position - bs_position)
+
+    def refine(self, low: Tensor, offset: Tensor) -> Tensor:
+        """Return refined DFT weights (B, T) of channels (B, R, T, K) and positions relative to the base station."""
+        codebook = torch.view_as_complex(self.codebook)
+        weights = normalized_weights(dft_weights(low, codebook)) * self.num_features  # of mean 1
+        normalized = (offset - self.position_mean) / self.position_std
+        if self.reads == "twin":
+            normalized = torch.zeros_like(normalized)
+        elif self.reads == "position":
+            weights = torch.zeros_like(weights)
+        refined: Tensor = self.unet(normalized, weights)
         return refined
 
 

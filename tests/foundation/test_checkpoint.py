@@ -31,6 +31,27 @@ def test_encoder_comes_back_with_weights_and_statistics(checkpoint):
         assert torch.equal(encoder.net.state_dict()[name], value)
 
 
+class HalfEncoder(TinyEncoder):
+    def __init__(self, twice: int = 8) -> None:
+        super().__init__(twice // 2)
+
+
+class Builder(FineTune):
+    """Builds its encoder itself, of an argument that encoders have as well."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(lambda n: LOS(n), HalfEncoder(2 * width), mode="scratch")
+
+
+def test_an_encoder_is_described_by_its_own_arguments(tmp_path):
+    model = Builder(4)
+    content = {"state_dict": model.state_dict(), "hyper_parameters": {}}
+    model.on_save_checkpoint(content)
+    assert content["parts"]["encoder"]["init_args"] == {"twice": 8}
+    torch.save(content, tmp_path / "x.ckpt")
+    assert load_encoder(tmp_path / "x.ckpt").num_features == 4
+
+
 def test_an_encoder_comes_back_in_eval_mode(tmp_path):
     model = CSICLIP(ResNet("resnet18", width=0.25), TinyEncoder())
     content = {"state_dict": model.state_dict(), "hyper_parameters": {}}

@@ -3,6 +3,7 @@
 import torch
 
 from foundation import (
+    Calibrator,
     ChannelTransformer,
     CNNTransformer,
     CsiNet,
@@ -40,6 +41,7 @@ CASES = {
         geometry_tokens=2, frequencies=3, corridor=8, echoes=8, shared_layers=1, **SMALL
     ),
     "position": lambda: PositionFeatures(16),
+    "calibrator": lambda: Calibrator(8),
     "los": lambda: LOS(16),
     "beam": lambda: Beam(16),
     "positioning": lambda: Positioning(16, anchors=5),
@@ -51,6 +53,8 @@ DATA = {
     "csi": [2, 4, 16], "snapshots": 4, "power_db": [-100.0, 10.0], "snr_db": [0.0, 20.0], "doppler": None,
     "sources": ["DeepMIMO"], "cities": ["newyork"],
 }  # fmt: skip
+#: those of encoders that require another size
+DATA_OF = {"calibrator": DATA | {"csi": [2, 8, 16]}}
 
 
 def case(name):

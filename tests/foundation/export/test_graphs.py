@@ -7,7 +7,7 @@ from foundation import ClassicalPredictor
 from foundation.export.graphs import _computed, _drawn, _OfReals, graphs_of, write_graph
 from foundation.export.real_pairs import Pair, RealPairs
 from heads import Prediction
-from tests.foundation.export.cases import CASES, DATA, case
+from tests.foundation.export.cases import CASES, DATA, DATA_OF, case
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -15,7 +15,7 @@ pytest.importorskip("onnxscript")
 
 @pytest.mark.parametrize("name", CASES)
 def test_real_pairs_compute_what_complex_numbers_do(name):
-    for graph in graphs_of(name, case(name), DATA):
+    for graph in graphs_of(name, case(name), DATA_OF.get(name, DATA)):
         values = _drawn(graph, 3)
         with torch.no_grad():
             wanted, given = _computed(graph, values), _OfReals(graph)(*values)
@@ -70,7 +70,7 @@ def test_csi_of_unknown_size_is_one_line():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_onnx_runtime_gives_what_torch_gives(name, tmp_path):
-    for graph in graphs_of(name, case(name), DATA):
+    for graph in graphs_of(name, case(name), DATA_OF.get(name, DATA)):
         error = write_graph(graph, tmp_path / f"{graph.name}.onnx")
         print(graph.name, f"{error:.1e}")
         assert error <= 1e-5

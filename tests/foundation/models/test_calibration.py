@@ -9,6 +9,7 @@ from datamodules.channel.ofdm import OFDM
 from datamodules.channel.synthesis import synthesize
 from datamodules.errors import InputError
 from datamodules.sites.paths import Paths
+from foundation.checkpoint import load_encoder, load_model, load_part
 from foundation.models.calibration import TwinCalibration
 
 T = 16
@@ -182,5 +183,30 @@ def test_a_checkpoint_brings_back_the_scale_of_positions(tmp_path):
     run.fit(net, datamodule=data)
     run.save_checkpoint(tmp_path / "x.ckpt")
     again = TwinCalibration.load_from_checkpoint(tmp_path / "x.ckpt", weights_only=True)
-    assert torch.equal(again.position_mean, net.position_mean)
-    assert net.position_std[2] == 1, "all users at one height"
+    assert torch.equal(again.net.position_mean, net.net.position_mean)
+    assert net.net.position_std[2] == 1, "all users at one height"
+
+
+def test_a_checkpoint_holds_the_whole_calibrator(tmp_path):
+    net, data, run = model(reads="twin"), Street(), trainer(tmp_path)
+    run.fit(net, datamodule=data)
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    batch = street(5)
+    wanted = net.eval()(batch["csi"][:, 0], batch["position"] - batch["bs_position"])
+    for calibrator in (load_encoder(tmp_path / "x.ckpt"), load_part(tmp_path / "x.ckpt", "calibrator")):
+        assert torch.equal(calibrator(batch["csi"][:, 0], batch["position"], batch["bs_position"]), wanted)
+    with pytest.raises(InputError, match="made for 16 transmit antennas T, got 8"):
+        calibrator(batch["csi"][:, 0, :, :8], batch["position"], batch["bs_position"])
+
+
+def test_checkpoints_of_older_releases_load(tmp_path):
+    net = model()
+    net.net.position_mean.fill_(3)
+    old = {}
+    for key, value in net.state_dict().items():
+        old[key.removeprefix("net.") if "position" in key else key.replace("net.unet.", "net.")] = value
+    assert {"position_mean", "net.out.weight"} < set(old)
+    torch.save({"state_dict": old, "hyper_parameters": {}}, tmp_path / "old.ckpt")
+    again = model(start_from=str(tmp_path / "old.ckpt"))
+    load_model(again, tmp_path / "old.ckpt")
+    assert all(torch.equal(value, net.state_dict()[key]) for key, value in again.state_dict().items())
