@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ def describe_data(datamodule: Any) -> dict[str, Any]:
     Returns:
         `csi`, the numbers R, T and K; `snapshots` N, or None; `power_db`, mean and deviation over training links [dB];
         `snr_db`, range of the SNR of added noise [dB], or None; `doppler`, range of f_D T, the Doppler shift times the
-        snapshot interval, or None; and names of `sources` and `cities`.
+        snapshot interval, or None; and names of `sources` and `cities` of the links.
     """
     if not hasattr(datamodule, "sides") or not hasattr(datamodule, "observation"):
         return {}
@@ -47,8 +48,18 @@ def describe_data(datamodule: Any) -> dict[str, Any]:
         "power_db": [float(level.mean()), float(level.std(correction=0))],
         "snr_db": [min(low for low, _ in spans), max(high for _, high in spans)] if spans else None,
         "doppler": _doppler(datamodule.sequence, train.sites),
-        "sources": sorted({type(source).__name__ for source in datamodule.sources}),
+        "sources": sorted({type(each).__name__ for source in datamodule.sources for each in source.originals()}),
         "cities": list(train.cities),
+    }
+
+
+def with_earlier(data: dict[str, Any], earlier: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Add sources and cities of earlier trainings, which the initial weights come from, to a description."""
+    former = [*earlier]
+    return data | {
+        key: list(dict.fromkeys(chain(data[key], *(each.get(key, ()) for each in former))))
+        for key in ("sources", "cities")
+        if key in data
     }
 
 

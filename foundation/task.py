@@ -16,7 +16,7 @@ from datamodules.batch import SETTINGS
 from datamodules.errors import InputError
 from datamodules.progress import activity
 from foundation.checkpoint import check_fit, load_model, load_part, read_checkpoint
-from foundation.contract import describe_data
+from foundation.contract import describe_data, with_earlier
 from foundation.encoder import Encoder
 from foundation.gather import mean
 from foundation.names import current_paths, current_weights, public_path
@@ -70,11 +70,17 @@ class FoundationTask(LightningModule):
         if self.trainer.datamodule is not None:  # type: ignore[attr-defined]
             with activity("taking statistics of the training data"):
                 self.prepare_from(self.trainer.datamodule)  # type: ignore[attr-defined]
-                self.trained_on = describe_data(self.trainer.datamodule)  # type: ignore[attr-defined]
+                described = describe_data(self.trainer.datamodule)  # type: ignore[attr-defined]
+                self.trained_on = with_earlier(described, (read_checkpoint(c).get("data", {}) for c in self.origins()))
         if isinstance(self.start_from, str):
             load_model(self, self.start_from)
         for part, checkpoint in (self.start_from if isinstance(self.start_from, dict) else {}).items():
             self._start_part(part, checkpoint)
+
+    def origins(self) -> list[str]:
+        """Return the checkpoints of the initial weights."""
+        start = self.start_from or {}
+        return [start] if isinstance(start, str) else list(start.values())
 
     def _start_part(self, part: str, checkpoint: str) -> None:
         held = self.held_parts()

@@ -74,6 +74,10 @@ class Source(ABC):
     def recipes(self) -> list[Recipe]:
         """List the recipes. It is called often, and reads only what determines names and parameters."""
 
+    def originals(self) -> list[Source]:
+        """Return the sources that the data come from; a source that combines others returns those."""
+        return [self]
+
     def sites(self, verify: bool = True) -> list[Site]:
         """Make missing sites, and open all.
 

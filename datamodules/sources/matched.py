@@ -42,6 +42,10 @@ class MatchedUsers(Source):
         super().__init__(cache or str(next(iter(variants.values())).cache))
         self.variants, self.tolerance = variants, tolerance
 
+    def originals(self) -> list[Source]:
+        """Return the sources of the variants."""
+        return [each for source in self.variants.values() for each in source.originals()]
+
     def recipes(self) -> list[Recipe]:
         """List one recipe for each variant, with all its base stations.
 

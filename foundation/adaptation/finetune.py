@@ -150,6 +150,11 @@ class FineTune(FoundationTask):
         self.fit_head(self.head, check=stage != "predict")
         super().setup(stage)
 
+    def origins(self) -> list[str]:
+        """Return the checkpoints of the initial weights, that of the pre-trained encoder among them."""
+        pretrained = self.hparams.get("checkpoint") if self.mode in ("probe", "finetune") else None
+        return super().origins() + ([pretrained] if pretrained else [])
+
     def held_parts(self) -> dict[str, str]:
         """Return the parts by name, including all encoders."""
         return super().held_parts() | {name: f"further.{name}" for name in self.further}

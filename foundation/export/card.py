@@ -8,10 +8,12 @@ from typing import Any
 from foundation.nets.classical import PREDICTORS
 from foundation.runtime.tracking import better
 
+_TRACED = "traced in scenes of Sionna RT, whose cities are OpenStreetMap data (ODbL)"
+_DEEPMIMO = "scenarios of DeepMIMO, each under its own licence, as a rule for non-commercial use: see deepmimo.net"
 #: terms of use of the data, by source
 _LICENCES = {
-    "SionnaRT": "traced in scenes of Sionna RT, whose cities are OpenStreetMap data (ODbL)",
-    "DeepMIMO": "scenarios of DeepMIMO, each under its own licence, as a rule for non-commercial use: see deepmimo.net",
+    **dict.fromkeys(("SionnaRT", "Areas", "Twins"), _TRACED),
+    **dict.fromkeys(("DeepMIMO", "DeepMIMOCatalogue", "DeepMIMOv3"), _DEEPMIMO),
     "WAIRD": "WAIR-D, under the terms of its publisher; its maps are OpenStreetMap data (ODbL)",
     "TR38901": "drawn from the statistical model of 3GPP TR 38.901: no licence of data",
     "CDL": "drawn from the clustered delay lines of 3GPP TR 38.901: no licence of data",

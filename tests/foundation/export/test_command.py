@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import datamodules
 import foundation.cli
+from datamodules import MatchedUsers, Source
 from datamodules.errors import DatasetNotFoundError, InputError
 from foundation import CsiFeedback, CSINetPlus, FineTune, HandFeatures, embed, load_encoder, load_part
 from foundation.export.card import card
@@ -101,6 +103,26 @@ def test_the_card_knows_the_controls_of_every_model():
         "- Control *not* beaten: `match_user_chance` 0.02, this model 0.01.",
     ]
     assert "| prediction/limit_nmse_db | -20 |" in text
+
+
+def test_the_card_knows_the_terms_of_every_source():
+    for name in datamodules.__all__:
+        kind = getattr(datamodules, name)
+        if isinstance(kind, type) and issubclass(kind, Source) and kind not in (Source, MatchedUsers):
+            text = card({"parts": {}, "data": {"sources": [name]}}, {})
+            assert f"- {name}: " in text
+            assert "see its publisher" not in text, name
+
+
+def test_the_card_of_an_adapted_model_names_the_data_of_its_pre_training(tmp_path, street, street_data):
+    pretrained = saved(FineTune(lambda n: LOS(n), HandFeatures(4, 16), mode="scratch"), tmp_path / "x.ckpt")
+    args = ["fit", "--config", "experiments/finetune/los.yaml", *street_data, "--runs", str(tmp_path), "--run_id", "y"]
+    args += ["--data.bs", "{rows: 1, cols: 4}", "--data.ofdm.num_subcarriers", "16", "--then_test", "false"]
+    args += ["--model.checkpoint", str(pretrained), "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
+    assert foundation.cli.main(args) == 0
+    folder = main([str(tmp_path / "los/y/checkpoints/best.ckpt"), "--to", "safetensors"])
+    assert load_encoder(folder).hparams == load_encoder(pretrained).hparams
+    assert "- Cities: street, newyork." in (folder / "README.md").read_text()
 
 
 def test_a_model_hub_reads_the_card(checkpoint):
