@@ -59,6 +59,12 @@ class Parser(LightningArgumentParser):
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
         self._negative_number_matcher = NEGATIVE_NUMBER
 
+    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:  # type: ignore[override]
+        """Parse arguments; of a nested class also a null, which jsonargparse passes on as Python's None."""
+        if args is not None and not self.exit_on_error:
+            args = [f"{arg.removesuffix('=None')}=null" if arg.endswith("=None") else arg for arg in args]
+        return super().parse_args(args, *more, **options)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise an `InputError`."""
         if not self.exit_on_error:

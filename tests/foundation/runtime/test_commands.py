@@ -3,6 +3,8 @@
 import pytest
 from safetensors.torch import load_file
 
+from datamodules import ChannelDataModule
+from foundation.runtime.commands import Parser
 from tests.foundation.commands import QUIET, REPOSITORY, finish, process, summary, the_run
 
 pytestmark = pytest.mark.usefixtures("toy_folder")
@@ -56,3 +58,13 @@ class TestProgram:
         assert program.returncode == 2
         assert err.count("error: ") == 1
         assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("null", ["null", "~"])
+def test_a_setting_within_a_setting_takes_null(null):
+    parser = Parser()
+    parser.add_subclass_arguments(ChannelDataModule, "data")
+    start = ["--data", "datamodules.ChannelDataModule", "--data.source", "datamodules.WAIRD"]
+    sequence = ["--data.sequence", '{"snapshots": 10, "window": 0.025}']
+    data = parser.parse_args([*start, *sequence, "--data.sequence.window", null]).data.init_args
+    assert (data.sequence.snapshots, data.sequence.window) == (10, None)
