@@ -55,7 +55,7 @@ format: $(READY) ## format the code
 	$(BIN)/ruff check --fix --quiet
 	$(BIN)/ruff format --quiet
 
-data: $(READY) ## make the sites of DATA=experiments/data/x.yaml ahead of time [ARGS=]
+data: $(READY) ## generate the sites of DATA=experiments/data/x.yaml in advance [ARGS=]
 	$(BIN)/python -m datamodules make --config $(or $(DATA),experiments/csiclip.yaml) $(ARGS)
 
 bench: $(READY) ## measure speed and memory beside peers

@@ -88,7 +88,7 @@ class Encoder(nn.Module, HyperparametersMixin, ABC):
 
     @property
     def takes_statistics(self) -> bool:
-        """Whether `prepare` fills anything: a sample of the train side is dear to make."""
+        """Whether `prepare` fills anything: computing a sample of the train side is expensive."""
         return type(self).prepare is not Encoder.prepare
 
     def _taken(self, key: str, value: Any) -> Any:

@@ -46,7 +46,7 @@ class Study:
         refine: Settings of the refinement of the variant `twin`, see `refinement.Refinement`; empty for none.
         paper: The paper whose tables the study reproduces, such as `csiclip`, see `results.PAPERS`; empty for several.
         tuned_on: The data on which sizes, steps and learning rates were chosen, such as `areas 207-223`.
-        metric: The one metric of its table, with a line for each of `data` and a column for each variant and reference;
+        metric: The one metric of its table, with a line for each variant and reference and a column for each of `data`;
             empty for a table of all metrics with a line for each variant.
     """
 
