@@ -151,6 +151,8 @@ def plot_curves(lines: Mapping[str, Lines]) -> Figure:
             style = given if name in _GIVEN else _style(names.index(name))
             axes.plot(*zip(*points, strict=True), label=_WORDS.get(name, name), **style)
         axes.set(xlabel=axis.replace("f_D T", "$f_D T$"), ylabel="NMSE [dB]")
+        if axis.startswith("steps"):
+            axes.set_xticks(sorted({step for points in by_name.values() for step, _ in points}))
         axes.grid(alpha=0.3)
     _legend(figure)
     return figure

@@ -77,7 +77,7 @@ def _side_by_side(rows: Sequence[Row], metric: str) -> str:
     }
     own = {metric, *_COSTS, *varied}
     facts = [name for name in known if name not in own and not name.startswith(of_reference)]
-    data = list(dict.fromkeys(row.data for row in rows))
+    data = sorted({row.data for row in rows}, key=_number_wise)
     lines = [[f"{_titled(metric)} by data", *data]]
     lines += [[_titled(name), *(cell(name, by_seed(name, groups[place, name])) for place in data)] for name in facts]
     for name in variants:
@@ -88,6 +88,11 @@ def _side_by_side(rows: Sequence[Row], metric: str) -> str:
         lines.append([f"*{name}*", *(cell(metric, each) for each in values)])
     lines.append(["seeds", *(str(len({row.seed for row in groups[place, metric]})) for place in data)])
     return f"{ruled(lines)}\n\n{_costs(rows, variants)}"
+
+
+def _number_wise(name: str) -> list[tuple[str, int]]:
+    """Return a sort key by which snr_5 comes before snr_10."""
+    return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", name)]
 
 
 def _costs(rows: Sequence[Row], variants: Sequence[str]) -> str:

@@ -211,6 +211,8 @@ def test_a_study_that_tells_one_metric_sets_its_variants_side_by_side():
         "| nmse_db [dB] by data | fast |", "|---|---|", "| fd_t | 0.250 ± 0.000 |", "| filter | -13.00 ± 1.41 |",
         "| direct | 0.50 |", "| *hold* | -1.50 ± 0.71 |", "| seeds | 2 |",
     ]  # fmt: skip
+    ordered = table([*of("filter", "snr_10", 0, nmse_db=-2.0), *of("filter", "snr_5", 0, nmse_db=-1.0)], "nmse_db")
+    assert ordered.startswith("| nmse_db [dB] by data | snr_5 | snr_10 |")
     head, _, of_filter, of_direct = costs.splitlines()
     assert head == "| model | labels | parameters | multiply-adds a link |"
     assert of_filter.startswith("| filter | 75 | ")
