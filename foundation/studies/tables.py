@@ -14,6 +14,7 @@ from foundation.studies.rows import Row
 _SHARE, _METRES = (1, 100, "%"), (2, 1, "m")
 #: per metric: decimals, factor before rounding, and unit
 _KNOWN: dict[str, tuple[int, int, str]] = {
+    "macs": (0, 1, ""),
     **dict.fromkeys(("accuracy", "balanced_accuracy", "top1", "top3", "top5", "chance", "match", "replaces"), _SHARE),
     **dict.fromkeys(("mean_m", "median_m", "cdf90_m"), _METRES),
     **dict.fromkeys(("gain_db", "nmse_db", "forgotten_db"), (2, 1, "dB")),
