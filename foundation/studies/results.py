@@ -148,7 +148,9 @@ def _facts(rows: list[Row]) -> str:
     """Return cities, training time, hardware and tuning data of rows, in words."""
     sides = ([row.train_cities for row in rows], [row.test_cities for row in rows])
     cities = " -> ".join(dict.fromkeys(", ".join(dict.fromkeys(side)) for side in sides))
-    seconds = sum(wall_s for *_, wall_s in {(row.experiment, row.run, row.wall_s) for row in rows})
+    # a model that is tested on several data has a row for each, all with the time of its one training
+    trainings = {(row.experiment, row.variant, row.head, row.mode, row.seed, row.wall_s) for row in rows}
+    seconds = sum(wall_s for *_, wall_s in trainings)
     duration = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
     hardware = " and ".join(dict.fromkeys(row.hardware.replace("1 cores ", "1 core ") for row in rows))
     tuned = "; ".join(dict.fromkeys(row.tuned_on or "not recorded" for row in rows))

@@ -249,6 +249,7 @@ def test_a_variant_is_named_without_its_task():
 def test_the_page_says_what_the_metrics_mean_and_all_hardware(tmp_path):
     rows = [replace(row, hardware="2 cores A") for row in run(metrics={"test/top1": 0.25, "test/los_chance": 0.5})]
     rows += [replace(row, run="other", wall_s=7200.0, hardware="1 cores B") for row in rows]
+    rows += [replace(row, run="other-@fast", data="fast", wall_s=7200.0) for row in rows]  # the same model
     publish(rows, tmp_path / "page.md", tmp_path)
     page = (tmp_path / "page.md").read_text()
     assert "| `top1`, `top3`, `top5` | share of links" in page
