@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from datamodules.channel.arrays import Array
+from datamodules.channel.arrays import Array, is_polarized
 from datamodules.channel.motion import Sequence as Snapshots
 from datamodules.channel.ofdm import OFDM
 from datamodules.errors import InputError
@@ -30,7 +30,7 @@ def grid_of(sites: Sequence[Site], bs: Array | None, ue: Array | None, ofdm: OFD
         InputError: A recording differs from the given settings, recordings differ from each other, or an array has two
             polarisations and a site with rays the vertical one alone.
     """
-    for site in sites if any(array is not None and array.num_polarizations > 1 for array in (bs, ue)) else ():
+    for site in sites if is_polarized(*filter(None, (bs, ue))) else ():
         if isinstance(site.links, Paths) and site.links.polarization is None:
             raise InputError(
                 f"data.bs or data.ue has two polarisations, but the rays of site {site.name} the vertical one alone: "

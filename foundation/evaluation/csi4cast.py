@@ -22,6 +22,7 @@ from datamodules.errors import InputError
 from datamodules.module import ChannelDataModule
 from datamodules.sources.tr38901.cdl import CDL
 from foundation.baselines.prediction import hold, link_ar, pad, pad_vector
+from foundation.studies.tables import ruled
 from heads.prediction import prediction_error
 
 #: TDD, CDL-A, 30 ns, 25 dB: NMSE [dB] by predictor and speed [m/s]; AI4OPT/CSI-4CAST
@@ -62,14 +63,14 @@ def cell(speed: float, links: int, seed: int = 0, snr_db: float = 25.0) -> dict[
 def report(cells: dict[float, dict[str, tuple[float, float]]]) -> str:
     """Return a Markdown table of the cells by speed [m/s], with the published values."""
     columns = [f"{speed:g} m/s{kind}" for speed in cells for kind in ("", ", published")]
-    lines = [f"| NMSE [dB] | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    lines = [["NMSE [dB]", *columns]]
     for name in (*_PREDICTORS, *(name for name in PUBLISHED if name not in _PREDICTORS)):
         values = []
         for speed, found in cells.items():
             values.append(f"{found[name][0]:.2f} ± {found[name][1]:.2f}" if name in found else "")
             values.append(f"{PUBLISHED[name][speed]:.1f}" if speed in PUBLISHED.get(name, {}) else "")
-        lines.append(f"| {name} | {' | '.join(values)} |")
-    return "\n".join(lines)
+        lines.append([name, *values])
+    return ruled(lines)
 
 
 def main() -> None:

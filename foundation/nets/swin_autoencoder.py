@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from datamodules.channel.transforms import PhaseReference
 from datamodules.errors import InputError, check_whole
 from foundation.nets.autoencoder import Autoencoder
+from foundation.nets.swincfnet import two_stages
 
 
 class SwinAutoencoder(Autoencoder):
@@ -57,20 +58,15 @@ class SwinAutoencoder(Autoencoder):
 
         fine, coarse = ((rows // size, antennas // size) for size in (patch, 2 * patch))
         values = coarse[0] * coarse[1] * 2 * width
-        shared: dict[str, Any] = {"depth": depth, "window_size": window}
-        # heads of 16 values
-        outer, inner = {**shared, "num_heads": width // 16}, {**shared, "num_heads": width // 8}
+        heads = (width // 16, width // 8)  # of 16 values
+        shared: dict[str, Any] = {"depth": depth, "window_size": window, "downsample": False}
         self.patches = nn.Conv2d(2, width, patch, stride=patch)
-        self.down = nn.Sequential(
-            SwinTransformerStage(width, width, fine, downsample=False, **outer),
-            SwinTransformerStage(width, 2 * width, fine, downsample=True, **inner),
-            nn.LayerNorm(2 * width),
-        )
+        self.down = two_stages(width, fine, (depth, depth), heads, window).append(nn.LayerNorm(2 * width))
         self.code = nn.Linear(values, code_size)
         self.tokens_of = nn.Sequential(nn.Linear(code_size, values), nn.Unflatten(1, (*coarse, 2 * width)))
-        self.coarse = SwinTransformerStage(2 * width, 2 * width, coarse, downsample=False, **inner)
+        self.coarse = SwinTransformerStage(2 * width, 2 * width, coarse, num_heads=heads[1], **shared)
         self.split = nn.Linear(2 * width, 4 * width)
-        self.fine = SwinTransformerStage(width, width, fine, downsample=False, **outer)
+        self.fine = SwinTransformerStage(width, width, fine, num_heads=heads[0], **shared)
         self.norm = nn.LayerNorm(width)
         self.pixels = nn.ConvTranspose2d(width, 2, patch, stride=patch)
 

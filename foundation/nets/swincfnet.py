@@ -13,6 +13,28 @@ from foundation.encoder import Encoder
 from foundation.nets.contwin import past_image
 
 
+def two_stages(
+    width: int, grid: tuple[int, int], depths: tuple[int, int], heads: tuple[int, int], window: int
+) -> nn.Sequential:
+    """Return the two stages of SwinCFNet's encoder, (B, h, w, width) to (B, h / 2, w / 2, 2 width).
+
+    Args:
+        width: Width of the tokens of the first stage.
+        grid: Tokens h and w of the first stage, both even.
+        depths: Blocks of each stage; windows are shifted in every second block.
+        heads: Attention heads of a block of each stage.
+        window: Tokens a side of a window.
+    """
+    from timm.models.swin_transformer import SwinTransformerStage  # not at import: timm is slow to load
+
+    fine: dict[str, Any] = {"depth": depths[0], "num_heads": heads[0], "window_size": window}
+    merged: dict[str, Any] = {"depth": depths[1], "num_heads": heads[1], "window_size": window}
+    return nn.Sequential(
+        SwinTransformerStage(width, width, grid, downsample=False, **fine),
+        SwinTransformerStage(width, 2 * width, grid, downsample=True, **merged),
+    )
+
+
 class SwinCFNet(Encoder):
     """Two stages of Swin transformer blocks over the angle-delay image of a channel sequence.
 
@@ -57,20 +79,12 @@ class SwinCFNet(Encoder):
             raise InputError(f"2 * patch = {2 * patch} does not divide an image of {num_antennas, num_subcarriers}")
         super().__init__()
         self.save_hyperparameters()
-        from timm.models.swin_transformer import SwinTransformerStage  # not at import: timm is slow to load
-
         self.snapshots, self.num_features = snapshots, embed_dim
         grid = (num_antennas // patch, num_subcarriers // patch)
         self.shape = (num_antennas, num_subcarriers)
         self.token_shape = (grid[0] * grid[1] // 4, 2 * width)
         self.patches = nn.Conv2d(2 * snapshots, width, patch, stride=patch)
-        first = SwinTransformerStage(
-            width, width, grid, depths[0], downsample=False, num_heads=heads[0], window_size=window
-        )
-        second = SwinTransformerStage(
-            width, 2 * width, grid, depths[1], downsample=True, num_heads=heads[1], window_size=window
-        )
-        self.stages = nn.Sequential(first, second)
+        self.stages = two_stages(width, grid, depths, heads, window)
         self.norm = nn.LayerNorm(2 * width)
         self.code = nn.Linear(self.token_shape[0] * 2 * width, embed_dim)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 import statistics
 from collections import defaultdict
@@ -11,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from foundation.runtime.runs import read_summary
+from foundation.runtime.runs import read_summary, write_whole
 from foundation.studies.study import Study
 
 #: the file of all rows
@@ -176,12 +177,11 @@ def read(file: Path) -> list[Row]:
 
 def write(file: Path, rows: Iterable[Row]) -> None:
     """Write `results.csv` atomically; no other function writes it."""
-    temporary = file.with_suffix(".tmp")
-    with temporary.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, [field.name for field in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
-    temporary.replace(file)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    write_whole(file, text.getvalue())
 
 
 def with_run(rows: Iterable[Row], made: Iterable[Row]) -> list[Row]:

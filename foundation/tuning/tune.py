@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from datamodules.errors import InputError, check_whole, needs
 from foundation.runtime.runs import write_whole
+from foundation.studies.tables import ruled
 from foundation.tuning.search_space import Search, assignments
 
 if TYPE_CHECKING:
@@ -224,16 +225,9 @@ def table(search: Search, study: Study, folder: Path) -> str:
     rows += [
         [run_id(t.number), *map(_short, (t.value, *(t.params[key] for key in search.keys)))] for t in ended[:_BEST]
     ]
-    ruled = [f"| {' | '.join(cells)} |" for cells in rows]
     states = [trial.state.name.lower() for trial in study.trials]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    report = [
-        ruled[0],
-        "|" + "---|" * len(rows[0]),
-        *ruled[1:],
-        "",
-        f"{len(states)} trials: {counts}; {folder}/tune.json",
-    ]
+    report = [ruled(rows), "", f"{len(states)} trials: {counts}; {folder}/tune.json"]
     if ended:
         best = folder / run_id(ended[0].number) / "config.yaml"
         report.append(
