@@ -35,8 +35,8 @@ demo: $(READY) ## trace two small cities, pre-train on one, adapt to the other, 
 	$(BIN)/python -m foundation.demo $(ARGS)
 
 # One worker a core with one thread each: faster than one process whose threads wait for each other. A file stays on one worker,
-# whose tests share what they trained.
-PYTEST := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+# whose tests share what they trained. If a worker crashes the run ends: another would wait for ever for its file.
+PYTEST := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --max-worker-restart 0
 
 test: lint types ## lint, types and the quick tests [WORKERS= ARGS=]
 	$(PYTEST) -m "not slow" $(ARGS)

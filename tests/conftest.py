@@ -1,6 +1,14 @@
+from contextlib import suppress
+
 import pytest
 
+from datamodules.errors import InputError
+from datamodules.sources.llvm import use_llvm
 from tests.data.deepmimo.data import write_scenario
+
+# Some tests import Sionna on their own: whichever comes first in a process, its LLVM must be ours.
+with suppress(InputError):
+    use_llvm()
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from datamodules.errors import DatasetNotFoundError, InputError, refuse_pointer
 from datamodules.sites.site import sha256
-from datamodules.sources.llvm import use_llvm
+from datamodules.sources.llvm import check_llvm, use_llvm
 from datamodules.sources.raytracing.materials import with_materials
 
 #: size of Sionna's hash table of specular chains, per base station. Colliding chains are lost: with 50 users a call the
@@ -89,7 +89,8 @@ def read(file: Path, merge_shapes: bool) -> Any:
     """Read a scene into a `sionna.rt.Scene`.
 
     Raises:
-        InputError: Sionna RT cannot be imported, the file cannot be read, or a material is unknown.
+        InputError: Sionna RT cannot be imported, or was with an LLVM that aborts; the file cannot be read, or a
+            material is unknown.
     """
     use_llvm()
     try:
@@ -97,6 +98,7 @@ def read(file: Path, merge_shapes: bool) -> Any:
         from sionna.rt.scene import load_scene_from_string
     except ImportError as error:
         raise InputError(f"Sionna RT cannot be imported ({_in_one_line(error)}): pip install sionna-rt") from error
+    check_llvm()
     mi: Any = mitsuba  # its stubs declare some functions as objects
     text, before = with_materials(file), mi.file_resolver()
     resolver = mi.FileResolver(before)

@@ -96,3 +96,11 @@ def test_llvm_is_the_installed_one_unless_the_user_names_another(monkeypatch):
     monkeypatch.setattr("importlib.metadata.files", lambda name: None)
     with pytest.raises(InputError, match="pip install karellen-llvm-core"):
         use_llvm()
+
+
+@requires_sionna
+def test_an_llvm_that_aborts_is_one_line(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("drjit.detail.llvm_version", lambda: (16, 0, 6))
+    with pytest.raises(InputError, match=r"imported with LLVM 16 .* set DRJIT_LIBLLVM_PATH"):
+        scenes.read(scenes.find("floor_wall"), merge_shapes=True)
