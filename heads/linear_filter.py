@@ -112,7 +112,8 @@ class LinearFilter(nn.Module):
         plane = rearrange(state, "b (r t k) d -> (b r) d t k", r=grid[0], t=grid[1])
         mixed = self.mixing(F.pad(plane, (1, 1, 1, 1), mode="circular"))
         state = state + rearrange(mixed, "(b r) d t k -> b (r t k) d", r=grid[0])
-        out = self.exit(F.gelu(self.inner(F.gelu(state)))).unflatten(-1, (self.horizons, -1))
+        # complex numbers have no half precision
+        out = self.exit(F.gelu(self.inner(F.gelu(state)))).float().unflatten(-1, (self.horizons, -1))
         weights = torch.view_as_complex(out[..., 1:].unflatten(-1, (self.taps, 2)).contiguous())
         return out[..., 0].sigmoid(), weights
 

@@ -58,7 +58,7 @@ def limit(
         arrival = unit_vector(paths.aoa.double())
         doppler = torch.einsum("upx,ux->up", arrival, velocity.double()) / wavelength
         # space and tones are (B, P, R*T) and (B, P, K)
-        turns = torch.exp(2j * math.pi * doppler.unsqueeze(-1) * times.double())
+        turns = torch.exp(2j * math.pi * doppler.unsqueeze(-1) * times.to(doppler))
         seen, unseen = turns[..., :count], turns[..., count:]
         gram = (seen.conj() @ seen.mT) * (space.conj() @ space.mT) * (tones.conj() @ tones.mT)
         flat = past.flatten(2, 3).to(torch.complex128)

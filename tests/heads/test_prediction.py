@@ -225,3 +225,13 @@ def test_data_of_another_size_are_refused() -> None:
         heads()["filter"](features)
     with pytest.raises(ValueError, match="set horizons"):
         heads()["filter"].loss(batch["next_csi"][:, :1], batch)
+
+
+@pytest.mark.parametrize("kind", ["filter", "direct"])
+def test_half_precision_predicts_complex_numbers(kind: str) -> None:
+    head, batch = heads()[kind], moving()
+    exact = head(torch.ones(24, D), batch["csi"])
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = head(torch.ones(24, D), batch["csi"])
+    assert rounded.dtype == torch.complex64
+    assert (rounded - exact).abs().max() < 0.05 * exact.abs().max()

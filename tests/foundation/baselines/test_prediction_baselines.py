@@ -207,6 +207,14 @@ def test_a_user_moving_towards_the_station_turns_the_channel_forwards():
         assert nmse_db(limit(past, paths, **known, noise=quiet), future) < -60
 
 
+def test_the_instants_need_not_lie_on_the_device_of_the_paths():
+    paths, motion = rays(0).to("meta"), torch.zeros(B, 3, device="meta")
+    past, noise = torch.zeros(B, 4, 1, 2, 8, dtype=torch.complex64, device="meta"), torch.zeros(B, device="meta")
+    times = torch.arange(6, dtype=torch.float64)
+    found = limit(past, paths, Array(1, 2), Array(), OFDM(8), motion, times, 0.1, noise)
+    assert (found.shape, found.device.type) == ((B, 2, 1, 2, 8), "meta")
+
+
 def test_nothing_linear_beats_the_limit():
     paths, times = rays(3, links=64, count=12), torch.arange(14, dtype=torch.float64) * 1e-3
     g = torch.Generator().manual_seed(0)
