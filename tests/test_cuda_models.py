@@ -134,7 +134,7 @@ TOFT = {
 @pytest.mark.parametrize("task", TASKS)
 def test_every_head_adapts_in_every_mode(task, mode, precision, checkpoints, command, tmp_path):
     weights, encoder = TASKS[task]
-    files, more = [f"finetune/{task}.yaml"], ["--data.num_labels=null", "--model.mode", mode]
+    files, more = [f"finetune/{task}.yaml"], ["--data.num_labels=null", "--data.num_workers=0", "--model.mode", mode]
     if mode in ("probe", "finetune"):
         more += ["--model.checkpoint", str(checkpoints[weights])]
     else:
@@ -148,7 +148,13 @@ def test_the_two_tower_is_adapted(task, precision, checkpoints, command, tmp_pat
     more = ["--model.checkpoint", str(checkpoints["towers"]), *TOFT[task]]
     if "scratch" in str(more):
         more = more[2:]
-    fit_and_score(command, tmp_path, [f"finetune/{task}.yaml"], [*more, "--data.predict_on=all"], precision)
+    fit_and_score(
+        command,
+        tmp_path,
+        [f"finetune/{task}.yaml"],
+        [*more, "--data.predict_on=all", "--data.num_workers=0"],
+        precision,
+    )
 
 
 @pytest.mark.parametrize("kind", ["direct", "link_ar", "wiener", "kalman"])

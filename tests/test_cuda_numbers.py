@@ -69,9 +69,10 @@ def test_transforms_are_those_of_the_cpu():
     functions = (to_delay, to_angle, level_image, delay_angular, lambda x: to_csi(*delay_angular(x)[:1], 64, 2))
     for function in functions:
         near(function(csi.to(DEVICE)), function(csi))
+    csi = csi[1:]  # any vector is singular where there is no path
     beams, codebook = precoder(csi), dft_codebook(Array(1, 16))
     near(precoder(csi.to(DEVICE)).abs(), beams.abs(), 1e-3)
-    chosen = torch.arange(4).expand(40, 4)
+    chosen = torch.arange(4).expand(39, 4)
     parts = torch.einsum("brtk,bpt->brpk", csi, codebook[chosen])
     near(least_norm_channel(*(x.to(DEVICE) for x in (parts, codebook, chosen))),
          least_norm_channel(parts, codebook, chosen))  # fmt: skip
