@@ -38,9 +38,9 @@ class LinearFilter(nn.Module):
     no distribution shift.
 
     In evaluation, the last H snapshots are first predicted from those before them. The three predictors are then
-    weighted by nonnegative least squares against these known snapshots: on links where the network generalises badly,
-    such as at speeds outside the training range, its weight becomes zero, and where no predictor has skill the
-    prediction is zero.
+    weighted by least squares against these known snapshots, with weights of at least zero and of a sum of at most one:
+    on links where the network generalises badly, such as at speeds outside the training range, its weight becomes zero,
+    and where no predictor has skill the prediction is zero.
 
     Args:
         in_features: Number D of features of a sample.
@@ -119,16 +119,18 @@ class LinearFilter(nn.Module):
 
 
 def combination_weights(predictions: Tensor, truth: Tensor) -> Tensor:
-    """Return the nonnegative least-squares weights of several predictions against the true values.
+    """Return the least-squares weights of several predictions, nonnegative and of a sum of at most one.
+
+    A sum above one fits a rise of the channel between the fit and what is predicted, and errs most at the next fade.
 
     Args:
         predictions: Predictions (E, B, M, H), complex.
         truth: True values (B, M, H), complex.
 
     Returns:
-        Weights (E, B, H), real. Every subset of the predictions is solved, and the one of least error with nonnegative
-        weights is taken. The weights are then shrunk by the share of the explained energy that as many weights explain
-        by chance.
+        Weights (E, B, H), real. Every subset of the predictions is solved, with a sum of exactly one where it would
+        exceed one, and the subset of least error with nonnegative weights is taken. The weights are then shrunk by the
+        share of the explained energy that as many weights explain by chance.
     """
     count = len(predictions)
     gram = torch.einsum("ebmh,fbmh->bhef", predictions.conj(), predictions).real
@@ -141,8 +143,12 @@ def combination_weights(predictions: Tensor, truth: Tensor) -> Tensor:
         for chosen in itertools.combinations(range(count), size):
             part = torch.tensor(chosen, device=gram.device)
             own = gram[..., part[:, None], part] + floor[..., None, None] * torch.eye(size, device=gram.device)
-            weights = torch.linalg.solve(own, match[..., part].unsqueeze(-1)).squeeze(-1)
-            saved = (weights * match[..., part]).sum(-1)
+            wanted = match[..., part]
+            weights, equal = torch.linalg.solve(own, torch.stack([wanted, torch.ones_like(wanted)], -1)).unbind(-1)
+            # the multiplier of the constraint on the sum
+            excess = (weights.sum(-1) - 1).clamp_min(0) / equal.sum(-1)
+            weights = weights - excess.unsqueeze(-1) * equal
+            saved = (weights * (wanted + excess.unsqueeze(-1))).sum(-1)
             better = (weights >= 0).all(-1) & (saved > gain)
             spread = torch.zeros_like(match).index_copy(-1, part, weights)
             best = torch.where(better.unsqueeze(-1), spread, best)

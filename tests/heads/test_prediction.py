@@ -150,24 +150,35 @@ def test_a_filter_that_errs_costs_little(speed: float) -> None:
     assert (guarded < 1.1).all(), "and if none is of use, silence costs 0 dB"
 
 
-def test_trust_is_the_least_squares_of_what_is_not_negative() -> None:
+@pytest.mark.parametrize("strength", [0.5, 1.0, 2.0])
+def test_trust_is_the_least_squares_of_nonnegative_weights_of_sum_one_or_less(strength: float) -> None:
     from scipy.optimize import nnls
 
     g = torch.Generator().manual_seed(0)
     guesses = torch.randn(3, 8, 40, 2, dtype=torch.complex64, generator=g)
-    truth = guesses[0] - 0.3 * guesses[1] + 0.5 * torch.randn(8, 40, 2, dtype=torch.complex64, generator=g)
+    truth = strength * guesses[0] - 0.3 * guesses[1] + 0.5 * torch.randn(8, 40, 2, dtype=torch.complex64, generator=g)
     guesses[2, 3] = 0
     weights = combination_weights(guesses, truth)
     assert weights.shape == (3, 8, 2)
     for b in range(8):
         for h in range(2):
             columns, wanted = torch.view_as_real(guesses[:, b, :, h]).flatten(1).T, torch.view_as_real(truth[b, :, h])
-            expected = nnls(columns.numpy(), wanted.flatten().numpy())[0]
+            # one more weight takes up what is left of one, held by an equation of large weight
+            padded = np.block([[columns.numpy(), np.zeros((len(columns), 1))], [np.full((1, 4), 1e3)]])
+            expected = nnls(padded, np.append(wanted.flatten().numpy(), 1e3))[0][:3] * columns.any(0).numpy()
             told = (expected[:, None] * guesses[:, b, :, h].numpy()).sum(0)
             left, power = truth[b, :, h].numpy() - told, abs(told) ** 2
+            gain = (abs(truth[b, :, h].numpy()) ** 2 - abs(left) ** 2).sum()
             chance = (expected > 0).sum() * (power * abs(left) ** 2).sum() / power.sum()
-            np.testing.assert_allclose(weights[:, b, h], expected * (1 - chance / power.sum()), atol=2e-3)
+            np.testing.assert_allclose(weights[:, b, h], expected * max(0, 1 - chance / gain), atol=2e-3)
     assert not combination_weights(torch.zeros_like(guesses), truth).any()
+
+
+def test_trust_never_amplifies_what_is_predicted() -> None:
+    """Weights fitted while a link comes out of a fade would add up to more than one, and miss the next fade by far."""
+    truth = torch.ones(1, 40, 1, dtype=torch.complex64)
+    weights = combination_weights(torch.stack([0.3 * truth, 0.5 * truth, 0.2 * truth]), truth)
+    assert float(weights.sum()) == pytest.approx(1, abs=0.02)
 
 
 def test_guesses_that_fit_by_chance_are_not_trusted() -> None:
