@@ -41,6 +41,8 @@ SETTINGS = {
     "clean_csi": "set data.observation",
 }
 _GIVEN = ("los", "position", "bs_position", "site", "user")
+#: attributes of a `BatchMaker` that are tables with a row a site, and its codebook
+_TABLES = ("names", "areas", "frames", "wavelengths", "spans", "domains", "codebook")
 
 
 class Settings(Protocol):
@@ -119,14 +121,14 @@ class BatchMaker:
             epoch: Epoch, from which random numbers are drawn.
             training: Whether `symmetry` is applied.
         """
-        rows = self._without_silent_los(rows)
         site = rows["site"]
-        names = self.names.to(site.device)[site]
-        draws = LinkDraws(self.seed, names, rows["user"], torch.full_like(site, epoch))
+        self._move_to(site.device)
+        rows = self._without_silent_los(rows)
+        draws = LinkDraws(self.seed, self.names[site], rows["user"], torch.full_like(site, epoch))
         original, world = rows, None
         if training and self.symmetry is not None:
             world = self.symmetry.draw(draws)
-            rows = world.move(rows, self.wavelengths.to(site.device)[site])
+            rows = world.move(rows, self.wavelengths[site])
         paths, motion = _paths(rows), self._motion(rows)
         csi = self._channel(rows, paths, motion)
         batch = self._labels(rows, paths, motion) | self._surroundings(original, world)
@@ -145,8 +147,20 @@ class BatchMaker:
 
     def labels(self, rows: Batch) -> Batch:
         """Return the labels of `rows` from the noise-free channel, without synthesis of CSI from paths."""
+        self._move_to(rows["site"].device)
         rows = self._without_silent_los(rows)
         return self._grouped(self._labels(rows, _paths(rows), self._motion(rows)))
+
+    def _move_to(self, device: torch.device) -> None:
+        """Move the tables to the device of the rows, once, since every copy to a GPU waits for it."""
+        if self.names.device == device:
+            return
+        for name in _TABLES:
+            table: Tensor | None = getattr(self, name)
+            if table is not None:
+                setattr(self, name, table.to(device))
+        if self.maps is not None:
+            self.maps = self.maps.to(device)
 
     def _without_silent_los(self, rows: Batch) -> Batch:
         """Return `rows` with the LOS label of recorded CSI without power set to -1."""
@@ -173,9 +187,8 @@ class BatchMaker:
 
     def _labels(self, rows: Batch, paths: Paths | None, motion: Motion | None) -> Batch:
         batch = {key: rows[key] for key in _GIVEN}
-        device, site = rows["los"].device, rows["site"]
-        if self.codebook is not None:
-            codebook = self.codebook.to(device)
+        site, codebook = rows["site"], self.codebook
+        if codebook is not None:
             if paths is None:
                 recorded = rows["recorded"]
                 power = beam_power(recorded[:, 0] if recorded.ndim == 5 else recorded, codebook)
@@ -189,7 +202,7 @@ class BatchMaker:
             batch["beam_power"] = torch.where(received, power, torch.nan)
         if "domain" in self.extras:
             mobility = None if motion is None else motion.mobility
-            batch["domain"] = domain_labels(self.domains.to(device), site, rows["los"], mobility)
+            batch["domain"] = domain_labels(self.domains, site, rows["los"], mobility)
         return batch
 
     def _surroundings(self, rows: Batch, world: World | None = None) -> Batch:
@@ -197,8 +210,7 @@ class BatchMaker:
         batch: Batch = {}
         if self.maps is None:
             return batch
-        site, maps = rows["site"], self.maps.to(rows["site"].device)
-        self.maps = maps
+        site, maps = rows["site"], self.maps
         if "map" in self.extras:
             image = maps.map(site)
             batch["map"] = image if world is None else world.map(image)
@@ -217,15 +229,14 @@ class BatchMaker:
         make = partial(synthesize, paths, self.bs, self.ue, self.ofdm, mount=self._mount(site))
         if motion is None:
             return make()
-        wavelength = self.wavelengths.to(site.device)[site]
-        return make(velocity=motion.velocity, times=motion.times, wavelength=wavelength)
+        return make(velocity=motion.velocity, times=motion.times, wavelength=self.wavelengths[site])
 
     def _later(self, rows: Batch, paths: Paths | None, motion: Motion | None, epoch: int) -> Tensor:
         """Return a second window (B, N, R, T, K) of each user, at most `window` after the first."""
         assert self.snapshots is not None
         assert self.snapshots.window is not None
         site, count = rows["site"], self.snapshots.snapshots
-        area = self.areas.to(site.device)[site]
+        area = self.areas[site]
         share = LinkDraws(self.seed, area, rows["user"], torch.full_like(site, epoch)).uniform()
         if motion is None:
             first = 1 + (share * self.snapshots.steps).long()
@@ -238,14 +249,13 @@ class BatchMaker:
 
     def _mount(self, site: Tensor) -> Tensor | None:
         """Return the rotation of each base station, (B, 3, 3), or None if all are identities."""
-        return None if self.frames is None else self.frames.to(site.device)[site]
+        return None if self.frames is None else self.frames[site]
 
     def _motion(self, rows: Batch) -> Motion | None:
         if self.snapshots is None or "recorded" in rows:
             return None
         site = rows["site"]
-        area, span = (table.to(site.device)[site] for table in (self.areas, self.spans))
-        return draw_motion(self.snapshots, area, rows["user"], self.seed, span)
+        return draw_motion(self.snapshots, self.areas[site], rows["user"], self.seed, self.spans[site])
 
 
 def _paths(rows: Batch) -> Paths | None:

@@ -24,11 +24,12 @@ class LinkDraws:
     """
 
     def __init__(self, seed: int, *parts: Tensor) -> None:
-        self._state = _keys(seed, *parts)
+        self._seed, self._parts = seed, parts
+        self._state: Tensor | None = None  # fifty small operations, left out where nothing is drawn
 
     def __len__(self) -> int:
         """Return the number of links B."""
-        return len(self._state)
+        return len(self._parts[0])
 
     def uniform(self, *shape: int) -> Tensor:
         """Return numbers in [0, 1) of shape (B, *shape), the same on every device."""
@@ -42,7 +43,7 @@ class LinkDraws:
         return values.reshape(-1, *shape)
 
     def _next(self) -> Tensor:
-        self._state = self._state + _STEP
+        self._state = (_keys(self._seed, *self._parts) if self._state is None else self._state) + _STEP
         return _mix(self._state)
 
 

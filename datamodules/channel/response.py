@@ -56,7 +56,7 @@ def link_factors(
     paths: Paths, bs: Array, ue: Array, ofdm: OFDM, mount: Tensor | None = None, reference: Reference = "corner"
 ) -> tuple[Tensor, Tensor]:
     """Return the space factor (R*T, U, P), including gains, and the frequency factor (K, U, P), both complex64."""
-    multipliers, lengths, num_space = _link_runs(bs, ue, ofdm, reference)
+    multipliers, lengths, num_space = _link_runs(bs, ue, ofdm, reference, paths.delay.device)
     departure, arrival = _local(paths.aod, bs, mount), _local(paths.aoa, ue)
     steps = [*_steps(paths.aoa, ue, arrival), *_steps(paths.aod, bs, departure), paths.delay]
     runs = _phasors(torch.stack(steps).flatten(1).double(), multipliers, lengths)
@@ -109,7 +109,9 @@ def _local(angles: Tensor, array: Array, mount: Tensor | None = None) -> Tensor 
     direction = unit_vector(angles.double())
     if mount is not None:
         direction = direction @ mount.to(direction)
-    return (direction @ rotation_matrix(array.orientation).to(direction)).float()
+    if any(array.orientation):
+        direction = direction @ rotation_matrix(array.orientation).to(direction)
+    return direction.float()
 
 
 def _steps(angles: Tensor, array: Array, direction: Tensor | None) -> list[Tensor]:
@@ -173,8 +175,11 @@ def _stack(axes: list[list[list[float]]]) -> tuple[Tensor, tuple[int, ...]]:
 
 
 @lru_cache(maxsize=64)
-def _link_runs(bs: Array, ue: Array, ofdm: OFDM, reference: Reference) -> tuple[Tensor, tuple[int, ...], int]:
+def _link_runs(
+    bs: Array, ue: Array, ofdm: OFDM, reference: Reference, device: torch.device
+) -> tuple[Tensor, tuple[int, ...], int]:
     """Return multipliers, run lengths, and the number of runs of antennas, before those of subcarriers."""
     space = _array_axes(ue, reference) + _array_axes(bs, reference)
-    matrix, lengths = _stack([*space, _split(ofdm.num_subcarriers, -ofdm.spacing, 0.0)])
-    return matrix, lengths, sum(len(runs) for runs in space)
+    with torch.inference_mode(False):  # else no gradient could pass through what a call without gradients has cached
+        matrix, lengths = _stack([*space, _split(ofdm.num_subcarriers, -ofdm.spacing, 0.0)])
+        return matrix.to(device), lengths, sum(len(runs) for runs in space)

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -126,6 +127,15 @@ def test_many_links_equal_few():
     paths = random_paths(700)
     whole = synthesize(paths, Array(1, 4), Array(), OFDM(8))
     assert torch.allclose(whole[650:], synthesize(paths[650:], Array(1, 4), Array(), OFDM(8)))
+
+
+def test_gradients_pass_after_a_call_without_them():
+    paths = random_paths(2, 3)
+    bs, ue, ofdm = Array(1, 7, pattern="tr38901"), Array(1, 1), OFDM(12)  # of which nothing is cached yet
+    synthesize(paths, bs, ue, ofdm)
+    delay = paths.delay.clone().requires_grad_()
+    synthesize(dataclasses.replace(paths, delay=delay), bs, ue, ofdm).abs().square().sum().backward()
+    assert delay.grad.abs().sum() > 0
 
 
 def test_gradients_reach_every_ray_parameter():
