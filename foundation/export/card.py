@@ -82,10 +82,9 @@ def _measured(summary: Mapping[str, Any]) -> list[str]:
     rule = f"On the test side of the run that trained it, split `{summary.get('split')}`, seed {summary.get('seed')}."
     beaten: list[str] = []
     unbeaten: list[str] = []
-    controls = {name: own for name in metrics if (own := _controlled(name, metrics))}
+    controls = {name: own for name in metrics if (own := _controlled(name, metrics)) and better(own)}
     for name, own in controls.items():
-        less = better(own) == "min"
-        won = metrics[own] < metrics[name] if less else metrics[own] > metrics[name]
+        won = metrics[own] < metrics[name] if better(own) == "min" else metrics[own] > metrics[name]
         (beaten if won else unbeaten).append(f"`{name}` {metrics[name]:.4g}, this model {metrics[own]:.4g}")
     lines = [rule, "", *(f"- Control beaten: {line}." for line in beaten)]
     lines += [f"- Control *not* beaten: {line}." for line in unbeaten]

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from foundation.gather import Rows
 
-#: last words of the names of metrics that are better if small, or if large
-_LESS = {"loss", "nmse", "mse", "mae", "rmse", "error", "m"}
+#: words in the names of metrics that are better if small, or if large; of several the last one counts
+_LESS = {"loss", "nmse", "mse", "mae", "rmse", "error", "forgotten", "m"}
 _MORE = {"accuracy", "f1", "cosine", "gain", "ratio", "rate", "match"}
 #: limits of the embedding projector of Weights & Biases
 _ROWS, _COMPONENTS = 1000, 50
@@ -21,12 +21,14 @@ def better(metric: str) -> Literal["min", "max"] | None:
     """Return whether a small or a large value of a metric is better, by its name; None if unknown.
 
     Args:
-        metric: Its name, such as `val/beam/top1`, `test/mean_m` or `nmse_db`.
+        metric: Its name, such as `val/beam/top1`, `test/mean_m`, `nmse_db_1` or `cosine_los_p10`.
     """
-    words = metric.rsplit("/", 1)[-1].removesuffix("_db").split("_")
-    if words[-1] in _LESS:
-        return "min"
-    return "max" if words[-1] in _MORE or re.fullmatch(r"top\d+", words[-1]) else None
+    for word in reversed(metric.rsplit("/", 1)[-1].split("_")):
+        if word in _LESS:
+            return "min"
+        if word in _MORE or re.fullmatch(r"top\d+", word):
+            return "max"
+    return None
 
 
 def described(part: Any) -> dict[str, Any]:

@@ -92,6 +92,7 @@ def test_the_card_knows_the_controls_of_every_model():
         "prediction/nmse_db": -9.0, "prediction/hold_nmse_db": -5.0, "prediction/link_ar_nmse_db": -10.0,
         "prediction/limit_nmse_db": -20.0, "prediction/rate_loss": 0.1, "prediction/hold_rate_loss": 0.2,
         "los_accuracy": 0.9, "los_chance": 0.6, "match_user": 0.01, "match_user_chance": 0.02, "beam/top1": 0.3,
+        "prediction/nmse_db_1": -8.0, "prediction/hold_nmse_db_1": -9.0, "prediction/zero_nmse_db_1": 0.0,
     }  # fmt: skip
     text = card({"parts": {}, "summary": {"metrics": {f"test/{k}": v for k, v in metrics.items()}}}, {})
     lines = [line for line in text.splitlines() if line.startswith("- Control")]
@@ -99,8 +100,10 @@ def test_the_card_knows_the_controls_of_every_model():
         "- Control beaten: `prediction/hold_nmse_db` -5, this model -9.",
         "- Control beaten: `prediction/hold_rate_loss` 0.2, this model 0.1.",
         "- Control beaten: `los_chance` 0.6, this model 0.9.",
+        "- Control beaten: `prediction/zero_nmse_db_1` 0, this model -8.",
         "- Control *not* beaten: `prediction/link_ar_nmse_db` -10, this model -9.",
         "- Control *not* beaten: `match_user_chance` 0.02, this model 0.01.",
+        "- Control *not* beaten: `prediction/hold_nmse_db_1` -9, this model -8.",
     ]
     assert "| prediction/limit_nmse_db | -20 |" in text
 

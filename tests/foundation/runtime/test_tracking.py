@@ -22,7 +22,9 @@ ROOT = Path(__file__).parents[3]
     [
         ("val/loss", "min"), ("test/beam/top1", "max"), ("test/beam/gain_db", "max"), ("nmse_db", "min"),
         ("test/positioning/cdf90_m", "min"), ("target_hit_rate", "max"), ("rate_loss", "min"), ("los_accuracy", "max"),
-        ("val/csi_to_cir/retrieval_top5", "max"), ("error_db", "min"), ("match_user", None), ("snr_db", None),
+        ("val/csi_to_cir/retrieval_top5", "max"), ("error_db", "min"), ("match_user", "max"), ("snr_db", None),
+        ("prediction/nmse_db_1", "min"), ("test/nmse_antenna_db", "min"), ("cosine_nlos_p10", "max"),
+        ("hit_rate_of_4", "max"), ("twin_forgotten_db", "min"), ("kept_energy", None), ("fd_t_max", None),
     ],
 )  # fmt: skip
 def test_names_tell_what_is_good(metric, good):
