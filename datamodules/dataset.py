@@ -49,6 +49,11 @@ class ChannelDataset(Dataset[Batch]):
         """Return the number of rows."""
         return len(self.links)
 
+    def check_not_empty(self, side: str) -> None:
+        """Raise an `InputError` if there is no link, on which a test of the side of that name would have no result."""
+        if not len(self):
+            raise InputError(f"there is no link on the {side} side: give it a share in data.fractions")
+
     @property
     def cities(self) -> list[str]:
         """Names of the cities of the links, sorted."""

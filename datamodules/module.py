@@ -219,6 +219,8 @@ class ChannelDataModule(LightningDataModule):
 
     def _loader(self, side: str, shuffle: bool = False) -> DataLoader[Batch]:
         dataset = self.sides[side]
+        if self.trainer is not None and self.trainer.state.fn != "fit":
+            dataset.check_not_empty(side)
         sampler = ShardedSampler(dataset, self.batch_size, shuffle, self.seed)
         if shuffle and self.balance is not None:
             domain = domain_of_rows(dataset, self.balance, self.bs, self.sequence, self.seed)
@@ -272,8 +274,6 @@ class ChannelDataModule(LightningDataModule):
 
         csi = batch["csi"][index].cpu()
         return plot_csi(csi.reshape(-1, *csi.shape[-3:])[0], self.ofdm.bandwidth, prediction)
-
-    # --- from the train side only
 
     def sample(self) -> Batch:
         """Return a batch of random training links, for the input statistics of a model."""

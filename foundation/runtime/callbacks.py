@@ -53,6 +53,13 @@ class SaveConfig(SaveConfigCallback):
         self._run = run
         self._command = command
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Before a training that is tested at its end, check that there is something to test."""
+        sides = getattr(trainer.datamodule, "sides", {})  # type: ignore[attr-defined]
+        if stage == "fit" and self.config.get("then_test") and "test" in sides:
+            sides["test"].check_not_empty("test")
+        super().setup(trainer, pl_module, stage)
+
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the file; Lightning calls this in the first process only."""
         config = self.config.clone()
