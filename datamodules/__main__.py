@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from datamodules.errors import NEGATIVE_NUMBER, InputError
+from datamodules.errors import NEGATIVE_NUMBER, InputError, remedied
 from datamodules.sites import inventory as listing
 
 if TYPE_CHECKING:
@@ -48,10 +48,11 @@ def main(args: list[str] | None = None) -> int:
         # the reader of the list, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except InputError as error:
-        if os.environ.get("CSI_DEBUG"):
+    except Exception as error:
+        line = remedied(error)
+        if line is None or os.environ.get("CSI_DEBUG"):
             raise
-        return _print_error(f"error: {' '.join(str(error).split())}", 2)
+        return _print_error(f"error: {line}", 2)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import re
 from collections.abc import Iterator
@@ -10,6 +11,11 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+#: errors of the file system that the user can resolve
+_OF_THE_DISK = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+    errno.ENAMETOOLONG,
+}  # fmt: skip
 #: negative numbers on a command line, of which argparse would take -1e-3 as an option
 NEGATIVE_NUMBER = re.compile(r"-(\.?\d|inf|nan)")
 
@@ -23,6 +29,18 @@ class InputError(ValueError):
 
 class DatasetNotFoundError(InputError, FileNotFoundError):
     """Missing data. The message names the data, the folder that was searched and the argument to change."""
+
+
+def remedied(error: BaseException) -> str | None:
+    """Return the message, one line, of invalid input or of a file or disk that cannot be used; None for a bug."""
+    text = " ".join(str(error).split())
+    if isinstance(error, InputError):
+        return text
+    if isinstance(error, FileNotFoundError):
+        return text if error.filename is None else f"{error.filename} does not exist"
+    if isinstance(error, OSError) and error.errno in _OF_THE_DISK and error.filename is not None:
+        return f"{error.filename}: {error.strerror}: give another folder, or free the disk"
+    return None
 
 
 def check_positive(owner: str, **values: float | None) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from datamodules.errors import DatasetNotFoundError, InputError, refuse_pointer
@@ -68,6 +68,18 @@ def _read_folder(folder: Path) -> dict[str, Any]:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{folder} is damaged or no exported model: {' '.join(str(error).split())}") from error
+
+
+def save_tensors(tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        InputError: It cannot be written.
+    """
+    try:
+        save_file(dict(tensors), file, metadata=dict(metadata))
+    except (OSError, SafetensorError) as error:  # the latter of a full disk, without the name of the file
+        raise InputError(f"cannot write {file}: {error}") from error
 
 
 def checksum(file: Path) -> str:

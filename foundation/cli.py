@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import importlib.metadata
 import logging
@@ -78,8 +77,6 @@ _CHATTER = (
     "Restored all states",
     "The following callbacks returned in `LightningModule.configure_callbacks`",
 )
-#: errors of the file system that the user can resolve
-_OF_THE_DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
 
 
 def main(args: list[str] | None = None, callbacks: Sequence[Callback] = (), raises: bool = False) -> int:
@@ -197,15 +194,13 @@ def user_error(error: Exception) -> str | None:
     """Return the message of an error that the user can resolve, None for a bug."""
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    from datamodules.errors import InputError
+    from datamodules.errors import remedied
 
     text = " ".join(str(error).split())
-    if isinstance(error, FileNotFoundError) and not isinstance(error, InputError) and error.filename is not None:
-        return f"{error.filename} does not exist"
-    if isinstance(error, (InputError, FileNotFoundError, MisconfigurationException)):
+    if line := remedied(error):
+        return line
+    if isinstance(error, MisconfigurationException):
         return text
-    if isinstance(error, OSError) and error.errno in _OF_THE_DISK and error.filename is not None:
-        return f"{error.filename}: {error.strerror}: give another --runs, or free the disk"
     if isinstance(error, ValueError) and text.startswith("Expected more than 1 value per channel when training"):
         return (
             "batch normalisation cannot learn from a batch of one link: give a larger data.batch_size or more training "

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from foundation.studies.rows import Row, collect
 from foundation.studies.run import run_study
+from foundation.studies.run_list import exit_status
 from foundation.studies.study import Study
 from foundation.studies.tables import format_values
 
@@ -19,12 +20,17 @@ _DECIDES = {"positioning": ("mean_m", False), "beam": ("top1", True)}
 def main() -> None:
     """Trace two cities, pre-train CSI-CLIP on one, adapt it to the other, and compare with training from scratch."""
     started = time.monotonic()
-    study = Study.named("demo")
-    status = run_study(study, Path("runs"))
-    if not status:
-        print(f"\n{pretraining_effect(collect(Path('runs'), study))}")
-        print(f"{time.monotonic() - started:.0f} s. Pictures: runs/demo/*/plots/, settings: runs/demo/*/config.yaml")
-    sys.exit(status)
+
+    def work() -> int:
+        study = Study.named("demo")
+        status = run_study(study, Path("runs"))
+        if not status:
+            print(f"\n{pretraining_effect(collect(Path('runs'), study))}")
+            took = f"{time.monotonic() - started:.0f} s"
+            print(f"{took}. Pictures: runs/demo/*/plots/, settings: runs/demo/*/config.yaml")
+        return status
+
+    sys.exit(exit_status(work))
 
 
 def pretraining_effect(rows: Sequence[Row]) -> str:

@@ -25,7 +25,7 @@ from types import ModuleType
 
 import torch
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, remedied
 from datamodules.sources.base import Recipe, Source, make
 
 #: number of tasks submitted to a Ray cluster at a time; pending tasks let it scale up
@@ -100,10 +100,8 @@ def _attempt(payload: bytes, number: int) -> str | None:
     """Make the sites of one recipe; return the error message in one line, or None."""
     try:
         make(*_recipes(payload)[number])
-    except InputError as error:
-        return " ".join(str(error).split())
     except Exception as error:  # other recipes continue after an error of one area or of a library
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return remedied(error) or f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     return None
 
 

@@ -18,10 +18,10 @@ from datamodules.channel.arrays import Array
 from datamodules.channel.impairments import Noise
 from datamodules.channel.motion import Sequence
 from datamodules.channel.ofdm import OFDM
-from datamodules.errors import InputError
 from datamodules.module import ChannelDataModule
 from datamodules.sources.tr38901.cdl import CDL
 from foundation.baselines.prediction import hold, link_ar, pad, pad_vector
+from foundation.studies.run_list import exit_status
 from foundation.studies.tables import ruled
 from heads.prediction import prediction_error
 
@@ -79,11 +79,12 @@ def main() -> None:
     parser.add_argument("--links", type=int, default=400, help="links of each cell [400]")
     parser.add_argument("--seed", type=int, default=0, help="draws links, motion and noise [0]")
     options = parser.parse_args()
-    try:
+
+    def work() -> int:
         print(report({speed: cell(speed, options.links, options.seed) for speed in (1.0, 9.0)}))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 0
+
+    sys.exit(exit_status(work))
 
 
 if __name__ == "__main__":

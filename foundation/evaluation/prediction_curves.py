@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from datamodules.errors import InputError
 from foundation.studies.rows import Row, collect
+from foundation.studies.run_list import exit_status
 from foundation.studies.study import Study
 
 if TYPE_CHECKING:
@@ -248,21 +249,33 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
     parser.add_argument("--out", type=Path, default=Path(), help="folder to write pictures to")
     options = parser.parse_args()
-    try:
-        rows = [row for name in STUDIES for row in collect(options.runs, Study.named(name))]
-        found = pictures(rows)
-        if not found:
-            raise InputError(
-                f"no tested cell in {options.runs / STUDIES[0]}: run `make study STUDY={STUDIES[0]}` first"
-            )
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(exit_status(lambda: draw(options.runs, options.out)))
+
+
+def draw(runs: Path, out: Path) -> int:
+    """Print the cells of the first study, and write the pictures.
+
+    Args:
+        runs: Folder of all runs.
+        out: Folder of the pictures.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        InputError: There is no tested run.
+    """
+    rows = [row for name in STUDIES for row in collect(runs, Study.named(name))]
+    found = pictures(rows)
+    if not found:
+        raise InputError(f"no tested cell in {runs / STUDIES[0]}: run `make study STUDY={STUDIES[0]}` first")
     for data, cell in cells([row for row in rows if row.experiment == STUDIES[0]]).items():
         print(data, *(f"{name} {value:.3f}" for name, value in cell.items()))
+    out.mkdir(parents=True, exist_ok=True)
     for name, figure in found.items():
-        figure.savefig(options.out / f"{name}.png")
-        print(options.out / f"{name}.png")
+        figure.savefig(out / f"{name}.png")
+        print(out / f"{name}.png")
+    return 0
 
 
 if __name__ == "__main__":

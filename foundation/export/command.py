@@ -8,10 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from safetensors.torch import save_file
-
 from datamodules.errors import InputError
-from foundation.checkpoint import CONFIG, WEIGHTS, checksum, described, load_part, read_checkpoint
+from foundation.checkpoint import CONFIG, WEIGHTS, checksum, described, load_part, read_checkpoint, save_tensors
 from foundation.export.card import card
 from foundation.export.graphs import graphs_of, write_graph
 from foundation.runtime.runs import Run, read_summary
@@ -89,7 +87,7 @@ def write_folder(checkpoint: Path, folder: Path, part: str | None = None) -> Non
     # copies: safetensors refuses tensors that share memory, as shared layers do
     weights = {k: v.clone().contiguous() for k, v in content["state_dict"].items() if k.startswith(prefixes)}
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    save_tensors(weights, folder / WEIGHTS, {"format": "pt"})
     config["sha256"] = checksum(folder / WEIGHTS)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     _write_card(folder, config)

@@ -17,9 +17,10 @@ import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from foundation.checkpoint import save_tensors
 from foundation.gather import interleaved
 from foundation.runtime.figures import log_rows, shows_rows
 from foundation.runtime.loggers import Wandb
@@ -227,7 +228,7 @@ class PredictionFile(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         parts = [folder / f"predictions.{rank}.tmp" for rank in range(trainer.world_size)]
         sites = _sites(trainer)
-        save_file(joined, parts[trainer.global_rank], sites)
+        save_tensors(joined, parts[trainer.global_rank], sites)
         trainer.strategy.barrier("predictions")
         if not trainer.is_global_zero:
             return
@@ -235,7 +236,7 @@ class PredictionFile(Callback):
         if len(parts) == 1:
             os.replace(parts[0], path)
         else:
-            save_file(interleaved([load_file(part) for part in parts]), path, sites)
+            save_tensors(interleaved([load_file(part) for part in parts]), path, sites)
             for part in parts:
                 part.unlink()
             joined = load_file(path) if shows_rows(trainer) else joined

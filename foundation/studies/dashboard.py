@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from datamodules.errors import InputError, needs
 from datamodules.progress import Progress
 from datamodules.yaml_file import read_yaml
-from foundation.runtime.runs import write_whole
+from foundation.runtime.runs import check_name, write_whole
 from foundation.runtime.tracking import better
+from foundation.studies.run_list import exit_status
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -50,6 +51,8 @@ class Content(NamedTuple):
 def collect_runs(runs: Path, experiment: str | None) -> Content:
     """Collect metrics, figures and differing settings of the runs of one experiment, or of all.
 
+    A run whose files are damaged is left out, with a printed line.
+
     Args:
         runs: Folder of all experiments.
         experiment: Name of one; None for all.
@@ -66,17 +69,25 @@ def collect_runs(runs: Path, experiment: str | None) -> Content:
     scores: set[str] = set()
     pictures: set[str] = set()
     values: dict[str, set[str]] = defaultdict(set)
+    read: list[Path] = []
     with Progress(len(folders), "reading", "run", leave=False, delay=1.0) as progress:
         for folder in folders:
-            logged = _columns(folder / "metrics.csv")
+            progress.update()
+            try:
+                logged, settings = _columns(folder / "metrics.csv"), read_yaml(folder / "config.yaml")
+            except (OSError, ValueError, csv.Error) as error:
+                print(f"skipped {folder}: {error}", file=sys.stderr)
+                continue
+            read.append(folder)
             curves |= {name for name in logged if name.startswith(("val/", "train/"))}
             scores |= {name for name in logged if name.startswith("test/")}
             pictures |= {f"plots/{file.stem}" for file in folder.glob("plots/*.png")}
-            for key, value in _flat(read_yaml(folder / "config.yaml")):
-                values[key].add(json.dumps(value))
-            progress.update()
+            for key, value in _flat(settings):
+                values[key].add(json.dumps(value, default=str))
+    if not read:
+        raise InputError(f"none of the {len(folders)} runs in {runs / (experiment or '*')} can be read")
     varied = [key for key, found in values.items() if len(found) > 1 and not _IDLE.match(key)]
-    names = sorted({folder.parent.name for folder in folders})
+    names = sorted({folder.parent.name for folder in read})
     return Content(names, sorted(curves), sorted(scores), sorted(pictures), varied)
 
 
@@ -200,12 +211,13 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--project", default=PROJECT, help="project of experiments/wandb.yaml")
     given = parser.parse_args(args)
     print("loading wandb", flush=True)
-    try:
+
+    def work() -> int:
+        check_name("experiment", given.experiment or None)
         print(publish(given.runs, given.experiment or None, given.entity, given.project))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datamodules.errors import InputError
 from foundation.runtime.runs import write_whole
 from foundation.studies.matrix import STUDIES, matrix
 from foundation.studies.rows import ROWS, Row, collect, read, write
+from foundation.studies.run_list import exit_status
 from foundation.studies.study import FOLDER, Study, studies
 from foundation.studies.tables import ruled, table
 
@@ -163,14 +163,14 @@ def main() -> None:
     parser.add_argument("studies", nargs="*", help="studies to collect; without any, only RESULTS.md is rebuilt")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     options = parser.parse_args()
-    try:
-        made = [row for name in options.studies for row in collect(options.runs, Study.named(name))]
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    rows = replaced(read(ROWS), made)
-    write(ROWS, rows)
-    publish(rows)
+
+    def work() -> int:
+        rows = replaced(read(ROWS), [r for name in options.studies for r in collect(options.runs, Study.named(name))])
+        write(ROWS, rows)
+        publish(rows)
+        return 0
+
+    sys.exit(exit_status(work))
 
 
 def replaced(rows: Iterable[Row], new: list[Row]) -> list[Row]:

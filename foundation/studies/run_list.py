@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datamodules.errors import InputError
+from datamodules.errors import remedied
 from datamodules.progress import SharedProgress
 from datamodules.yaml_file import read_yaml
 from foundation.runtime.runs import read_summary
@@ -94,12 +95,15 @@ def command(folder: Path, args: list[str]) -> Callable[[], int]:
 
 
 def exit_status(work: Callable[[], int]) -> int:
-    """Return the exit status of a command that makes runs: that of `work`, or 2 with one line for invalid input."""
+    """Return the exit status of a command: that of `work`, or 2 with one line for invalid input or an unusable file."""
     try:
         return work()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:  # between two runs, as while links are selected; a run handles its own
         print("interrupted: the same command goes on", file=sys.stderr)
         return INTERRUPTED
+    except Exception as error:
+        line = remedied(error)
+        if line is None or os.environ.get("CSI_DEBUG"):
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return 2

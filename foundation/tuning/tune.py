@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from datamodules.errors import InputError, check_whole, needs
 from foundation.runtime.runs import write_whole
+from foundation.studies.run_list import exit_status
 from foundation.studies.tables import ruled
 from foundation.tuning.search_space import Search, assignments
 
@@ -248,16 +249,13 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--trials", type=int, default=20, help="trials in all, those of earlier calls among them")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
     given, further = parser.parse_known_args(args)
-    try:
+
+    def work() -> int:
         check_whole("make tune", TRIALS=given.trials)
         search = Search.load(given.search)
         return tune(replace(search, args=[*search.args, *further]), given.trials, given.runs)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: the same command resumes the search", file=sys.stderr)
-        return 130
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from datamodules.channel.arrays import Array
@@ -85,7 +86,7 @@ def write_example(folder: Path, seed: int = 0) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, file, metadata={key: json.dumps(value) for key, value in facts.items()})
         file.chmod(folder.stat().st_mode & 0o666)  # safetensors sets permissions for the owner only
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise InputError(f"cannot write {file}: {error}") from error
     return file
 

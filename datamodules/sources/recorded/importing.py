@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from datamodules.errors import InputError
@@ -136,7 +137,7 @@ def import_recording(
         temporary.chmod(target.parent.stat().st_mode & 0o666)  # safetensors sets permissions for the owner only
         read_recording(temporary, source)
         os.replace(temporary, target)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise InputError(f"cannot write {out}: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)

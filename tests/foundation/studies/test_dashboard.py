@@ -32,6 +32,16 @@ def panels(space):
     return {section.name: section.panels for section in space.sections}
 
 
+def test_a_damaged_run_is_left_out_by_name(runs, capsys):
+    (runs / "beam_finetune/a/config.yaml").write_text("model: {")
+    (runs / "zero/c/metrics.csv").write_bytes(b"\xff\n")
+    assert collect_runs(runs, None).experiments == ["beam_finetune"]
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(": ")[0] for line in said] == [
+        f"skipped {runs}/{name}" for name in ("beam_finetune/a", "zero/c")
+    ]
+
+
 def test_what_runs_have_in_common_and_what_differs(runs):
     shown = collect_runs(runs, "beam_finetune")
     assert shown.scores == ["test/beam/gain_db", "test/beam/top1"]
