@@ -112,7 +112,7 @@ class FoundationTask(LightningModule):
 
         Args:
             head: The head.
-            check: Whether labels and sizes are checked.
+            check: Whether labels and sizes are checked; else only that sequences are long enough.
 
         Raises:
             InputError: Labels are missing, or sizes differ.
@@ -125,8 +125,11 @@ class FoundationTask(LightningModule):
             if "csi_shape" in statistics:
                 receive, transmit, subcarriers = statistics["csi_shape"].tolist()
                 head.configure(receive * transmit, subcarriers)
-            if check:
-                head.check(statistics)
+            sequence, past = getattr(datamodule, "sequence", None), {}
+            if sequence is not None:
+                past = {"snapshots": torch.tensor(sequence.snapshots)}
+                statistics |= {**past, "horizon": torch.tensor(sequence.horizon)}
+            head.check(statistics if check else past)
         except ValueError as error:
             raise InputError(str(error)) from error
 

@@ -71,7 +71,8 @@ class Head(nn.Module, ABC):
         """Check before training or testing that the data have the labels and sizes that the head needs.
 
         Args:
-            statistics: Statistics of the train split, see `prepare`.
+            statistics: Statistics of the train split, see `prepare`; of sequences also `snapshots` and `horizon`, the
+                numbers N and H of observed and of following snapshots, scalars.
 
         Raises:
             ValueError: No sample of the train split has one of the labels that the head requires, or the data differ in

@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from heads.base import Head, check_at_least
+from heads.base import Head, check_at_least, statistic
 from heads.figures import cdf_figure, channel_figure
 from heads.linear_filter import LinearFilter
 from heads.metrics import RatioOfSums
@@ -97,6 +97,40 @@ class Prediction(Head):
         widths = [self.in_features, *[self.hidden] * (self.layers - 1), outputs]
         self.network = nn.Sequential(*_connected(widths), *([nn.Tanh()] if self.layers == 2 else []))
 
+    def check(self, statistics: dict[str, Tensor]) -> None:
+        """Check that the data are sequences of the size and the number of horizons of the head."""
+        super().check(statistics)
+        if "snapshots" in statistics:
+            self._check_past(int(statistics["snapshots"]))
+        if "csi_shape" in statistics:
+            receive, transmit, subcarriers = statistic(statistics, "csi_shape", 3).tolist()
+            self._check_size(self.in_features, receive * transmit, subcarriers)
+        if "horizon" in statistics and int(statistics["horizon"]) != self.horizons:
+            raise ValueError(
+                f"the head predicts {self.horizons} snapshots, but the data hold {int(statistics['horizon'])}: set "
+                "horizons of the head, or data.sequence.horizon"
+            )
+
+    def _check_past(self, snapshots: int) -> None:
+        if self.kind == "filter" and snapshots < self.horizons + 2:
+            raise ValueError(
+                f"the filter needs a past of {self.horizons + 2} snapshots to predict {self.horizons}, got "
+                f"{snapshots}: set data.sequence.snapshots"
+            )
+
+    def _check_size(self, features: int, num_antennas: int, num_subcarriers: int) -> None:
+        size = 2 * self.horizons * num_antennas * num_subcarriers
+        if self.kind == "given" and features != size:
+            raise ValueError(
+                f"the head reads {size} features as the prediction, but the encoder has {features}: "
+                "set its horizons, num_antennas and num_subcarriers"
+            )
+        if self.kind == "direct" and (num_antennas, num_subcarriers) != (self.num_antennas, self.num_subcarriers):
+            raise ValueError(
+                f"the head predicts {self.num_antennas} antenna pairs and {self.num_subcarriers} subcarriers, but the "
+                f"data hold {num_antennas} and {num_subcarriers}: set num_antennas and num_subcarriers"
+            )
+
     def forward(self, features: Tensor, *inputs: Tensor) -> Tensor:
         """Predict the channel.
 
@@ -118,29 +152,15 @@ class Prediction(Head):
         csi = inputs[0]
         if self.network is None:
             raise ValueError("the size of the channel is not set: give the head num_antennas and num_subcarriers")
+        r, t, k = csi.shape[2:]
+        self._check_past(csi.shape[1])
+        self._check_size(features.shape[1], r * t, k)
         if self.kind == "filter":
-            if csi.shape[1] < self.horizons + 2:
-                raise ValueError(
-                    f"the filter needs a past of {self.horizons + 2} snapshots to predict {self.horizons}, got "
-                    f"{csi.shape[1]}: set data.sequence.snapshots"
-                )
             predicted: Tensor = self.network(features, csi)
             return predicted
-        r, t, k = csi.shape[2:]
         if self.kind == "given":
-            size = 2 * self.horizons * r * t * k
-            if features.shape[1] != size:
-                raise ValueError(
-                    f"the head reads {size} features as the prediction, but the encoder has {features.shape[1]}: "
-                    "set its horizons, num_antennas and num_subcarriers"
-                )
             given = rearrange(features, "b (h r t k c) -> b h r t k c", h=self.horizons, r=r, t=t, c=2)
             return torch.view_as_complex(given.contiguous())
-        if (r * t, k) != (self.num_antennas, self.num_subcarriers):
-            raise ValueError(
-                f"the head predicts {self.num_antennas} antenna pairs and {self.num_subcarriers} subcarriers, but the "
-                f"data hold {r * t} and {k}: set num_antennas and num_subcarriers"
-            )
         values = rearrange(self.network(features), "b (h r t k c) -> b h r t k c", h=self.horizons, r=r, t=t, c=2)
         power = csi.abs().square()
         level = power.amax((1, 2, 3, 4)) if self.layers == 2 else power.mean((1, 2, 3, 4))

@@ -17,7 +17,7 @@ from datamodules.sites.site import Site
 from foundation.baselines.prediction_limit import limit
 from foundation.evaluation.predicted_beams import PredictedBeam
 from foundation.gather import concatenate, gather_rows
-from foundation.nets.classical import PREDICTORS, ClassicalPredictor
+from foundation.nets.classical import LEAST, PREDICTORS, ClassicalPredictor
 from heads.prediction import PredictionNMSE, next_channel
 
 #: lower limit of noise over power: SNRs are clipped to 90 dB
@@ -47,8 +47,8 @@ _LAST: dict[str, dict[str, Tensor]] = {}
 class PredictionControls(Callback):
     """Scores classical predictors at every test of a head `prediction`, logs them, and prints the table.
 
-    They do not depend on the model: where a process tests several models on the same data in succession, as a study
-    does, they are scored once.
+    Those that need a longer past than the data hold are left out. They do not depend on the model: where a process
+    tests several models on the same data in succession, as a study does, they are scored once.
 
     Logged with the head's own metrics: `<name>_nmse_db` of each predictor, with `_1` and so on for each of several
     horizons; `macs` and `cpu_ms` of the model, see `cost`; `fd_t`, the mean over links of the largest Doppler shift
@@ -74,10 +74,11 @@ class PredictionControls(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self._data = f"{self.horizons} {_settings(data)}"
         known = self._data in _LAST
-        codebook = dft_codebook(data.bs)
+        codebook, past = dft_codebook(data.bs), data.sequence.snapshots
+        usable = [name for name in PREDICTORS if LEAST.get(name, 1) <= past]
         self._beams = {
             f"{name}{metric}": PredictedBeam(codebook, metric == "rate_loss").to(pl_module.device)
-            for name in ("", *(f"{other}_" for other in _CHOOSING if not known))
+            for name in ("", *(f"{other}_" for other in _CHOOSING if other in usable and not known))
             for metric in ("beam_top1", "rate_loss")
         }
         self._facts.clear()
@@ -88,11 +89,11 @@ class PredictionControls(Callback):
             return
         sample = data.sample()
         antennas, subcarriers = sample["csi"].shape[-3] * sample["csi"].shape[-2], sample["csi"].shape[-1]
-        for name in PREDICTORS:
-            made = ClassicalPredictor(name, sample["csi"].shape[1], self.horizons, antennas, subcarriers)
+        for name in usable:
+            made = ClassicalPredictor(name, past, self.horizons, antennas, subcarriers)
             made.prepare(sample)
             self._predictors[name] = made.to(pl_module.device)
-        names = (*PREDICTORS, "limit") if data.sides["test"].sites[0].links.has_rays else PREDICTORS
+        names = [*usable, *["limit"] * data.sides["test"].sites[0].links.has_rays]
         each = range(self.horizons) if self.horizons > 1 else ()
         self._errors = {
             name: {
@@ -135,7 +136,7 @@ class PredictionControls(Callback):
         predictions = {name: made.predict(batch["csi"]) for name, made in self._predictors.items()}
         for name, prediction in predictions.items():
             self._score(name, prediction, batch)
-        for name in _CHOOSING:
+        for name in (name for name in _CHOOSING if name in predictions):
             self._choose(f"{name}_", predictions[name], target)
         if "limit" in self._errors and velocity is not None:
             rays, mount = rays_of(data.sides["test"].sites, batch), data._make._mount(batch["site"])

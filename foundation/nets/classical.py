@@ -15,6 +15,8 @@ from foundation.encoder import Encoder
 
 Predictor = Literal["hold", "zero", "ar1", "kalman", "wiener", "link_ar", "pad", "pad_vector"]
 PREDICTORS: tuple[Predictor, ...] = get_args(Predictor)
+#: least number of snapshots that a predictor needs, if more than one
+LEAST = {"link_ar": 2, "pad": 3, "pad_vector": 2}
 
 
 class ClassicalPredictor(Encoder):
@@ -52,6 +54,7 @@ class ClassicalPredictor(Encoder):
         super().__init__()
         self.save_hyperparameters()
         self.predictor, self.horizons = predictor, horizons
+        self.least = snapshots if predictor == "wiener" else LEAST.get(predictor, 1)
         self.num_features = 2 * horizons * num_antennas * num_subcarriers
         self.register_buffer("rho", torch.zeros(()))
         self.register_buffer("snr", torch.ones(()))
@@ -59,17 +62,18 @@ class ClassicalPredictor(Encoder):
 
     def prepare(self, batch: Mapping[str, Any]) -> None:
         """Fit the parameters of the predictor to the train side: rho, the SNR, and the weights of the pooled filter."""
-        seen, future = batch["csi"], batch["next_csi"]
+        seen, future = self._checked(batch["csi"]), batch["next_csi"]
         clean = batch.get("clean_csi", seen)
         self.rho.fill_(prediction.fit_ar1(clean))
         noise = ((seen - clean).abs().square().mean((1, 2, 3, 4)) / _power(clean)).mean()
         self.snr.copy_(1 / noise.clamp_min(1e-9))
         future = future.unsqueeze(1) if future.ndim == 4 else future
-        if self.predictor == "wiener":
+        if self.predictor == "wiener" and future.shape[1] >= self.horizons:  # else the head refuses the data
             self.weights.copy_(prediction.fit_wiener(seen, future[:, : self.horizons], self.weights.shape[1]))
 
     def predict(self, csi: Tensor) -> Tensor:
         """Return the next channels (B, H, R, T, K) of a past (B, N, R, T, K)."""
+        csi = self._checked(csi)
         if self.predictor == "ar1":
             return prediction.ar1(csi, self.horizons, float(self.rho))
         if self.predictor == "kalman":
@@ -78,6 +82,14 @@ class ClassicalPredictor(Encoder):
             return prediction.wiener(csi, self.horizons, self.weights)
         predicted: Tensor = getattr(prediction, self.predictor)(csi, self.horizons)
         return predicted
+
+    def _checked(self, csi: Tensor) -> Tensor:
+        if csi.shape[1] < self.least:
+            raise InputError(
+                f"the predictor {self.predictor} needs a past of {self.least} snapshots, the data hold {csi.shape[1]}: "
+                "set its snapshots, or data.sequence.snapshots"
+            )
+        return csi
 
     def forward(self, csi: Tensor) -> Tensor:
         """Return the prediction as features (B, 2*H*R*T*K), real and imaginary part of each entry."""

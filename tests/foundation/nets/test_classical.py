@@ -57,6 +57,35 @@ def test_rows_tell_doppler_and_snr(tested):
     assert [line.split()[1] for line in table.splitlines()[-1:]] == ["limit,"]
 
 
+def short(folder, snapshots=2, horizon=1):
+    return build(folder / "sites", sequence=Sequence(snapshots, 1e-3, {"static": 1}, horizon=horizon))
+
+
+def test_predictors_that_need_a_longer_past_are_left_out(tmp_path):
+    model = FineTune(lambda d: Prediction(d, "given"), ClassicalPredictor("hold", **SIZE), mode="control")
+    trainer = fit(model, short(tmp_path), tmp_path, epochs=1, limit_train_batches=1)
+    metrics = trainer.test(model, datamodule=short(tmp_path), verbose=False)[0]
+    assert "test/prediction/link_ar_nmse_db" in metrics
+    assert "test/prediction/pad_nmse_db" not in metrics
+
+
+@pytest.mark.parametrize(
+    ("predictor", "head", "snapshots", "message"),
+    [
+        ("hold", {"kind": "given", "horizons": 2}, 6, "reads 128 features as the prediction, but the encoder has 64"),
+        ("hold", {"horizons": 2}, 6, "the head predicts 2 snapshots, but the data hold 1: set horizons"),
+        ("hold", {}, 2, "the filter needs a past of 3 snapshots to predict 1, got 2"),
+        ("hold", {"kind": "direct", "num_antennas": 2}, 6, "predicts 2 antenna pairs and 8 subcarriers"),
+        ("wiener", {"kind": "given"}, 4, "the predictor wiener needs a past of 6 snapshots, the data hold 4"),
+        ("pad", {"kind": "given"}, 2, "the predictor pad needs a past of 3 snapshots, the data hold 2"),
+    ],
+)
+def test_data_of_another_length_or_size_are_refused(predictor, head, snapshots, message, tmp_path):
+    model = FineTune(lambda d: Prediction(d, **head), ClassicalPredictor(predictor, **SIZE), mode="control")
+    with pytest.raises(InputError, match=message):
+        fit(model, short(tmp_path, snapshots), tmp_path, epochs=1)
+
+
 def test_predictors_are_scored_once_on_the_same_data(tmp_path, monkeypatch):
     fitted, sample = [], ChannelDataModule.sample
     monkeypatch.setattr(ChannelDataModule, "sample", lambda self: fitted.append(1) or sample(self))
