@@ -138,11 +138,12 @@ class Feedback(Head):
 
     def loss(self, prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Return the mean squared error of unit-power channels (environment-channel eq 11): the linear NMSE."""
-        return relative_error(prediction, batch).sum() / max(self.labelled(batch), 1)
+        counted = _nonzero_power(batch)
+        return relative_error(prediction, batch)[counted].sum() / counted.sum().clamp_min(1)
 
     def labelled(self, batch: dict[str, Tensor]) -> int:
-        """Return the number of links."""
-        return len(batch["csi"])
+        """Return the number of links with nonzero power."""
+        return int(_nonzero_power(batch).sum())
 
     def metrics(self) -> MetricCollection:
         """Return `nmse_db` [dB] and `cosine`, the mean cosine similarity in [0, 1]."""
@@ -150,27 +151,37 @@ class Feedback(Head):
 
     def figures(self, prediction: Tensor, batch: dict[str, Tensor]) -> dict[str, Figure]:
         """Draw the distribution of the NMSE over links, and the reconstruction of the link of median error."""
-        error = relative_error(prediction, batch)
+        nonzero = _nonzero_power(batch)
+        error = relative_error(prediction, batch)[nonzero]
         if not len(error):
             return {}
         middle = int(error.argsort()[len(error) // 2])
+        target, guess = target_channel(batch)[nonzero][middle], prediction[nonzero][middle]
         title = f"Median link: NMSE {float(error_db(error[middle])):.1f} dB"
         return {
             "nmse_cdf": cdf_figure(error_db(error), "CSI feedback", "NMSE of a link", "dB"),
-            "reconstruction": channel_figure(target_channel(batch)[middle], prediction[middle], title),
+            "reconstruction": channel_figure(target, guess, title),
         }
 
 
 def target_channel(batch: dict[str, Tensor]) -> Tensor:
     """Return the noise-free channels in the angle-delay domain, normalised in power and phase, (B, R*T, K)."""
+    return aligned(unit_power(to_angle(to_delay(_clean_csi(batch))).flatten(1, 2)))
+
+
+def _clean_csi(batch: dict[str, Tensor]) -> Tensor:
+    """Return the noise-free CSI to reconstruct, (B, R, T, K); of a sequence (B, N, R, T, K) the last snapshot."""
     csi = batch.get("clean_csi", batch["csi"])
-    if csi.ndim == 5:  # (B, N, R, T, K)
-        csi = csi[:, -1]
-    return aligned(unit_power(to_angle(to_delay(csi)).flatten(1, 2)))
+    return csi[:, -1] if csi.ndim == 5 else csi
+
+
+def _nonzero_power(batch: dict[str, Tensor]) -> Tensor:
+    """Return a mask of the links with nonzero power, (B,); the others count in no loss or metric."""
+    return _clean_csi(batch).abs().flatten(1).amax(1) > 0
 
 
 def relative_error(prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    """Return the NMSE of each link, linear, (B,)."""
+    """Return the NMSE of each link, linear, (B,); of a link without power the power of the prediction."""
     target = target_channel(batch)
     _check_size(prediction.shape[1:], target.shape[1:])
     return torch.view_as_real(prediction - target).square().sum(-1).mean((1, 2))
@@ -197,7 +208,7 @@ class NMSE(RatioOfSums):
 
     def update(self, prediction: Tensor, batch: dict[str, Tensor]) -> None:
         """Add channels (B, R*T, K) and their batch."""
-        self.add(relative_error(prediction, batch))
+        self.add(relative_error(prediction, batch)[_nonzero_power(batch)])
 
     def compute(self) -> Tensor:
         """Return the error [dB], a scalar."""
@@ -214,4 +225,4 @@ class CosineSimilarity(RatioOfSums):
         target = target_channel(batch)
         inner = (prediction.conj() * target).sum((1, 2)).abs()
         norms = torch.linalg.vector_norm(prediction, dim=(1, 2)) * torch.linalg.vector_norm(target, dim=(1, 2))
-        self.add(inner / norms.clamp_min(torch.finfo(norms.dtype).tiny))
+        self.add((inner / norms.clamp_min(torch.finfo(norms.dtype).tiny))[_nonzero_power(batch)])

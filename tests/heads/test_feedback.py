@@ -86,6 +86,22 @@ def test_it_learns_a_few_channels_by_heart(rank: int) -> None:
     assert loss < 0.05
 
 
+def test_a_link_without_power_counts_in_nothing() -> None:
+    batch = make(5)
+    guess = target_channel(batch) * 0.5
+    silent = {**batch, "csi": torch.cat([batch["csi"], torch.zeros_like(batch["csi"][:2])])}
+    head, more = Feedback(6, **SIZES), torch.cat([guess, torch.ones_like(guess[:2])])
+    assert head.labelled(silent) == 5
+    assert head.loss(more, silent) == head.loss(guess, batch)
+    for given, (prediction, served) in {"all": (guess, batch), "some": (more, silent)}.items():
+        metrics = head.metrics()
+        metrics.update(prediction, served)
+        assert metrics["nmse_db"].compute() == pytest.approx(10 * np.log10(0.25), abs=1e-4), given
+        assert metrics["cosine"].compute() == pytest.approx(1.0, abs=1e-5), given
+    assert set(head.figures(more, silent)) == {"nmse_cdf", "reconstruction"}
+    assert head.figures(more[5:], {"csi": silent["csi"][5:]}) == {}
+
+
 def test_figures() -> None:
     batch = make()
     figures = Feedback(6, **SIZES).figures(target_channel(batch) * 0.9, batch)
