@@ -13,6 +13,8 @@ from torch import Tensor
 CHANCE_DB = 10 * math.log10(2)
 #: real numbers of a path: its index on the grid of delays and angles, and its complex gain
 NUMBERS_A_PATH = 3
+#: most paths of matching pursuit as a reference: more take minutes
+_MOST_PATHS = 64
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,12 @@ class PrincipalComponents:
 
 def _reals(channels: Tensor) -> Tensor:
     return torch.view_as_real(channels).flatten(1)
+
+
+def paths_of(numbers: int) -> int:
+    """Return the number of paths that so many real numbers describe; 0 if matching pursuit of them takes too long."""
+    paths = numbers // NUMBERS_A_PATH
+    return paths if paths <= _MOST_PATHS else 0
 
 
 def matching_pursuit(channels: Tensor, paths: int, num_subcarriers: int, oversampling: int = 4) -> Tensor:

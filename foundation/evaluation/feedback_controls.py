@@ -7,13 +7,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from foundation.baselines.feedback import CHANCE_DB, NUMBERS_A_PATH, PrincipalComponents, matching_pursuit
+from foundation.baselines.feedback import CHANCE_DB, PrincipalComponents, matching_pursuit, paths_of
 from foundation.link_metrics import LinkMeanDb
 from foundation.models.csifeedback import nmse, powered
 from heads.feedback import target_channel
-
-#: most paths of matching pursuit: more take minutes
-_MOST_PATHS = 64
 
 
 class FeedbackControls(Callback):
@@ -37,8 +34,7 @@ class FeedbackControls(Callback):
         sample = trainer.datamodule.sample()  # type: ignore[attr-defined]
         channels = target_channel(sample).to(pl_module.device)
         self._components = PrincipalComponents.fit(channels[powered(channels)], self.numbers)
-        is_single = sample["csi"].shape[-3] == 1 and 1 <= self.numbers // NUMBERS_A_PATH <= _MOST_PATHS
-        names = ("pca", "pursuit") if is_single else ("pca",)
+        names = ("pca", "pursuit") if sample["csi"].shape[-3] == 1 and paths_of(self.numbers) else ("pca",)
         self._errors = {name: LinkMeanDb().to(pl_module.device) for name in names}
 
     @torch.no_grad()
@@ -58,7 +54,7 @@ class FeedbackControls(Callback):
             return
         self._errors["pca"].update(nmse(self._components.rebuild(target), target))
         if "pursuit" in self._errors:
-            over_delay, paths = target.mT, self.numbers // NUMBERS_A_PATH  # (B, K, T)
+            over_delay, paths = target.mT, paths_of(self.numbers)  # (B, K, T)
             self._errors["pursuit"].update(nmse(matching_pursuit(over_delay, paths, over_delay.shape[1]), over_delay))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from datamodules.channel.codebook import noise_power, precoder, rate
 from datamodules.channel.transforms import kept_energy, to_csi
 from datamodules.errors import check_not_negative, check_positive
-from foundation.baselines.feedback import CHANCE_DB, NUMBERS_A_PATH, PrincipalComponents, matching_pursuit
+from foundation.baselines.feedback import CHANCE_DB, PrincipalComponents, matching_pursuit, paths_of
 from foundation.link_metrics import LinkMean, LinkMeanDb
 from foundation.nets.autoencoder import Autoencoder
 from foundation.optim.schedules import Schedule
@@ -27,8 +27,8 @@ class CsiFeedback(FoundationTask):
 
     The loss is the NMSE (eq 7) of delay-angular channels of unit norm; with noisy observations the target is the
     noise-free channel. Links without power are excluded. The test also scores references without a network, at the same
-    number of real values: principal components of the train side and matching pursuit of the strongest paths; and the
-    NMSE of an all-zero prediction.
+    number of real values: principal components of the train side and, for users of one antenna and up to 64 paths,
+    matching pursuit of the strongest ones; and the NMSE between uncorrelated channels, that of an untrained network.
 
     Args:
         autoencoder: The network, such as `CSINetPlus`.
@@ -166,7 +166,7 @@ class CsiFeedback(FoundationTask):
         csi, target, values = compared["csi"], compared["target"], {}
         if self._components is not None:
             values["pca_nmse_db"] = nmse(self._components.rebuild(target), target)
-        paths = self.autoencoder.num_features // NUMBERS_A_PATH
+        paths = paths_of(self.autoencoder.num_features)
         if csi.shape[1] == 1 and paths:
             rebuilt = matching_pursuit(target, paths, csi.shape[-1]) if len(target) else target
             values["pursuit_nmse_db"] = nmse(rebuilt, target)

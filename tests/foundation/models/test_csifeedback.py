@@ -8,6 +8,7 @@ from datamodules.channel.ofdm import OFDM
 from datamodules.channel.transforms import kept_energy, to_csi
 from datamodules.errors import InputError
 from foundation import CsiNet, FineTune, load_encoder
+from foundation.baselines.feedback import paths_of
 from foundation.cli import run
 from foundation.link_metrics import LinkMeanDb, LinkQuantile
 from foundation.models.csifeedback import CsiFeedback
@@ -52,6 +53,13 @@ def test_error_equals_numpys_over_uneven_batches_and_links_without_power():
             expected.append(np.linalg.norm(rebuilt - target) ** 2 / np.linalg.norm(target) ** 2)
     assert metric.compute().item() == pytest.approx(10 * np.log10(np.mean(expected)), abs=1e-4)
     assert np.mean(expected) > 0.1
+
+
+def test_matching_pursuit_of_hundreds_of_paths_is_left_out(tmp_path):
+    assert [paths_of(numbers) for numbers in (2, 32, 194, 195)] == [0, 10, 64, 0]
+    model = CsiFeedback(small(code_size=195)).eval()
+    model._control(model.compare({"csi": channels(2)}) | {})
+    assert model.controls["pursuit_nmse_db"].denominator == 0
 
 
 def test_target_is_the_clean_channel_whatever_phase_is_observed():
