@@ -40,6 +40,8 @@ SETTINGS = {
     "views": "set data.views",
     "clean_csi": "set data.observation",
 }
+#: last part of the key of the draws of a second window
+_WINDOW = 1
 _GIVEN = ("los", "position", "bs_position", "site", "user")
 #: attributes of a `BatchMaker` that are tables with a row a site, and its codebook
 _TABLES = ("names", "areas", "frames", "wavelengths", "spans", "domains", "codebook")
@@ -237,7 +239,9 @@ class BatchMaker:
         assert self.snapshots.window is not None
         site, count = rows["site"], self.snapshots.snapshots
         area = self.areas[site]
-        share = LinkDraws(self.seed, area, rows["user"], torch.full_like(site, epoch)).uniform()
+        # a key of its own: a site may have the name of its area, and the impairments the same draws
+        window = torch.full_like(site, _WINDOW)
+        share = LinkDraws(self.seed, area, rows["user"], torch.full_like(site, epoch), window).uniform()
         if motion is None:
             first = 1 + (share * self.snapshots.steps).long()
             index = first[:, None] + torch.arange(count, device=site.device)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from datamodules.channel.arrays import Array
-from datamodules.channel.impairments import CommonPhase, Noise
+from datamodules.channel.impairments import AmplitudeScaling, CommonPhase, Noise
 from datamodules.channel.motion import Sequence
 from datamodules.channel.ofdm import OFDM
 from datamodules.channel.synthesis import synthesize
@@ -100,6 +100,16 @@ def test_recorded_windows_are_of_one_row(tmp_path):
     assert (begin == begin[:, :1]).all()
     assert ((second - first - begin).abs() < 0.02).all(), "windows of two links"
     assert batch["next_csi"].shape[1] == 1
+
+
+def test_windows_are_drawn_apart_from_impairments(tmp_path):
+    """Also where a site has the name of its area, as those of TR 38.901 have."""
+    site, sequence = dataclasses.replace(numbered(), area="a"), Sequence(3, window=25e-3)
+    first, second = served(build(tmp_path, [site], sequence=sequence, views=[], **WHOLE))["views"]
+    begin = (second - first)[:, 0, 0, 0, 0].real.round() - 1
+    scaled = served(build(tmp_path, [site], sequence=sequence, views=[AmplitudeScaling((1.0, 2.0))], **WHOLE))["views"]
+    drawn = (scaled[0] / first)[:, 0, 0, 0, 0].real - 1
+    assert not torch.equal(begin, (drawn * sequence.steps).floor()), "the factor tells the window"
 
 
 @pytest.mark.parametrize(
