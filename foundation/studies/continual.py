@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from datamodules.errors import InputError
-from foundation.runtime.runs import add_metrics, read_summary
+from foundation.runtime.runs import add_metrics
 from foundation.studies.refinement import (
     TWIN,
     Method,
     Refinement,
     command,
+    has_metrics,
     in_db,
     offline_of,
     refine_seed,
     to_use,
     whole,
+    world_metric,
     worlds_of,
 )
 from foundation.studies.rows import collect
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     import torch
 
     from foundation.studies.study import Study
+
+#: the metric that is added last to the runs of continual refinement, by which they are known to be complete
+SCORED = world_metric(TWIN, "nmse_db")
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ class Continual:
 
         folder = runs / self.study.name
         stages = {name: [folder / f"{name}-to-{world}-s{seed}" for world in self.worlds] for name in self.methods}
-        if all(_scored(stage) for of_way in stages.values() for stage in of_way):
+        if all(has_metrics(stage, {SCORED}) for of_way in stages.values() for stage in of_way):
             return 0
         worlds = worlds_of(offline, (TWIN, *self.worlds))
         for name, of_way in stages.items():
@@ -115,11 +120,7 @@ class Continual:
 
 
 def _named(metric: str, names: tuple[str, ...], values: torch.Tensor) -> dict[str, float]:
-    return {f"refine/{name}_{metric}": float(value) for name, value in zip(names, values, strict=True)}
-
-
-def _scored(run: Path) -> bool:
-    return f"refine/{TWIN}_nmse_db" in read_summary(run / "summary.json").get("metrics", {})
+    return {world_metric(name, metric): float(value) for name, value in zip(names, values, strict=True)}
 
 
 def refine(study: Study, runs: Path) -> int:

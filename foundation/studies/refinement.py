@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 #: the worlds of a refinement, in `experiments/data/twins_feedback.yaml`
 TWIN, TARGET = "twin", "target"
+#: metrics that a refinement adds to the summaries of its runs: NMSE [dB] on held-out target links, and whether the
+#: refined model replaces the one before
+HELD, REPLACES = "refine/held_nmse_db", "refine/replaces"
 #: rules that choose links, see `foundation.adaptation.refine.Selection`
 RULES = ("random", "threshold", "top")
 
@@ -138,7 +141,7 @@ def refine_seed(study: Study, settings: Refinement, runs: Path, offline: Path, s
     from foundation.adaptation.refine import replaces  # imported late, as the import is slow
 
     folder, named = runs / study.name, settings.runs(seed)
-    if all(finished(folder / run_id) and _scored(folder / run_id) for run_id in named):
+    if all(finished(folder / run_id) and has_metrics(folder / run_id, {REPLACES}) for run_id in named):
         return 0
     worlds = worlds_of(offline, (TWIN, TARGET))
     commands = []
@@ -157,10 +160,10 @@ def refine_seed(study: Study, settings: Refinement, runs: Path, offline: Path, s
     known = before.isfinite()  # a link without power has no error under any model
     if not known.any():
         raise InputError(f"study {study.name}: no validation link of {TARGET} has power to compare models on")
-    add_metrics(offline / "summary.json", {"refine/held_nmse_db": in_db(before)})
+    add_metrics(offline / "summary.json", {HELD: in_db(before)})
     for run_id in named:
         held = worlds.errors(folder / run_id, "validation", TARGET)
-        decided = {"refine/held_nmse_db": in_db(held), "refine/replaces": float(replaces(before[known], held[known]))}
+        decided = {HELD: in_db(held), REPLACES: float(replaces(before[known], held[known]))}
         add_metrics(folder / run_id / "summary.json", decided)
     return 0
 
@@ -175,7 +178,7 @@ def to_use(folder: Path, offline: Path, named: Iterable[str]) -> str:
     """
     runs = [offline, *(folder / run for run in named)]
     metrics = {run: read_summary(run / "summary.json")["metrics"] for run in runs}
-    held = {run: of_run["refine/held_nmse_db"] for run, of_run in metrics.items() if of_run.get("refine/replaces", 1.0)}
+    held = {run: of_run[HELD] for run, of_run in metrics.items() if of_run.get(REPLACES, 1.0)}
     best = min(held, key=lambda run: held[run])
     told = "no refined model is better" if best == offline else f"{held[offline]:.2f} dB before the refinement"
     checkpoint = best / "checkpoints" / "best.ckpt"
@@ -224,8 +227,14 @@ def _write_correlations(worlds: Worlds, offline: Path, file: Path, seed: int) ->
     add_metrics(offline / "summary.json", means)
 
 
-def _scored(run: Path) -> bool:
-    return "refine/replaces" in read_summary(run / "summary.json").get("metrics", {})
+def world_metric(world: str, what: str) -> str:
+    """Return the name of the metric `nmse_db` or `forgotten_db` in a world of continual refinement."""
+    return f"refine/{world}_{what}"
+
+
+def has_metrics(run: Path, names: Collection[str]) -> bool:
+    """Return whether the summary of a run has all these metrics."""
+    return set(names) <= read_summary(run / "summary.json").get("metrics", {}).keys()
 
 
 def in_db(error: Tensor) -> float:

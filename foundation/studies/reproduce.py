@@ -13,7 +13,6 @@ from pathlib import Path
 
 from datamodules.errors import InputError
 from datamodules.yaml_file import read_yaml
-from foundation.runtime.runs import read_summary
 from foundation.studies import results
 from foundation.studies.rows import ROWS, Durations, Row, collect, read, with_run, write
 from foundation.studies.run_list import Job, command, exit_status, finished, run_jobs
@@ -98,18 +97,24 @@ def complete(study: Study, run: str, runs: Path) -> bool:
     folder = runs / study.name / run
     if not finished(folder):
         return False
-    return not study.refine or _added(study, run) <= read_summary(folder / "summary.json").get("metrics", {}).keys()
+    if not study.refine:
+        return True
+    from foundation.studies.refinement import has_metrics
+
+    return has_metrics(folder, _added(study, run))
 
 
 def _added(study: Study, run: str) -> set[str]:
-    from foundation.studies.refinement import TWIN, Refinement, offline_of
+    """Return the metrics that a refinement adds to a run of a study."""
+    from foundation.studies.continual import SCORED
+    from foundation.studies.refinement import HELD, REPLACES, Refinement, offline_of
 
     settings, seed = Refinement.of(study), int(run.rpartition("-s")[2])
     if run in settings.runs(seed):
-        return {"refine/replaces"}
-    of_stage = {f"refine/{TWIN}_nmse_db"} if settings.continual else set[str]()
+        return {REPLACES}
+    of_stage = {SCORED} if settings.continual else set[str]()
     if run == f"pretrain-{offline_of(study)}-s{seed}":
-        return {"refine/held_nmse_db", *of_stage}
+        return {HELD, *of_stage}
     return of_stage if run in refined(study) else set()
 
 
