@@ -79,10 +79,12 @@ def write_folder(checkpoint: Path, folder: Path, part: str | None = None) -> Non
         part: The only part to write; by default all.
 
     Raises:
-        InputError: The checkpoint holds no such part.
+        InputError: The checkpoint holds no such part, or is the folder to write to, which would lose its other parts.
     """
     content = read_checkpoint(checkpoint)
     config = _config(content, part, checkpoint)
+    if part is not None and folder.exists() and checkpoint.is_dir() and folder.samefile(checkpoint):
+        raise InputError(f"{folder} would lose all parts but {part}: give another folder by --out")
     prefixes = tuple(entry["prefix"] for entry in config["parts"].values())
     # copies: safetensors refuses tensors that share memory, as shared layers do
     weights = {k: v.clone().contiguous() for k, v in content["state_dict"].items() if k.startswith(prefixes)}

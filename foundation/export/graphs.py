@@ -168,7 +168,8 @@ def write_graph(graph: Graph, file: Path) -> float:
     program.save(file)
     try:
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-        worst = max(_error(graph, session, count) for count in _TRIED)
+        # not `max` of Python, which passes over a NaN that is not the first
+        worst = float(np.max([_error(graph, session, count) for count in _TRIED]))
     except Exception as error:  # exceptions of ONNX Runtime have no common base class
         file.unlink()
         raise InputError(f"{_named(graph)} has no ONNX form that runs: {str(error).strip().splitlines()[0]}") from error

@@ -149,12 +149,7 @@ class TwinCalibration(FoundationTask):
         Raises:
             InputError: The batch has no axis of two variants, or another number of antennas.
         """
-        csi = batch["csi"]
-        if csi.ndim != 5 or csi.shape[1] != 2 or csi.shape[3] != len(self.codebook):
-            raise InputError(
-                f"calibration reads csi of (2, R, {len(self.codebook)}, K), low fidelity first, got "
-                f"{tuple(csi.shape[1:])}: group the data by variant, low and high, and set model.antennas"
-            )
+        csi = self._variants(batch)
         has_power = csi[:, 1].flatten(1).abs().amax(1) > 0
         values = {
             "low": csi[:, 0],
@@ -164,6 +159,16 @@ class TwinCalibration(FoundationTask):
             **{key: batch[key] for key in ("los", "site", "user")},
         }
         return {key: value[has_power] for key, value in values.items()}
+
+    def _variants(self, batch: dict[str, Any]) -> Tensor:
+        """Return the CSI (B, 2, R, T, K) of a batch after a check of its axes."""
+        csi: Tensor = batch["csi"]
+        if csi.ndim != 5 or csi.shape[1] != 2 or csi.shape[3] != len(self.codebook):
+            raise InputError(
+                f"calibration reads csi of (2, R, {len(self.codebook)}, K), low fidelity first, got "
+                f"{tuple(csi.shape[1:])}: group the data by variant, low and high, and set model.antennas"
+            )
+        return csi
 
     def target(self, high: Tensor) -> Tensor:
         """Return the labels of channels (B, R, T, K): DFT weights with sum 1, shape (B, T)."""
@@ -294,8 +299,7 @@ class TwinCalibration(FoundationTask):
 
         Only the low-fidelity variant is read.
         """
-        csi = batch["csi"]
-        weights = self(csi[:, 0], batch["position"] - batch["bs_position"])
+        weights = self(self._variants(batch)[:, 0], batch["position"] - batch["bs_position"])
         return {"weights": weights, "codewords": top_codewords(weights, self.codewords), **link_identity(batch)}
 
     def configure_optimizers(self) -> Any:

@@ -160,6 +160,14 @@ def test_a_part_that_has_no_onnx_form_is_left_out(tmp_path, capsys, monkeypatch)
         main([str(path), "--to", "onnx", "--part", "head", "--out", str(tmp_path)])
 
 
+def test_a_part_is_not_written_over_the_folder_that_it_is_taken_from(checkpoint, tmp_path):
+    folder = main([str(checkpoint), "--to", "safetensors", "--out", str(tmp_path / "out")])
+    with pytest.raises(InputError, match="would lose all parts but head: give another folder by --out"):
+        main([str(folder), "--to", "safetensors", "--part", "head"])
+    assert load_encoder(folder) is not None
+    main([str(folder), "--to", "safetensors", "--part", "head", "--out", str(tmp_path / "head")])
+
+
 def _no_filter(graph):
     if isinstance(graph.module, Prediction):
         raise InputError("no filter")

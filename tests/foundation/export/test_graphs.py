@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -52,6 +54,17 @@ def test_a_graph_takes_any_batch_and_is_held_against_torch(tmp_path):
     [read] = session.get_inputs()
     assert (read.name, read.shape) == ("csi", ["batch", 2, 4, 16, 2])
     assert [each.name for each in session.get_outputs()] == ["features"]
+
+
+def test_a_graph_that_gives_nan_is_not_written(tmp_path, monkeypatch):
+    errors = iter([1e-7, float("nan"), 1e-7])
+    monkeypatch.setattr("torch.onnx.export", lambda *_, **__: SimpleNamespace(save=lambda file: file.touch()))
+    monkeypatch.setattr("onnxruntime.InferenceSession", lambda *_, **__: None)
+    monkeypatch.setattr("foundation.export.graphs._error", lambda *_: next(errors))
+    [graph] = graphs_of("profiles", case("profiles"), DATA)
+    with pytest.raises(InputError, match="errs by nan"):
+        write_graph(graph, tmp_path / "x.onnx")
+    assert not (tmp_path / "x.onnx").exists()
 
 
 @pytest.mark.parametrize("module", [Prediction(16), ClassicalPredictor("link_ar", 4, 1, 8, 16)])

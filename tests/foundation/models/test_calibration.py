@@ -174,6 +174,8 @@ def test_what_does_not_fit_is_named():
         TwinCalibration().links(batch)
     with pytest.raises(InputError, match="group the data by variant"):
         model().links({**batch, "csi": batch["csi"][:, 0]})
+    with pytest.raises(InputError, match="group the data by variant"):
+        model().predict_step({**batch, "csi": batch["csi"][:, 0]}, 0)
     with pytest.raises(InputError, match="codewords must be 1 to 16, the antennas, got 17"):
         model(codewords=17)
 
