@@ -234,7 +234,8 @@ def world_metric(world: str, what: str) -> str:
 
 def has_metrics(run: Path, names: Collection[str]) -> bool:
     """Return whether the summary of a run has all these metrics."""
-    return set(names) <= read_summary(run / "summary.json").get("metrics", {}).keys()
+    known: dict[str, Any] = read_summary(run / "summary.json").get("metrics", {})
+    return set(names) <= known.keys()
 
 
 def in_db(error: Tensor) -> float:
