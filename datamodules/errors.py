@@ -44,17 +44,18 @@ def remedied(error: BaseException) -> str | None:
 
 
 def check_positive(owner: str, **values: float | None) -> None:
-    """Raise an `InputError` for the first value that is not positive; None is ignored."""
+    """Raise an `InputError` for the first value that is not positive, or infinite; None is ignored."""
     for name, value in values.items():
-        if value is not None and not value > 0:
-            raise InputError(f"{owner}: {name} must be positive, got {value}")
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"{owner}: {name} must be positive{' and finite' * (value == math.inf)}, got {value}")
 
 
 def check_not_negative(owner: str, **values: float | None) -> None:
-    """Raise an `InputError` for the first value that is negative or NaN; None is ignored."""
+    """Raise an `InputError` for the first value that is negative, NaN or infinite; None is ignored."""
     for name, value in values.items():
-        if value is not None and not value >= 0:
-            raise InputError(f"{owner}: {name} must not be negative, got {value}")
+        if value is not None and not 0 <= value < math.inf:
+            said = "be infinite" if value == math.inf else "be negative"
+            raise InputError(f"{owner}: {name} must not {said}, got {value}")
 
 
 def check_whole(owner: str, **values: Any) -> None:

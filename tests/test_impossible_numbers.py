@@ -4,6 +4,7 @@ import pytest
 
 from datamodules.errors import InputError
 from datamodules.module import ChannelDataModule
+from datamodules.sources.tr38901.cdl import CDL
 from datamodules.yaml_file import read_yaml
 from foundation.adaptation.finetune import FineTune
 from foundation.models.calibration import TwinCalibration
@@ -56,6 +57,15 @@ def scratch(**settings):
 def test_they_are_named(build, name, value):
     with pytest.raises(ValueError, match=rf"{name} must (be|not be) (positive|negative|at least 1), got {value}"):
         build(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [(clip, "lr"), (clip, "weight_decay"), (CDL, "frequency"), (lambda **s: ChannelDataModule([], **s), "guard")],
+)
+def test_infinity_is_named(build, name):
+    with pytest.raises(InputError, match=rf"{name} must (be positive and finite|not be infinite), got inf"):
+        build(**{name: float("inf")})
 
 
 @pytest.mark.parametrize(
