@@ -235,7 +235,10 @@ def test_models_train_as_one_of_several_processes(model, checkpoints, command, t
 
 @on_cuda
 def test_collectives_take_every_kind_of_tensor(tmp_path):
-    program("-c", f"from tests.test_cuda_models import collectives; collectives({str(tmp_path / 'store')!r})")
+    program(
+        "-c",
+        f"from tests.foundation.models.test_cuda_models import collectives; collectives({str(tmp_path / 'store')!r})",
+    )
 
 
 def collectives(store):
