@@ -15,8 +15,8 @@ from datamodules.sites.site import Site
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: sources of the codewords in the case study of calibration: prefix of the scores, name, colour
-_KNOWN = (
+#: sources of the codewords in the case study of calibration: prefix of the scores (none: the calibrator), name, colour
+REFERENCES = (
     ("uncalibrated_", "uncalibrated twin", "#d55e00"),
     ("direct_", "channel of the twin itself", "#e69f00"),
     ("grid_", "nearest training user", "#56b4e9"),
@@ -43,7 +43,7 @@ def calibration_table(metrics: Mapping[str, float]) -> str:
         metrics: Scores of `TwinCalibration` by name, without `test/`.
     """
     lines = [["codewords by", *_SCORES.values()]]
-    for prefix, name, _ in _KNOWN:
+    for prefix, name, _ in REFERENCES:
         scores = [metrics.get(f"{prefix}{key}") for key in _SCORES]
         if scores[0] is not None:
             lines.append([name, *("" if score is None else f"{score:.3f}" for score in scores)])
@@ -92,9 +92,9 @@ def calibration_figures(rows: Mapping[str, Tensor], sites: Sequence[Site]) -> di
         `beams`, for each rank a map of the difference to the true beam index, if positions are known, and `cosine`, the
         distributions.
     """
-    known = [(name, rows["cosine"][:, number]) for number, (_, name, _) in enumerate(_KNOWN)]
+    known = [(name, rows["cosine"][:, number]) for number, (_, name, _) in enumerate(REFERENCES)]
     curves = {name: values for name, values in known if values.isfinite().any()}
-    colors = {name: color for _, name, color in _KNOWN}
+    colors = {name: color for _, name, color in REFERENCES}
     figures = {"cosine": distributions(curves, "cosine similarity to the true channel", [colors[n] for n in curves])}
     located = rows["position"][:, :2].isfinite().all(1)
     if sites and located.any():

@@ -92,6 +92,7 @@ def publish(rows: list[Row], page: Path = PAGE, folder: Path = FOLDER) -> None:
             metric = loaded[name].metric if name in loaded else ""
             parts += [f"### {name}", "", *comment, "", command, "", table(group, metric), ""]
             parts += _picture(name, group, page) if paper == "csifeedback" else []
+            parts += _sweep(name, group, page) if paper == "calibration" else []
             parts += _prediction_pictures(rows, page) if name == "prediction" else []
     write_whole(page, "\n".join(parts))
 
@@ -121,6 +122,15 @@ def _picture(name: str, rows: list[Row], page: Path) -> list[str]:
     figure = figure4(rows, published() if PUBLISHED.is_file() else {})
     caption = "NMSE against the number of samples, ours over the authors' (figure 4 of twin feedback)"
     return _shown(figure, name, caption, page)
+
+
+def _sweep(name: str, rows: list[Row], page: Path) -> list[str]:
+    """Draw the number of codewords of twin calibration to `docs/<study>.png`, and return the lines that show it."""
+    from foundation.evaluation.calibration_curves import plot_sweep, swept
+
+    caption = "Cosine similarity and hit rate over the number of codewords that are sent, means over seeds"
+    found = swept(rows)
+    return _shown(plot_sweep(found), name, caption, page) if found else []
 
 
 def _prediction_pictures(rows: list[Row], page: Path) -> list[str]:
