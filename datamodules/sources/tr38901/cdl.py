@@ -7,7 +7,7 @@ import itertools
 import math
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -59,6 +59,9 @@ class CDL(Source):
             `zod`, `zoa`; clause 7.7.5.1); by default, and for names left out, the table's own.
         polarization: `single`, vertical, or `dual`, with the cross-polarisation ratio of the table, for arrays with
             `polarization: cross` or `vh`; it takes twice the space.
+        doppler: Angles that the Doppler shifts follow: of `arrival` at the user, or of `departure` from the base
+            station, a fault of Sionna PHY 1 with its direction `uplink`, for comparison with data made by it. Then the
+            arrival angles of rays are those of departure, which suits a user with one isotropic antenna.
         release: Version of the tables, 16.1 or 19.2.
         seed: Random seed, combined with the conditions of each site.
         cache: Folder of finished sites, see `Source`.
@@ -76,6 +79,7 @@ class CDL(Source):
         links: int = 500,
         angle_spreads: dict[str, float] | None = None,
         polarization: Literal["single", "dual"] = "single",
+        doppler: Literal["arrival", "departure"] = "arrival",
         release: Release = "16.1",
         seed: int = 0,
         cache: str | None = None,
@@ -89,6 +93,8 @@ class CDL(Source):
             raise InputError(f"release must be 16.1 or 19.2, got {release}")
         if polarization not in ("single", "dual"):
             raise InputError(f"polarization must be single or dual, got {polarization}")
+        if doppler not in ("arrival", "departure"):
+            raise InputError(f"doppler must be arrival or departure, got {doppler}")
         spreads = dict(angle_spreads or {})
         if not (set(spreads) <= set(ANGLES) and all(0 < value < math.pi for value in spreads.values())):
             raise InputError(f"angle_spreads must be of {', '.join(ANGLES)} and in (0, pi) [rad], got {spreads}")
@@ -101,15 +107,18 @@ class CDL(Source):
         if len({line.name for line in self.lines}) < len(self.lines):
             raise InputError("two delay_spreads or speeds agree in six digits: leave one of them out")
         self.frequency, self.links, self.angle_spreads = float(frequency), links, spreads
-        self.release, self.seed, self.polarization = release, seed, polarization
+        self.release, self.seed, self.polarization, self.doppler = release, seed, polarization, doppler
 
     def recipes(self) -> list[Recipe]:
         """List one recipe for each site."""
         recipes = []
         for line in self.lines:
             made = {key: getattr(self, key) for key in ("frequency", "links", "angle_spreads", "release", "seed")}
-            if self.polarization == "dual":  # sites of single polarisation keep the key of earlier releases
+            # sites by the defaults keep the key of earlier releases
+            if self.polarization == "dual":
                 made["polarization"] = self.polarization
+            if self.doppler == "departure":
+                made["doppler"] = self.doppler
             with needs("tr38901", NEEDS_SIONNA):
                 versions = {"version": _VERSION, "sionna-no-rt": importlib.metadata.version("sionna-no-rt")}
             conditions = {"model": line.model, "delay_spread": line.delay_spread, "speed": line.speed}
@@ -121,6 +130,8 @@ class CDL(Source):
         key = zlib.crc32(f"{self.seed} {line.name}".encode())
         polarized = self.polarization == "dual"
         paths = drop_cdl(line.model, line.delay_spread, self.links, key, self.release, self.angle_spreads, polarized)
+        if self.doppler == "departure":
+            paths = replace(paths, aoa=paths.aod.clone())
         yield Site(
             name=line.name,
             links=paths,

@@ -173,6 +173,17 @@ def test_dual_polarisation_changes_nothing_else(tmp_path: Path) -> None:
     assert "polarization" not in single.recipes()[0].parameters, "the key of sites of earlier releases"
 
 
+def test_doppler_of_the_base_stations_angles_changes_nothing_else(tmp_path: Path) -> None:
+    right, wrong = (CDL(["A", "D"], links=3, doppler=kind, cache=str(tmp_path)) for kind in ("arrival", "departure"))
+    for one, other in zip(right.sites(), wrong.sites(), strict=True):
+        assert torch.equal(other.paths.aoa, one.paths.aod)
+        assert not torch.allclose(one.paths.aoa, one.paths.aod)
+        assert all(
+            torch.equal(getattr(other.paths, name), getattr(one.paths, name)) for name in ("gain", "aod", "delay")
+        )
+    assert "doppler" not in right.recipes()[0].parameters, "the key of sites of earlier releases"
+
+
 def test_sites_say_under_which_conditions_they_were_drawn(tmp_path: Path) -> None:
     source = CDL(["A", "D"], [30e-9, 300e-9], [1.0, 30.0], frequency=2.4e9, links=3, cache=str(tmp_path))
     sites = source.sites()
@@ -208,6 +219,7 @@ def test_random_numbers_of_others_are_left_alone(tmp_path: Path) -> None:
         ({"links": 0}, "CDL: links must be positive, got 0"),
         ({"angle_spreads": {"asd": 0.1}}, r"angle_spreads must be of aod, aoa, zod, zoa"),
         ({"polarization": "cross"}, "polarization must be single or dual, got cross"),
+        ({"doppler": "uplink"}, "doppler must be arrival or departure, got uplink"),
         ({"release": "17"}, "release must be 16.1 or 19.2, got 17"),
         ({"speeds": [1.0, 1.0000001]}, "agree in six digits"),
     ],
