@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from datamodules.channel.arrays import Array, rotation_matrix
 from datamodules.channel.codebook import beam_power, beam_power_of_paths
-from datamodules.channel.draws import LinkDraws
+from datamodules.channel.draws import LinkDraws, name_keys
 from datamodules.channel.impairments import View, observe
 from datamodules.channel.motion import Motion, draw_motion, split_next
 from datamodules.channel.motion import Sequence as Snapshots
@@ -91,8 +90,8 @@ class BatchMaker:
         self.group_size, self.seed = data.group_size, data.seed
         if self.symmetry is not None and self.group_size is not None:
             raise InputError("data.symmetry transforms single links: it cannot be used with data.group")
-        self.names = torch.tensor([zlib.crc32(site.name.encode()) for site in sites])
-        self.areas = torch.tensor([zlib.crc32(site.area.encode()) for site in sites])
+        self.names = name_keys(site.name for site in sites)
+        self.areas = name_keys(site.area for site in sites)
         frames = torch.stack([site.bs_orientation for site in sites])
         self.frames = rotation_matrix(frames).float() if frames.any() else None
         self.wavelengths = torch.tensor([SPEED_OF_LIGHT / site.carrier_frequency for site in sites])

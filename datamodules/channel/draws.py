@@ -7,6 +7,8 @@ not on the batch, the order of the data or the process.
 from __future__ import annotations
 
 import math
+import zlib
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -20,7 +22,7 @@ class LinkDraws:
 
     Args:
         seed: Random seed.
-        *parts: Key of each link, integers of shape (B,), such as site and row.
+        *parts: Key of each link, integers of shape (B,), such as the key of the site's name and row.
     """
 
     def __init__(self, seed: int, *parts: Tensor) -> None:
@@ -45,6 +47,11 @@ class LinkDraws:
     def _next(self) -> Tensor:
         self._state = (_keys(self._seed, *self._parts) if self._state is None else self._state) + _STEP
         return _mix(self._state)
+
+
+def name_keys(names: Iterable[str]) -> Tensor:
+    """Return the CRC-32 of each name as part of a key, (n,), int64: an index depends on the order of the sources."""
+    return torch.tensor([zlib.crc32(name.encode()) for name in names])
 
 
 def uniform(seed: int, *parts: Tensor, count: int) -> Tensor:

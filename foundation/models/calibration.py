@@ -23,7 +23,7 @@ from datamodules.channel.codebook import (
     strongest_weights,
     top_codewords,
 )
-from datamodules.channel.draws import LinkDraws
+from datamodules.channel.draws import LinkDraws, name_keys
 from datamodules.errors import InputError, check_not_negative, check_positive
 from foundation.baselines.calibration import nearest_mean
 from foundation.link_metrics import LinkMean, LinkQuantile
@@ -104,6 +104,7 @@ class TwinCalibration(FoundationTask):
         self.val_metrics = nn.ModuleDict({"loss": LinkMean(), "cosine": LinkMean()})
         self.test_metrics = metrics_of_test()
         self._known: tuple[Tensor, Tensor] | None = None
+        self._names: Tensor | None = None
         self._shown = Sample()
 
     def setup(self, stage: str) -> None:
@@ -118,6 +119,9 @@ class TwinCalibration(FoundationTask):
                 f"calibration reads the variants {' and '.join(self.variants)}, low fidelity first, but the data have "
                 f"{', '.join(served)}: set data.variants, or model.variants"
             )
+        sides = getattr(self.trainer.datamodule, "sides", {})  # type: ignore[attr-defined]
+        sites = getattr(sides.get("train"), "sites", [])
+        self._names = name_keys(site.name for site in sites) if sites else None
         super().setup(stage)
 
     def prepare_from(self, datamodule: Any) -> None:
@@ -205,12 +209,16 @@ class TwinCalibration(FoundationTask):
         """Return the channel (B, R, T, K) that the base station reconstructs in the case study (section IV-D).
 
         Args:
-            links: Output of `links`: the true channel `high`, and `site` and `user`, which seed the noise.
+            links: Output of `links`: the true channel `high`, and `site` and `user`. The noise is drawn from the user
+                and the name of the site, where the data have names.
             weights: DFT weights whose largest select the codewords, shape (B, T).
             count: Number of codewords sent.
         """
         high, chosen = links["high"], top_codewords(weights, count)
-        drawn = LinkDraws(0, links["site"], links["user"]).normal(high.shape[1], count, high.shape[3])
+        site = links["site"]
+        if self._names is not None:
+            site = self._names.to(site.device)[site]
+        drawn = LinkDraws(0, site, links["user"]).normal(high.shape[1], count, high.shape[3])
         noise = noise_power(high, self.snr_db)
         return least_norm_channel(
             estimated_coefficients(high, self.codebook, chosen, noise, drawn), self.codebook, chosen

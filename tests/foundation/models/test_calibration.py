@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
@@ -212,3 +214,21 @@ def test_checkpoints_of_older_releases_load(tmp_path):
     again = model(start_from=str(tmp_path / "old.ckpt"))
     load_model(again, tmp_path / "old.ckpt")
     assert all(torch.equal(value, net.state_dict()[key]) for key, value in again.state_dict().items())
+
+
+def test_pilot_noise_belongs_to_the_user_whatever_the_order_of_the_sites(tmp_path):
+    def known(order):
+        net, data = model(snr_db=0.0), Street()
+        for side in data.sides.values():
+            side.sites = [SimpleNamespace(name=name, area="street") for name in order]
+        net.on_test_epoch_end = lambda: None  # no figures
+        trainer(tmp_path).test(net, datamodule=data, verbose=False)
+        links = net.links(street(6))
+        links["site"] = torch.tensor([order.index(name) for name in ("a", "a", "a", "b", "b", "b")])
+        links["user"] = torch.arange(3).repeat(2)
+        links["high"] = links["high"][:1].expand_as(links["high"])
+        return net.feedback(links, torch.ones(6, T), 4)
+
+    one, other = known(["a", "b"]), known(["b", "a"])
+    assert torch.equal(one, other)
+    assert not torch.allclose(one[:3], one[3:]), "each base station hears its own noise"
