@@ -138,8 +138,8 @@ class Feedback(Head):
 
     def loss(self, prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Return the mean squared error of unit-power channels (environment-channel eq 11): the linear NMSE."""
-        counted = _nonzero_power(batch)
-        return relative_error(prediction, batch)[counted].sum() / counted.sum().clamp_min(1)
+        error, counted = error_terms(prediction, batch).sum(0).unbind()
+        return error / counted.clamp_min(1)
 
     def labelled(self, batch: dict[str, Tensor]) -> int:
         """Return the number of links with nonzero power."""
@@ -185,6 +185,15 @@ def relative_error(prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
     target = target_channel(batch)
     _check_size(prediction.shape[1:], target.shape[1:])
     return torch.view_as_real(prediction - target).square().sum(-1).mean((1, 2))
+
+
+def error_terms(prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """Return terms (B, 2) of each link whose sums over links have the mean NMSE, linear, as quotient.
+
+    They are the NMSE of the link and 1, both zero for a link without power.
+    """
+    counted = _nonzero_power(batch)
+    return torch.stack([torch.where(counted, relative_error(prediction, batch), 0.0), counted.float()], dim=1)
 
 
 def _check_size(made: Sequence[int], held: Sequence[int]) -> None:

@@ -72,15 +72,18 @@ def profile_moments(readings: list[Tensor], batch: dict[str, Tensor]) -> Tensor:
         batch: The batch.
 
     Returns:
-        Shape (B, 3): mean squared error over predictions and entries, and mean and mean square of the target over the
-        entries of the link.
+        Shape (B, 4): mean squared error over predictions and entries, mean and mean square of the target over the
+        entries of the link, and 1; all are zero for a link without power.
     """
-    target = log_level(target_channel(batch)).flatten(1)
+    channel = target_channel(batch)
+    target = log_level(channel).flatten(1)
     error = torch.stack([(reading - target).square().mean(1) for reading in readings]).mean(0)
-    return torch.stack([error, target.mean(1), target.square().mean(1)], dim=1)
+    moments = torch.stack([error, target.mean(1), target.square().mean(1), torch.ones_like(error)], dim=1)
+    return moments * (channel.abs().flatten(1).amax(1) > 0).unsqueeze(1)
 
 
 def unexplained(moments: Tensor) -> Tensor:
-    """Return the fraction of unexplained variance, a scalar, from the moments (B, 3) of `profile_moments`."""
-    error, mean, square = moments.mean(0).unbind()
+    """Return the fraction of unexplained variance, a scalar, from the moments (B, 4) of `profile_moments`."""
+    *sums, counted = moments.sum(0).unbind()
+    error, mean, square = (value / counted.clamp_min(1) for value in sums)
     return error / (square - mean.square()).clamp_min(torch.finfo(moments.dtype).tiny)

@@ -136,7 +136,7 @@ class ConTwin(FoundationTask):
         views = batch["views"]
         if self.decoder is not None:
             features = self.encoder(views[0])
-            loss = self.reconstruction_error(features, batch).mean()
+            loss = _mean_error(self.reconstruction_error(features, batch))
             self.log_training(loss=loss)
             return {"loss": loss, "features": features.detach()}
         features, embeddings = self(torch.cat(views))
@@ -149,14 +149,18 @@ class ConTwin(FoundationTask):
         return {"loss": loss, "features": features[: len(views[0])].detach()}
 
     def reconstruction_error(self, features: Tensor, batch: dict[str, Any]) -> Tensor:
-        """Return the NMSE of the noise-free past of each link as it is rebuilt from its features (B, D), (B,)."""
+        """Return terms (B, 2) of the NMSE of the noise-free past as it is rebuilt from the features (B, D).
+
+        They are the linear NMSE of the link and 1, both zero for a link without power.
+        """
         assert self.decoder is not None
         assert isinstance(self.encoder, CNNTransformer)
         clean = batch.get("clean_csi", batch["csi"])
         target = past_image(clean, self.encoder.snapshots, self.encoder.shape, self.encoder.domain).flatten(1)
         level = target.square().sum(1)
         error = (self.decoder(features) - target).square().sum(1)
-        return torch.where(level > 0, error / level.clamp_min(torch.finfo(level.dtype).tiny), 0.0)
+        error = torch.where(level > 0, error / level.clamp_min(torch.finfo(level.dtype).tiny), 0.0)
+        return torch.stack([error, (level > 0).to(error)], dim=1)
 
     def pairs(self, link: Tensor, domain: Tensor, links: Tensor, domains: Tensor) -> tuple[Tensor, Tensor]:
         """Return the masks of positives, each row included, and of the pool of negatives.
@@ -196,7 +200,9 @@ class ConTwin(FoundationTask):
         rows = gather_rows(concatenate(self._validated))
         self._validated.clear()
         if self.decoder is not None:
-            self.log_whole({"val/loss": rows["error"].mean(), "val/embedding_spread": spread(rows["one"])}, "val/loss")
+            self.log_whole(
+                {"val/loss": _mean_error(rows["error"]), "val/embedding_spread": spread(rows["one"])}, "val/loss"
+            )
             return
         # rows are ordered by site: without a permutation a group would be of one domain
         order = torch.randperm(len(rows["link"]), generator=torch.Generator().manual_seed(0))
@@ -231,3 +237,9 @@ def _link(batch: dict[str, Any]) -> Tensor:
     """Return a unique number of each link, (B,)."""
     number: Tensor = (batch["site"].long() << 32) + batch["user"].long()
     return number
+
+
+def _mean_error(terms: Tensor) -> Tensor:
+    """Return the mean NMSE over the links with power, from `reconstruction_error`."""
+    error, counted = terms.sum(0).unbind()
+    return error / counted.clamp_min(1)

@@ -24,7 +24,7 @@ from foundation.runtime.figures import caption, log_figures, log_rows
 from foundation.runtime.probe import CollapseAlarm, OnlineProbe
 from foundation.task import FoundationTask, OptimizerName, StartFrom, link_identity
 from heads import Feedback
-from heads.feedback import relative_error
+from heads.feedback import error_terms
 
 _RETRIEVAL_BATCH = 128
 
@@ -162,16 +162,23 @@ class EnvChannel(FoundationTask):
                 self.environment_encoder, batch, channel, environment, self.loss.scale, kind
             )
         if self.decoder is not None:
-            rows["rebuild"] = relative_error(self.decoder(channel), batch)
+            rows["rebuild"] = error_terms(self.decoder(channel), batch)
         if self.profile_layer is not None:
             readings = [self.profile_layer(each) for each in (channel, environment) if each is not None]
             rows["profile"] = profile_moments(readings, batch)
         return rows
 
     def _of_rows(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the weighted terms of the loss from the contributions of the links."""
-        weights = {"counterfactual": self.counterfactuals, "rebuild": self.reconstruction}
-        losses = {name: weight * rows[name].mean() for name, weight in weights.items() if name in rows}
+        """Return the weighted terms of the loss from the contributions of the links.
+
+        Links without power have no part in the reconstruction, nor in the profile.
+        """
+        losses = {}
+        if "counterfactual" in rows:
+            losses["counterfactual"] = self.counterfactuals * rows["counterfactual"].mean()
+        if "rebuild" in rows:
+            error, counted = rows["rebuild"].sum(0).unbind()
+            losses["rebuild"] = self.reconstruction * error / counted.clamp_min(1)
         if "profile" in rows:
             losses["profile"] = self.profile * unexplained(rows["profile"])
         return losses

@@ -23,7 +23,7 @@ from datamodules.maps.raster import BS_PIXEL, USER_PIXEL, Entry, map_image
 from datamodules.sites.site import area_numbers
 from foundation.gather import concatenate, gather_rows
 from foundation.losses.clip import credit, matching, unit
-from heads.feedback import error_db, relative_error
+from heads.feedback import error_db, error_terms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -170,7 +170,7 @@ class ZeroShot:
         kept = {key: batch[key].cpu() for key in ("site", "user", "los", "position", "bs_position")}
         kept["channel"] = channel.float().cpu()
         if rebuilt is not None:
-            kept["error"] = relative_error(rebuilt, batch).cpu()
+            kept["error"] = error_terms(rebuilt, batch).cpu()
         if environment is not None and encoder is not None:
             kept["environment"] = environment.float().cpu()
             geometry = batch["geometry"]
@@ -221,7 +221,8 @@ class ZeroShot:
                 scores[f"match_{name}"] = _mean(hit)
                 scores[f"match_{name}_chance"] = _mean(chance)
         if "error" in found:
-            scores["nmse_db"] = float(error_db(found["error"].mean()))
+            error, counted = found["error"].sum(0).unbind()
+            scores["nmse_db"] = float(error_db(error / counted))  # NaN if no link has power
         return scores
 
     def figures(self) -> dict[str, Figure]:

@@ -38,6 +38,16 @@ def test_pre_training_learns_and_logs(tmp_path):
     assert logged["val/embedding_spread"] > 0.1
 
 
+def test_links_without_power_have_no_part_in_the_reconstruction(tmp_path):
+    module = data(tmp_path, views=[], observation=[Noise((10, 20))], extras=None)
+    model, batch = small(objective="reconstruction").eval(), module.finish(next(iter(module.train_dataloader())))
+    model.log_training = lambda **_: None
+    heard = {key: [v[4:] for v in value] if key == "views" else value[4:] for key, value in batch.items()}
+    batch["clean_csi"] = batch["clean_csi"].clone()
+    batch["clean_csi"][:4] = 0
+    assert model.training_step(batch, 0)["loss"].item() == pytest.approx(model.training_step(heard, 0)["loss"].item())
+
+
 def test_reconstruction_in_the_place_of_contrast_learns(tmp_path):
     module = data(tmp_path, views=[Noise((10, 20))], observation=[Noise((10, 20))], extras=None)
     model = small(objective="reconstruction", lr=1e-2)
@@ -50,10 +60,11 @@ def test_reconstruction_in_the_place_of_contrast_learns(tmp_path):
     with torch.no_grad():
         model.decoder.weight.zero_()
         model.decoder.bias.copy_(clean[0])
-        error = model.reconstruction_error(torch.zeros(len(clean), 16), batch)
+        error, counted = model.reconstruction_error(torch.zeros(len(clean), 16), batch).unbind(1)
     assert error[0].item() == pytest.approx(0, abs=1e-6)
     expected = (clean[1:] - clean[0]).square().sum(1) / clean[1:].square().sum(1)
     torch.testing.assert_close(error[1:], expected)
+    assert counted.tolist() == [1.0] * len(clean)
     assert all(p.grad is None for p in model.projection.parameters())
     with pytest.raises(InputError, match="objective must be one of contrast, reconstruction, got both"):
         small(objective="both")

@@ -10,6 +10,7 @@ from datamodules import WorldSymmetry
 from datamodules.errors import InputError
 from datamodules.sites.environment import Environment
 from foundation import ChannelTransformer, EnvChannel, EnvironmentTransformer, FineTune, PositionFeatures, load_encoder
+from foundation.models.zeroshot import ZeroShot
 from heads import LOS, Beam, Feedback
 from tests.datamodules.rays import random_site
 from tests.datamodules.test_module import build
@@ -103,6 +104,26 @@ def test_losses_equal_a_slow_reference(tmp_path):
             similarity = scale * (e / np.linalg.norm(e, axis=1, keepdims=True)) @ a[i]
             wrong -= similarity[0] - np.log(np.exp(similarity).sum())
     assert losses["counterfactual"].item() == pytest.approx(0.5 * wrong / len(a), rel=1e-4)
+
+
+def test_links_without_power_count_in_no_reconstruction(tmp_path):
+    datamodule, model = data(tmp_path), small(profile=2.0)
+    heard = datamodule.finish(next(iter(datamodule.train_dataloader())))
+    batch = {**heard, "csi": torch.cat([heard["csi"][:-4], torch.zeros_like(heard["csi"][:4])])}
+    heard = {key: value[:-4] for key, value in heard.items()}
+    with torch.no_grad():
+        rows = [model._rows(each, *model(each), None) for each in (batch, heard)]
+    losses, expected = (model._of_rows(each) for each in rows)
+    assert losses.keys() == expected.keys() == {"rebuild", "profile"}
+    for name, loss in losses.items():
+        assert loss.item() == pytest.approx(expected[name].item(), rel=1e-5), name
+    scores = []
+    for each in (batch, heard):
+        zero_shot = ZeroShot(datamodule.sides["test"].sites)
+        channel, _ = model(each)
+        zero_shot.add(each, channel, None, model.decoder(channel).detach(), None)
+        scores.append(zero_shot.scores()["nmse_db"])
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
 
 
 @pytest.mark.parametrize(
