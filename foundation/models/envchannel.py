@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from datamodules.errors import InputError, check_not_negative, check_positive
 from datamodules.maps.raster import UNKNOWN_LOS, Entry
 from foundation.encoder import Encoder
-from foundation.gather import concatenate, gather_rows, rank, world_size
+from foundation.gather import concatenate, gather_rows
 from foundation.losses.clip import CLIPLoss, mixed, retrieval, spread
 from foundation.losses.surroundings import KINDS, counterfactual, profile_moments, unexplained
 from foundation.models.zeroshot import ZeroShot, compare, los_credit, los_options, scale_credit, scale_options
@@ -125,7 +125,6 @@ class EnvChannel(FoundationTask):
         self.start_from = start_from
         self.lr, self.weight_decay, self.schedule, self.optimizer = lr, weight_decay, schedule, optimizer
         self._kept: list[dict[str, Tensor]] = []
-        self._seen = 0
         self._zero_shot: ZeroShot | None = None
 
     def describe(self) -> dict[str, Any]:
@@ -216,10 +215,8 @@ class EnvChannel(FoundationTask):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Store embeddings, loss contributions and the scores of the zero-shot tasks of single links."""
         channel, environment = self(batch)
-        # number of the link within the side, independent of the number of processes: it selects the counterfactuals
-        number = (self._seen + torch.arange(len(channel), device=channel.device)) * world_size() + rank()
-        self._seen += len(channel)
-        kept = {"channel": channel, **self._rows(batch, channel, environment, number % KINDS)}
+        # the row of the user selects the counterfactuals, whatever the order of sources and the number of processes
+        kept = {"channel": channel, **self._rows(batch, channel, environment, batch["user"] % KINDS)}
         if environment is not None and self.environment_encoder is not None:
             los, scale = (
                 compare(self.environment_encoder, batch, options(batch["geometry"]), channel, environment)
@@ -235,7 +232,6 @@ class EnvChannel(FoundationTask):
         """Log losses, accuracies, retrieval in both directions in batches of 128, and spread, over all processes."""
         kept = gather_rows(concatenate(self._kept))
         self._kept.clear()
-        self._seen = 0
         values = {f"val/{name}": value for name, value in self._terms(kept).items()}
         channel = kept["channel"]
         if "environment" in kept:

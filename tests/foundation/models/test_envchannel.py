@@ -106,6 +106,18 @@ def test_losses_equal_a_slow_reference(tmp_path):
     assert losses["counterfactual"].item() == pytest.approx(0.5 * wrong / len(a), rel=1e-4)
 
 
+def test_validation_compares_a_link_with_the_same_environments_in_any_order(tmp_path):
+    datamodule, model = data(tmp_path), small(counterfactuals=1.0).eval()
+    batch = datamodule.finish(next(iter(datamodule.val_dataloader())))
+    order = torch.randperm(len(batch["user"]), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model.validation_step(batch, 0)
+        model.validation_step({key: value[order] for key, value in batch.items()}, 1)
+    first, second = (part["counterfactual"] for part in model._kept)
+    assert first.count_nonzero() > 4
+    torch.testing.assert_close(second, first[order])
+
+
 def test_links_without_power_count_in_no_reconstruction(tmp_path):
     datamodule, model = data(tmp_path), small(profile=2.0)
     heard = datamodule.finish(next(iter(datamodule.train_dataloader())))
