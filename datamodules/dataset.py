@@ -172,3 +172,9 @@ def to_paths(batch: Batch) -> Paths:
     """Return the paths of a batch."""
     fields: dict[str, Tensor] = batch["paths"]
     return Paths.from_dict(fields)
+
+
+def size_of(batch: Batch) -> int:
+    """Return the size of the tensors of a batch [bytes]."""
+    parts = [value if isinstance(value, list) else [value] for value in batch.values()]
+    return sum(tensor.nbytes for part in parts for tensor in part)

@@ -17,7 +17,7 @@ from datamodules.channel.codebook import dft_codebook
 from datamodules.channel.impairments import View
 from datamodules.channel.motion import Sequence as Snapshots
 from datamodules.channel.ofdm import OFDM
-from datamodules.dataset import Batch, ChannelDataset, ShardedSampler
+from datamodules.dataset import Batch, ChannelDataset, ShardedSampler, size_of
 from datamodules.defaults import grid_of, sequence_of
 from datamodules.errors import InputError, check_not_negative, check_positive
 from datamodules.maps.augmentation import WorldSymmetry
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 #: number of missing sites from which they are made by several processes
 _MANY = 4
-#: largest size of a sample for statistics, in complex values and in links
-_SAMPLE_VALUES, _SAMPLE_LINKS = 2**24, 4096
+#: largest size of a sample for statistics: complex values of its first snapshots, links, and bytes
+_SAMPLE_VALUES, _SAMPLE_LINKS, _SAMPLE_BYTES = 2**24, 4096, 2**30
 
 
 class ChannelDataModule(LightningDataModule):
@@ -276,9 +276,10 @@ class ChannelDataModule(LightningDataModule):
         return plot_csi(csi.reshape(-1, *csi.shape[-3:])[0], self.ofdm.bandwidth, prediction)
 
     def sample(self) -> Batch:
-        """Return a batch of random training links, for the input statistics of a model."""
+        """Return a batch of random training links, at most 1 GiB, for the input statistics of a model."""
         values = self.bs.num_elements * self.ue.num_elements * self.ofdm.num_subcarriers
-        return self.finish(self._draw(min(_SAMPLE_LINKS, max(16, _SAMPLE_VALUES // values))))
+        most = max(1, _SAMPLE_BYTES // size_of(self.finish(self._draw(1))))
+        return self.finish(self._draw(min(_SAMPLE_LINKS, max(16, _SAMPLE_VALUES // values), most)))
 
     def statistics(self) -> dict[str, Tensor]:
         """Return statistics of the labels of up to 4096 training links, for heads.
@@ -294,9 +295,8 @@ class ChannelDataModule(LightningDataModule):
         located = offset.isfinite().all(1)
         offset = offset[located] if located.any() else torch.zeros_like(offset)
         known = batch["los"][batch["los"] >= 0].long()
-        make = self._make
         statistics = {
-            "csi_shape": torch.tensor([make.ue.num_elements, make.bs.num_elements, make.ofdm.num_subcarriers]),
+            "csi_shape": torch.tensor([self.ue.num_elements, self.bs.num_elements, self.ofdm.num_subcarriers]),
             "labelled_position": located.sum(),
             "labelled_los": torch.tensor(len(known)),
             "position_mean": offset.mean(0).float(),

@@ -258,6 +258,17 @@ def test_two_scenes_of_one_name_keep_their_maps(tmp_path):
     assert count(module) == 2 * int(sites[0].links.has_path.sum()), "the users of the second are served too"
 
 
+def test_a_sample_is_bounded_by_the_bytes_it_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr("datamodules.module._SAMPLE_BYTES", 40_000)
+    many = {"sequence": Sequence(snapshots=8, interval=1e-3), "views": [], "observation": [Noise((10, 10))]}
+    assert len(build(tmp_path)._draw(4096)["site"]) > len(build(tmp_path).sample()["csi"]) > 100
+    for settings in (many, {**many, "group": "station"}):
+        sample = build(tmp_path / "many", stations(), **settings).sample()
+        held = sum(value.nbytes for key, value in sample.items() if key != "views")
+        held += sum(view.nbytes for view in sample["views"])
+        assert 20_000 < held <= 40_000
+
+
 def test_statistics_see_the_train_side_only(tmp_path):
     module = build(tmp_path, num_beams=4)
     statistics = module.statistics()
