@@ -7,23 +7,28 @@ import math
 import torch
 from torch import Tensor, nn
 
-from datamodules.errors import check_positive
+from datamodules.errors import InputError, check_positive
 
 
 class TemperatureLoss(nn.Module):
     """Base class of losses of cosine similarities divided by a learned temperature.
 
     Args:
-        temperature: Initial temperature.
+        temperature: Initial temperature, within the range of the learned one: 1 / `max_scale` to 1.
         max_scale: Largest inverse temperature; CLIP clamps at 100.
 
     Raises:
-        InputError: The temperature is not positive.
+        InputError: The temperature is outside its range.
     """
 
     def __init__(self, temperature: float, max_scale: float = 100.0) -> None:
         super().__init__()
-        check_positive(type(self).__name__, temperature=temperature)
+        check_positive(type(self).__name__, temperature=temperature, max_scale=max_scale)
+        if not 1 / max_scale <= temperature <= 1:
+            raise InputError(
+                f"{type(self).__name__}: temperature must be {1 / max_scale:g} to 1, to which training clamps it, "
+                f"got {temperature:g}"
+            )
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
         self.max_log_scale = math.log(max_scale)
 

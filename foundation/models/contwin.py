@@ -57,7 +57,7 @@ class ConTwin(FoundationTask):
         lambdas: Weight of each axis in eq 2, in [0, 1], by default 1.
         negatives: Selection of negatives from the pool, see `NTXentLoss`.
         num_negatives: Number of negatives, see `NTXentLoss`.
-        temperature: Initial value of the learned temperature.
+        temperature: Initial value of the learned temperature, 0.01 to 1.
         lr: Learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
         schedule: Learning-rate schedule, see `foundation.optim.schedules`.

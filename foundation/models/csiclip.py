@@ -30,7 +30,7 @@ class CSICLIP(FoundationTask):
         csi_encoder: Encoder of the CSI, used by heads.
         cir_encoder: Encoder of the impulse response.
         embed_dim: Dimension of the common embedding space.
-        temperature: Initial value of the learned temperature.
+        temperature: Initial value of the learned temperature, 0.01 to 1.
         lr: Learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
         schedule: Learning-rate schedule, see `foundation.optim.schedules`.

@@ -56,7 +56,7 @@ class EnvChannel(FoundationTask):
             a step. With both losses from the start both converge more slowly. Not in the paper.
         withheld: Share of the training links whose LOS status is set to unknown, so that the environment tower infers
             it from the map.
-        temperature: Initial value of the learned temperature.
+        temperature: Initial value of the learned temperature, 0.01 to 1.
         lr: Peak learning rate.
         weight_decay: Weight decay.
         schedule: Learning-rate schedule, see `foundation.optim.schedules`.

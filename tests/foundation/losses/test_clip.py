@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules.errors import InputError
 from foundation.losses.clip import CLIPLoss, retrieval
+from foundation.losses.ntxent import NTXentLoss
 
 
 def reference(a, b, temperature):
@@ -74,3 +76,14 @@ def test_chance_is_chance():
     torch.manual_seed(0)
     a, b = torch.randn(2, 128 * 50, 32)
     assert retrieval(a, b, 5).item() == pytest.approx(5 / 128, abs=0.01)
+
+
+@pytest.mark.parametrize("temperature", [1.5, 0.009, float("nan")])
+@pytest.mark.parametrize("loss", [CLIPLoss, NTXentLoss])
+def test_a_first_temperature_that_would_be_clamped_is_refused(loss, temperature):
+    with pytest.raises(InputError, match=f"{loss.__name__}: temperature must be"):
+        loss(temperature)
+    for kept in (1.0, 0.01):
+        made = loss(kept)
+        made.clamp()
+        assert 1 / made.scale.item() == pytest.approx(kept)
