@@ -48,8 +48,8 @@ def choose(config: Any, command: str, files: list[Path], composed: Callable[[], 
     Raises:
         InputError: A name is invalid, the run or checkpoint does not exist, or the run cannot have these settings.
     """
-    check_name("experiment", config.experiment)
-    check_name("run_id", config.run_id)
+    check_name("--experiment", config.experiment)
+    check_name("--run_id", config.run_id)
     root, run_id = Path(config.runs).expanduser(), config.run_id
     wanted = config.ckpt_path and os.path.expanduser(config.ckpt_path)
     file = first_with("model", files)

@@ -159,14 +159,18 @@ class Run:
             self.folder.rmdir()
 
 
-def check_name(key: str, name: str | None) -> None:
+def check_name(option: str, name: str | None) -> None:
     """Check that a name is a plain name, without path separators or pattern characters.
+
+    Args:
+        option: How it is given on the command line, such as `--run_id`.
+        name: The name; None is not checked.
 
     Raises:
         InputError: It is not.
     """
     if name is not None and not _NAME.fullmatch(name):
-        raise InputError(f"--{key} '{name}' is no plain name: use letters, digits and any of _ - . @ + = , :")
+        raise InputError(f"{option} '{name}' is no plain name: use letters, digits and any of _ - . @ + = , :")
 
 
 def plain_name(text: str) -> str:

@@ -24,8 +24,8 @@ def complaint(capsys, *args, config="toy.yaml"):
 
 @pytest.mark.parametrize("name", ["../../x", "a/b", "x[b]", "*", "", ".hidden", "-x"])
 def test_names_that_are_no_plain_names_are_refused(capsys, name):
-    assert "is no plain name" in complaint(capsys, "fit", f"--run_id={name}")
-    assert "is no plain name" in complaint(capsys, "fit", f"--experiment={name}")
+    for option in ("--run_id", "--experiment"):
+        assert f"{option} '{name}' is no plain name" in complaint(capsys, "fit", f"{option}={name}")
     assert not Path("runs").exists()
 
 

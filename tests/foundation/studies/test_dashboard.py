@@ -106,3 +106,10 @@ def test_bad_input_ends_with_one_line(runs, tmp_path, capsys):
     assert capsys.readouterr().err == f"error: no run lies in {runs}/foo; there are: beam_finetune, zero\n"
     assert main(["--runs", str(tmp_path / "none")]) == 2
     assert "run `make demo` or `lightning fit` first" in capsys.readouterr().err
+
+
+def test_a_wrong_name_is_called_as_it_was_given(runs, capsys):
+    assert main(["../x", "--runs", str(runs)]) == 2
+    said = capsys.readouterr().err
+    assert "experiment '../x' is no plain name" in said
+    assert "--experiment" not in said
