@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import time
+import uuid
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -224,9 +225,11 @@ class PredictionFile(Callback):
         joined = {key: torch.cat(parts).contiguous() for key, parts in self._parts.items()}
         self._parts.clear()
         # Through files rather than a gather: rows of the processes may differ in number, and need not fit a GPU.
-        folder = Path(trainer.strategy.broadcast(str(self._run.folder)))
+        # The names of the parts are of this command alone: another may predict with the same run.
+        chosen, token = trainer.strategy.broadcast((str(self._run.folder), uuid.uuid4().hex[:8]))
+        folder = Path(chosen)
         folder.mkdir(parents=True, exist_ok=True)
-        parts = [folder / f"predictions.{rank}.tmp" for rank in range(trainer.world_size)]
+        parts = [folder / f".predictions.{rank}.{token}.tmp" for rank in range(trainer.world_size)]
         sites = _sites(trainer)
         save_tensors(joined, parts[trainer.global_rank], sites)
         trainer.strategy.barrier("predictions")

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import time
+import uuid
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,9 +202,13 @@ def write_summary(file: Path, summary: dict[str, Any]) -> None:
 
 def write_whole(file: Path, text: str) -> None:
     """Write text atomically: who reads the file, or a kill, finds the old content or the new."""
-    temporary = file.with_name(f"{file.name}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, file)
+    # of two processes that write the file at once, each has its own
+    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def add_metrics(file: Path, metrics: dict[str, float]) -> None:
