@@ -55,7 +55,7 @@ class _RunCheckpoint(ModelCheckpoint):
 
 
 class BestCheckpoint(_RunCheckpoint):
-    """Writes `checkpoints/best.ckpt`.
+    """Writes `checkpoints/best.ckpt`; without a validation to choose by, that of the last epoch.
 
     Args:
         run: The run.
@@ -65,6 +65,21 @@ class BestCheckpoint(_RunCheckpoint):
 
     def __init__(self, run: Run, monitor: str | None, mode: str) -> None:
         super().__init__(run.checkpoint("best"), monitor=monitor, mode=mode)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the checkpoint if there was no validation: tests, adaptation and refinement read it by name."""
+        super().on_train_end(trainer, pl_module)
+        if self.best_model_path or not trainer.global_step:
+            return
+        if trainer.is_global_zero:
+            often = f"trainer.check_val_every_n_epoch {trainer.check_val_every_n_epoch}"
+            print(
+                f"no validation has chosen a checkpoint (trainer.max_epochs {trainer.max_epochs}, {often}): "
+                f"{self._path.name} is the last one",
+                flush=True,
+            )
+        trainer.save_checkpoint(self._path)
+        self.best_model_path = str(self._path)
 
 
 class LastCheckpoint(_RunCheckpoint):

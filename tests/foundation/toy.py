@@ -83,7 +83,8 @@ class Toy(LightningModule):
         scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
             optimizer, factor=0.5, patience=0, threshold=self.hparams["threshold"], threshold_mode="abs"
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val/loss"}}
+        after = {"monitor": "val/loss", "frequency": self.trainer.check_val_every_n_epoch}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **after}}
 
 
 class OtherToy(Toy):

@@ -204,3 +204,21 @@ def test_a_run_whose_test_was_killed_makes_up_for_it():
 
 def test_an_error_of_our_own_hides_what_it_translates(capsys):
     assert complaint(capsys, "fit", "--model.complain", "cut in half") == "error: cut in half"
+
+
+def test_a_run_that_ends_before_its_first_validation_has_its_last_checkpoint_as_best(capsys):
+    args = ["--run_id", "1", "--trainer.check_val_every_n_epoch", "3", "--trainer.max_epochs"]
+    assert lightning("fit", *args, "2", "--then_test", "true") == 0
+    said = capsys.readouterr().out
+    assert "(trainer.max_epochs 2, trainer.check_val_every_n_epoch 3): best.ckpt is the last one" in said
+    tested = summary()["metrics"]
+    last = weights()
+    assert all(torch.equal(value, last[key]) for key, value in weights(name="best").items())
+    assert lightning("test", "--ckpt_path", "best", "--run_id", "1") == 0
+    assert summary()["metrics"] == tested
+    # trained on, the run is validated, and the better checkpoint takes the place of the last one
+    assert lightning("fit", *args, "4", "--ckpt_path", "last") == 0
+    assert "is the last one" not in capsys.readouterr().out
+    best = weights(name="best")
+    assert not all(torch.equal(value, last[key]) for key, value in best.items())
+    assert not all(torch.equal(value, weights()[key]) for key, value in best.items())
