@@ -243,7 +243,9 @@ class FoundationTask(LightningModule):
         if schedule == "constant":
             return result
         if schedule == "plateau":
-            scheduling = {"scheduler": plateau(result, self.monitor_mode), "monitor": self.monitor}
+            # stepped where there is a new score: at a validation
+            often = self.trainer.check_val_every_n_epoch or 1
+            scheduling = {"scheduler": plateau(result, self.monitor_mode), "monitor": self.monitor, "frequency": often}
         else:
             steps = self.trainer.estimated_stepping_batches
             scheduling = {

@@ -84,3 +84,9 @@ def test_prediction_names_its_rows(tmp_path):
     rows = trainer.predict(model, datamodule=data)
     assert set(rows[0]) == {"features", "csi_embedding", "cir_embedding", "position", "site", "user", "los"}
     assert sum(len(part["user"]) for part in rows) == 248
+
+
+def test_the_plateau_schedule_waits_for_a_validation(tmp_path):
+    model = tiny_clip(schedule="plateau")
+    trainer = fit(model, build(tmp_path / "sites"), tmp_path, epochs=3, check_val_every_n_epoch=2)
+    assert trainer.lr_scheduler_configs[0].scheduler.last_epoch == 1, "one validation in three epochs"
