@@ -32,6 +32,8 @@ _DETAILS = (re.compile(r"_of_\d+$|nmse_db_\d+$"), re.compile(r"_n?los(_p10)?$|nm
 _TASK = re.compile(r"-toft_\w+$")
 #: least number of metrics, such as `cosine` and `grid_cosine`, common to run and reference for a separate line
 _SHARED = 3
+#: metrics of the test data, the same for a run and its references
+_OF_DATA = ("snr_db", "fd_t", "fd_t_max")
 #: separator of a reference and the run that scored it
 _OF = " beside "
 
@@ -155,11 +157,15 @@ def _with_references(rows: list[Row]) -> list[Row]:
             parts[metric] = found
     names = Counter(name for name, _ in parts.values())
     parts = {metric: (name, rest) for metric, (name, rest) in parts.items() if names[name] >= _SHARED}
-    own = [row for row in rows if row.metric not in parts]
+    beside: dict[str, dict[str, None]] = defaultdict(dict)
     for row in (row for row in rows if row.metric in parts):
-        name, rest = parts[row.metric]
-        facts: dict[str, Any] = {"mode": "control", "params_trained": 0, "scored": 0}
-        own.append(replace(row, variant=f"{name}{_OF}{row.variant}", metric=rest, **facts))
+        beside[row.run][parts[row.metric][0]] = None
+    own = [row for row in rows if row.metric not in parts]
+    for row in rows:
+        shared = [(name, row.metric) for name in beside[row.run]] if row.metric in _OF_DATA else []
+        for name, rest in [parts[row.metric]] if row.metric in parts else shared:
+            facts: dict[str, Any] = {"mode": "control", "params_trained": 0, "scored": 0}
+            own.append(replace(row, variant=f"{name}{_OF}{row.variant}", metric=rest, **facts))
     return own
 
 

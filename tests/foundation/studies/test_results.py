@@ -191,6 +191,15 @@ def test_references_of_a_wide_table_have_lines_of_their_own_each_once():
     ]  # fmt: skip
 
 
+def test_a_reference_has_the_statistics_of_the_data_of_its_run():
+    own = {f"test/{name}": -10.0 for name in ("nmse_db", "beam_top1", "rate_loss", *(f"x{n}" for n in range(9)))}
+    hold = {f"test/hold_{name}": -1.0 for name in ("nmse_db", "beam_top1", "rate_loss")}
+    data = {"test/fd_t": 0.25, "test/snr_db": 15.0, "test/macs": 3.0}
+    found = lines([*run(run_id="filter-s0", metrics=own | hold | data), *run(run_id="other-s0", metrics=own | data)])
+    shown = [(line["positioning"], line["fd_t"], line["snr_db [dB]"], line["macs"]) for line in found]
+    assert shown == [("filter", "0.250", "15", "3"), ("other", "0.250", "15", "3"), ("hold", "0.250", "15", "")]
+
+
 def test_a_metric_is_known_by_the_end_of_its_name_or_its_start():
     metrics = {"test/beam/left_tower_top1": 0.25, "test/door_chance": 0.5, "test/match_house": 0.75, "test/f1": 0.5}
     (line,) = lines(run(metrics=metrics))
