@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -45,31 +45,62 @@ class Muon(AdamW):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for matrix in group["params"] if group["orthogonal"] else ():
-                if matrix.grad is None:
-                    continue
-                state = self.state[matrix]
-                if not state:  # AdamW asks every state for its step when it loads one
-                    state["step"], state["exp_avg"] = torch.zeros(()), torch.zeros_like(matrix)
-                state["step"] += 1
-                state["exp_avg"].lerp_(matrix.grad, 1 - _MOMENTUM)
-                change = orthogonal(matrix.grad.lerp(state["exp_avg"], _MOMENTUM))  # Nesterov's
-                matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                matrix.add_(change, alpha=-group["lr"] * _SIZE * max(matrix.shape) ** 0.5)
-                matrix.grad = None  # AdamW has nothing left to do with it
+            if group["orthogonal"]:
+                self._step_matrices(group)
         super().step()
         return loss
 
+    def _step_matrices(self, group: dict[str, Any]) -> None:
+        matrices = [matrix for matrix in group["params"] if matrix.grad is not None]
+        if not matrices:
+            return
+        gradients = [matrix.grad for matrix in matrices]
+        for matrix in matrices:
+            state = self.state[matrix]
+            if not state:  # AdamW asks every state for its step when it loads one
+                state["step"], state["exp_avg"] = torch.zeros(()), torch.zeros_like(matrix)
+            state["step"] += 1
+            matrix.grad = None  # AdamW has nothing left to do with it
+        averages = [self.state[matrix]["exp_avg"] for matrix in matrices]
+        torch._foreach_lerp_(averages, gradients, 1 - _MOMENTUM)
+        directions = torch._foreach_lerp(gradients, averages, _MOMENTUM)  # Nesterov's
+        # a GPU is bound by the number of calls, while a CPU holds single matrices in its cache
+        changes = orthogonal(directions, together=matrices[0].is_cuda)
+        torch._foreach_mul_(changes, [-group["lr"] * _SIZE * max(matrix.shape) ** 0.5 for matrix in matrices])
+        torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(matrices, changes)
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """Return an approximation of U V^T for a matrix U S V^T, shape (M, N), by Newton-Schulz iterations."""
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.mT if tall else matrix
-    x = x / torch.linalg.matrix_norm(x).clamp_min(1e-7)
+
+def orthogonal(matrices: Sequence[Tensor], together: bool = False) -> list[Tensor]:
+    """Return approximations of U V^T for matrices U S V^T by Newton-Schulz iterations.
+
+    Args:
+        matrices: Matrices, shape (M, N) each.
+        together: Whether matrices of one shape are one batch of matrix products, in a fraction of the calls.
+    """
+    if not together:
+        return [_iterated(matrix) for matrix in matrices]
+    batches: dict[torch.Size, list[int]] = {}
+    for index, matrix in enumerate(matrices):
+        batches.setdefault(matrix.shape, []).append(index)
+    results = list(matrices)
+    for indices in batches.values():
+        batch = _iterated(torch.stack([matrices[index] for index in indices])).contiguous()
+        for index, result in zip(indices, batch.unbind(), strict=True):
+            results[index] = result
+    return results
+
+
+def _iterated(x: Tensor) -> Tensor:
+    """Return the result of the iterations for a matrix (M, N) or several (n, M, N), by products of the shorter side."""
+    if x.shape[-2] > x.shape[-1]:
+        return _iterated(x.mT).mT
+    product = torch.addmm if x.ndim == 2 else torch.baddbmm
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp_min(1e-7)
     for a, b, c in _POLYNOMIALS:
         gram = x @ x.mT
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if tall else x
+        x = product(x, product(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
 
 
 def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:

@@ -7,7 +7,9 @@ import pytest
 import timm.optim.muon as reference
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from foundation.optim import muon
 from foundation.optim.muon import Muon, hidden_matrices, orthogonal
 from heads.layers import attention_blocks
 
@@ -16,14 +18,14 @@ from heads.layers import attention_blocks
 def test_matrices_become_orthogonal(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     u, values, v = torch.linalg.svd(matrix, full_matrices=False)
-    made = orthogonal(matrix)
+    [made] = orthogonal([matrix])
     torch.testing.assert_close(made, reference.zeropower_via_newtonschulz(
         matrix, 5, reference._COEFFICIENTS["quintic"], dtype=torch.float32
     ), atol=1e-4, rtol=1e-4)  # fmt: skip
     kept = values > 0.02 * values.sum()  # five iterations do not reach the smallest ones
     along = (u.mT @ made @ v.mT).diagonal()
     assert ((along - 1).abs()[kept] < 0.15).all()
-    assert not orthogonal(torch.zeros(shape)).any()
+    assert not orthogonal([torch.zeros(shape)])[0].any()
 
 
 def parameters():
@@ -39,15 +41,17 @@ def walk(optimizer, params, steps, seed):
         optimizer.step()
 
 
-def test_steps_equal_timms(monkeypatch):
+@pytest.mark.parametrize("together", [False, True])
+def test_steps_equal_timms(together, monkeypatch):
     single = partial(reference.zeropower_via_newtonschulz, dtype=torch.float32)
     monkeypatch.setattr(reference, "zeropower_via_newtonschulz", single)
+    monkeypatch.setattr(muon, "orthogonal", lambda matrices, **_: orthogonal(matrices, together))  # True on a GPU
     ours, theirs = parameters(), parameters()
     settings = {"lr": 0.01, "weight_decay": 0.1}
-    one = Muon([{"params": ours[:2], "orthogonal": True}, {"params": ours[2:]}], **settings)
+    one = Muon([{"params": ours[:3], "orthogonal": True}, {"params": ours[3:]}], **settings)
     twice = {"lr": 0.02, "weight_decay": 0.05}  # steps of its matrices are half as long
-    matrices = reference.Muon([{"params": theirs[:2], "use_muon": True}], nesterov=True, **twice)
-    rest = torch.optim.AdamW(theirs[2:], **settings)
+    matrices = reference.Muon([{"params": theirs[:3], "use_muon": True}], nesterov=True, **twice)
+    rest = torch.optim.AdamW(theirs[3:], **settings)
     draw = torch.Generator().manual_seed(0)
     for _ in range(5):
         for mine, its in zip(ours, theirs, strict=True):
@@ -56,6 +60,32 @@ def test_steps_equal_timms(monkeypatch):
             optimizer.step()
     for mine, its in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, its, atol=1e-5, rtol=1e-4)
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations that it sees."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **kwargs or {})
+
+
+def test_matrices_of_one_shape_are_one_batch():
+    draw = torch.Generator().manual_seed(2)
+    shapes = [(48, 16), (16, 16), (48, 16), (16, 48), (48, 16), (16, 16)]
+    matrices = [torch.randn(shape, generator=draw) for shape in shapes]
+    torch.testing.assert_close(orthogonal(matrices, together=True), orthogonal(matrices), atol=1e-6, rtol=1e-6)
+
+    def calls(count, together):
+        matrix = torch.ones(16, 48)
+        with Operations() as seen:
+            orthogonal(count * [matrix], together)
+        return seen.count
+
+    assert calls(8, together=True) == calls(1, together=True)
+    assert calls(8, together=False) == 8 * calls(1, together=False)
 
 
 @pytest.mark.parametrize("fused", [False, True])
