@@ -153,7 +153,10 @@ def test_models_see_batches_not_the_module_that_makes_them() -> None:
     wired = {
         name for name, file in modules().items() if not name.startswith("datamodules") and made.search(file.read_text())
     }
-    benches = {f"foundation.evaluation.{name}" for name in ("bench", "calibration_bench", "csi4cast", "tracing_bench")}
+    benches = {
+        f"foundation.evaluation.{name}"
+        for name in ("bench", "calibration_bench", "csi4cast", "gpu_bench", "tracing_bench")
+    }
     assert wired <= {"foundation.cli", "foundation.adaptation.rehearsal", *benches}
 
 

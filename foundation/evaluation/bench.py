@@ -142,19 +142,20 @@ class RandomLinks(Source):
     Args:
         count: Number of links.
         cache: Folder of finished sites.
+        paths: Number of paths of every link.
     """
 
-    def __init__(self, count: int, cache: str) -> None:
+    def __init__(self, count: int, cache: str, paths: int = 20) -> None:
         super().__init__(cache)
-        self.count = count
+        self.shape = (count, paths)
 
     def recipes(self) -> list[Recipe]:
         """List the one site."""
-        return [Recipe(("random",), {"count": self.count}, lambda _: [self._site()])]
+        return [Recipe(("random",), {"shape": list(self.shape)}, lambda _: [self._site()])]
 
     def _site(self) -> Site:
         draw = torch.Generator().manual_seed(0)
-        count, shape = self.count, (self.count, 20)
+        count, shape = self.shape[0], self.shape
         position = torch.rand(count, 3, generator=draw) * 1000
         paths = Paths(
             gain=torch.randn(shape, dtype=torch.complex64, generator=draw) * 1e-5,

@@ -11,13 +11,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from datamodules.channel.codebook import dft_codebook
+from datamodules.channel.codebook import beam_power, dft_codebook
 from datamodules.sites.paths import Paths
 from datamodules.sites.site import Site
 from foundation.baselines.prediction_limit import limit
-from foundation.evaluation.predicted_beams import PredictedBeam
 from foundation.gather import concatenate, gather_rows
 from foundation.nets.classical import LEAST, PREDICTORS, ClassicalPredictor
+from heads.metrics import RatioOfSums
 from heads.prediction import PredictionNMSE, next_channel
 
 #: lower limit of noise over power: SNRs are clipped to 90 dB
@@ -26,6 +26,8 @@ _CLEAN = 1e-9
 _CHOOSING = ("hold", "link_ar")
 #: number of links that a prediction is timed on
 _TIMED = 16
+#: SNR of the best beam at which rates are computed [dB]
+_BEAM_SNR_DB = 10.0
 #: labels of the rows of the table
 _WORDS = {
     "hold": "the last snapshot",
@@ -42,6 +44,35 @@ _WORDS = {
 
 #: scores of the classical predictors in the last test of this process, by the description of its data
 _LAST: dict[str, dict[str, Tensor]] = {}
+
+
+class PredictedBeam(RatioOfSums):
+    """Share of links whose best beam is found by the predicted channel, or the mean rate lost by its choice.
+
+    ConTwin appendix, "Additional experiments".
+
+    Args:
+        codebook: Beams (Q, T).
+        rate: Whether to compute the rate lost [bit/s/Hz] against the best beam, whose SNR is 10 dB; else the share of
+            links whose best beam is found.
+    """
+
+    def __init__(self, codebook: Tensor, rate: bool) -> None:
+        super().__init__()
+        self.codebook, self.rate = codebook, rate
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Add predicted and true channels (B, R, T, K) of one instant."""
+        codebook = self.codebook.to(target.device)
+        guessed, true = beam_power(prediction, codebook), beam_power(target, codebook)
+        heard = (true.amax(1) > 0) & true.isfinite().all(1)
+        chosen, true = guessed[heard].argmax(1, keepdim=True), true[heard]
+        if not self.rate:
+            self.add((chosen.squeeze(1) == true.argmax(1)).float())
+            return
+        share = true.gather(1, chosen).squeeze(1) / true.amax(1)
+        snr = 10 ** (_BEAM_SNR_DB / 10)
+        self.add(torch.log2(torch.tensor(1 + snr, device=share.device)) - torch.log2(1 + snr * share))
 
 
 class PredictionControls(Callback):

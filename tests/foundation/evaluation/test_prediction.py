@@ -6,7 +6,7 @@ import torch
 
 from datamodules.channel.arrays import Array
 from datamodules.channel.codebook import dft_codebook
-from foundation.evaluation.predicted_beams import PredictedBeam
+from foundation.evaluation.prediction_controls import PredictedBeam
 from foundation.evaluation.prediction_curves import (
     CAPTIONS,
     STUDIES,
