@@ -157,8 +157,8 @@ def run(args: list[str], callbacks: Sequence[Callback] = ()) -> Commands:
         # other work, since threads inherit the setting when they start.
         torch.set_flush_denormal(True)
         # No TF32 for matrix products: it keeps 10 bits, and would round channels and labels as they are made (complex
-        # products too), distances and contrastive logits. Networks are given speed by --trainer.precision bf16-mixed,
-        # which reaches nothing else; their convolutions use TF32 as they are.
+        # products too), distances and contrastive logits. --trainer.precision bf16-mixed reaches networks alone;
+        # their convolutions use TF32 as they are.
         torch.set_float32_matmul_precision("highest")
         from foundation.runtime.commands import Commands
 
