@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -42,8 +43,8 @@ _WORDS = {
 }
 
 
-#: scores of the classical predictors in the last test of this process, by the description of its data
-_LAST: dict[str, dict[str, Tensor]] = {}
+#: scores and costs of the classical predictors in the last test of this process, by the description of its data
+_LAST: dict[str, tuple[dict[str, Tensor], dict[str, float]]] = {}
 
 
 class PredictedBeam(RatioOfSums):
@@ -82,10 +83,10 @@ class PredictionControls(Callback):
     tests several models on the same data in succession, as a study does, they are scored once.
 
     Logged with the head's own metrics: `<name>_nmse_db` of each predictor, with `_1` and so on for each of several
-    horizons; `macs` and `cpu_ms` of the model, see `cost`; `fd_t`, the mean over links of the largest Doppler shift
-    times the interval, and its maximum `fd_t_max`; `snr_db`, the mean SNR of the observations; `beam_top1` and
-    `rate_loss` of the DFT beams chosen by the last predicted channel, see `PredictedBeam`. The limit of linear
-    prediction is computed where the data contain rays.
+    horizons; `macs` and `cpu_ms` of the model and of each predictor, see `cost`; `fd_t`, the mean over links of the
+    largest Doppler shift times the interval, and its maximum `fd_t_max`; `snr_db`, the mean SNR of the observations;
+    `beam_top1` and `rate_loss` of the DFT beams chosen by the last predicted channel, see `PredictedBeam`. The limit of
+    linear prediction is computed where the data contain rays.
 
     Args:
         horizons: Number H of predicted snapshots.
@@ -96,6 +97,7 @@ class PredictionControls(Callback):
         self._predictors: dict[str, ClassicalPredictor] = {}
         self._errors: dict[str, dict[str, PredictionNMSE]] = {}
         self._cost: dict[str, float] = {}
+        self._costs: dict[str, float] = {}
         self._beams: dict[str, PredictedBeam] = {}
         self._facts: list[dict[str, Tensor]] = []
         self._data = ""
@@ -113,7 +115,7 @@ class PredictionControls(Callback):
             for metric in ("beam_top1", "rate_loss")
         }
         self._facts.clear()
-        self._cost = {}
+        self._cost, self._costs = {}, {}
         self._predictors.clear()
         self._errors.clear()
         if known:
@@ -164,6 +166,7 @@ class PredictionControls(Callback):
         self._facts.append({key: value.float() for key, value in facts.items()})
         if not len(clean):
             return
+        self._costs = self._costs or self._cost_of_predictors(batch)
         predictions = {name: made.predict(batch["csi"]) for name, made in self._predictors.items()}
         for name, prediction in predictions.items():
             self._score(name, prediction, batch)
@@ -173,6 +176,12 @@ class PredictionControls(Callback):
             rays, mount = rays_of(data.sides["test"].sites, batch), data._make._mount(batch["site"])
             known = (rays, data.bs, data.ue, data.ofdm, velocity, times, 1.0, noise, mount)
             self._score("limit", limit(batch["csi"], *known)[:, : self.horizons], batch)
+
+    def _cost_of_predictors(self, batch: dict[str, Any]) -> dict[str, float]:
+        costs: dict[str, float] = {}
+        for name, made in self._predictors.items():
+            costs |= {f"{name}_{key}": number for key, number in cost(made.encode, batch).items()}
+        return costs
 
     def _score(self, name: str, prediction: Tensor, batch: dict[str, Any]) -> None:
         for error in self._errors[name].values():
@@ -195,10 +204,11 @@ class PredictionControls(Callback):
             if "fd_t" in facts:
                 scores["fd_t_max"] = facts["fd_t"].max()
             _LAST.clear()
-            _LAST[self._data] = scores
-        for name, value in (own | _LAST[self._data]).items():
+            _LAST[self._data] = scores, self._costs
+        scores, costs = _LAST[self._data]
+        for name, value in (own | scores).items():
             pl_module.log(f"test/prediction/{name}", value, batch_size=1, sync_dist=True)
-        for name, number in self._cost.items():
+        for name, number in (self._cost | costs).items():
             # other processes may have no link to time
             pl_module.log(f"test/prediction/{name}", number, batch_size=1, rank_zero_only=True)
 
@@ -218,16 +228,21 @@ def control_table(metrics: dict[str, float]) -> str:
     return "\n".join([head, *(f"  {value:7.2f}  {words}" for value, words in known)])
 
 
-def cost(model: Any, batch: dict[str, Any]) -> dict[str, float]:
+def cost(predict: Callable[[dict[str, Tensor]], Any], batch: dict[str, Any]) -> dict[str, float]:
     """Return `macs`, the multiply-adds of a prediction, and `cpu_ms`, its CPU time [ms], for one link.
 
-    Matrix products and convolutions are counted; a complex multiply-add counts once.
+    Matrix products and convolutions are counted, but not the linear systems that some classical predictors solve; a
+    complex multiply-add counts once.
+
+    Args:
+        predict: Makes the prediction of a batch.
+        batch: The batch, of which the first links are used.
     """
     few = {key: value[:_TIMED] for key, value in batch.items() if isinstance(value, Tensor)}
     with FlopCounterMode(display=False) as counter:
-        model(few)
+        predict(few)
     start = time.process_time()
-    model(few)
+    predict(few)
     spent = time.process_time() - start
     links = len(few["csi"])
     return {"macs": counter.get_total_flops() / 2 / links, "cpu_ms": 1e3 * spent / links}

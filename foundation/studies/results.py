@@ -57,6 +57,7 @@ COLUMNS = {
     "hit_rate": "share of links whose best codeword is among those that are sent",
     "kept_energy": "share of the channel's power in the delays that the code describes",
     "snr_db, fd_t": "SNR of the observed past; Doppler shift times interval, its mean and largest value (`fd_t_max`)",
+    "macs, cpu_ms": "multiply-adds of matrix products and convolutions, and CPU time [ms], for one link",
     "match": "share of links whose environment is found among those of their base station (`user`) or their area",
     "chance": "the same by guessing",
     "pca, pursuit": "references of CSI feedback: principal components and matching pursuit with as many numbers",

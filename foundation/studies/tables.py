@@ -90,7 +90,7 @@ def _side_by_side(rows: Sequence[Row], metric: str) -> str:
         values = (by_seed(f"{name}_{metric}", groups[place, f"{name}_{metric}"]) for place in data)
         lines.append([f"*{name}*", *(cell(metric, each) for each in values)])
     lines.append(["seeds", *(str(len({row.seed for row in groups[place, metric]})) for place in data)])
-    return f"{ruled(lines)}\n\n{_costs(rows, variants)}"
+    return f"{ruled(lines)}\n\n{_costs(rows, variants, references)}"
 
 
 def _number_wise(name: str) -> list[tuple[str, int]]:
@@ -98,8 +98,8 @@ def _number_wise(name: str) -> list[tuple[str, int]]:
     return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", name)]
 
 
-def _costs(rows: Sequence[Row], variants: Sequence[str]) -> str:
-    """Return a table of labels, parameters and computational cost by variant."""
+def _costs(rows: Sequence[Row], variants: Sequence[str], references: Sequence[str]) -> str:
+    """Return a table of labels, parameters and computational cost by variant, and of the cost of references."""
     known = {row.metric for row in rows}
     costs = {name: words for name, words in _COSTS.items() if name in known}
     lines = [["model", "labels", "parameters", *costs.values()]]
@@ -108,6 +108,11 @@ def _costs(rows: Sequence[Row], variants: Sequence[str]) -> str:
         spent = [[row.value for row in group if row.metric == name] for name in costs]
         means = [f"{statistics.fmean(values):.3g}" if values else "" for values in spent]
         lines.append([variant, f"{group[0].n_train:,}", f"{group[0].params_total:,}", *means])
+    for reference in references:
+        spent = [[row.value for row in rows if row.metric == f"{reference}_{name}"] for name in costs]
+        if any(spent):
+            means = [f"{statistics.fmean(values):.3g}" if values else "" for values in spent]
+            lines.append([f"*{reference}*", "", "", *means])
     return ruled(lines)
 
 

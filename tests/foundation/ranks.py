@@ -115,7 +115,7 @@ def scores(folder):
             [found[f"{name} {links}"]] = score.validate(model, datamodule=module, verbose=False)
             if name in CONTROLLED:
                 found[f"{name} {links}"] |= score.test(model, datamodule=module, verbose=False)[0]
-            found[f"{name} {links}"].pop("test/prediction/cpu_ms", None)
+            found[f"{name} {links}"] = {k: v for k, v in found[f"{name} {links}"].items() if not k.endswith("cpu_ms")}
     return found
 
 

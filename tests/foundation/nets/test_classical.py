@@ -130,6 +130,9 @@ def test_several_horizons_and_the_cost_of_a_prediction(tmp_path):
     attention = 2 * 4 * 4 * 16
     assert convolutions + block + layers <= found["macs"] <= convolutions + block + layers + attention
     assert found["cpu_ms"] > 0
+    assert found["hold_macs"] == 0
+    assert found["wiener_macs"] == 2 * 6 * 4 * 8, "one product for each horizon, snapshot and entry"
+    assert all(found[f"{predictor}_cpu_ms"] > 0 for predictor in PREDICTORS)
 
 
 def test_beams_are_chosen_by_what_is_predicted(tested):

@@ -212,7 +212,9 @@ def test_a_study_that_tells_one_metric_sets_its_variants_side_by_side():
         at = {"variant": variant, "data": data, "seed": seed, "n_train": 75}
         return [replace(run()[0], metric=name, value=value, **at) for name, value in metrics.items()]
 
-    rows = of("filter", "fast", 0, nmse_db=-12.0, hold_nmse_db=-1.0, hold_rate=0.5, fd_t=0.25, beam=0.9, macs=2e6)
+    rows = of(
+        "filter", "fast", 0, nmse_db=-12.0, hold_nmse_db=-1.0, hold_rate=0.5, fd_t=0.25, beam=0.9, macs=2e6, hold_macs=8
+    )
     rows += of("filter", "fast", 1, nmse_db=-14.0, hold_nmse_db=-2.0, hold_rate=0.6, fd_t=0.25, beam=0.8, macs=2e6)
     rows += of("direct", "fast", 0, nmse_db=0.5, hold_nmse_db=-1.0, hold_rate=0.5, fd_t=0.25, beam=0.7)
     scores, costs = table(rows, "nmse_db").split("\n\n")
@@ -222,11 +224,12 @@ def test_a_study_that_tells_one_metric_sets_its_variants_side_by_side():
     ]  # fmt: skip
     ordered = table([*of("filter", "snr_10", 0, nmse_db=-2.0), *of("filter", "snr_5", 0, nmse_db=-1.0)], "nmse_db")
     assert ordered.startswith("| nmse_db [dB] by data | snr_5 | snr_10 |")
-    head, _, of_filter, of_direct = costs.splitlines()
+    head, _, of_filter, of_direct, of_hold = costs.splitlines()
     assert head == "| model | labels | parameters | multiply-adds a link |"
     assert of_filter.startswith("| filter | 75 | ")
     assert of_filter.endswith("| 2e+06 |")
     assert of_direct.endswith("|  |")
+    assert of_hold == "| *hold* |  |  | 8 |"
 
 
 def test_a_wide_table_leaves_out_details_and_tells_apart_what_a_reference_scored_in_different_runs():
