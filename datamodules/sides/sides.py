@@ -59,7 +59,11 @@ def make_sides(data: ChannelDataModule, sites: Sequence[Site]) -> tuple[dict[str
             facts[key] = conditions
         if not mask.any() and (share > 0 or side == "train"):
             seen = f" that data.{key} lets through" if conditions else ""
-            raise InputError(f"no link with a path{seen} on the {side} side of the `{rule}` split: add data")
+            smaller = f", lower data.block from {data.block:g} m," if rule == "spatial" else ""
+            raise InputError(
+                f"no link with a path{seen} on the {side} side of the `{rule}` split: change data.fractions"
+                f"{smaller} or add data"
+            )
     keep = np.flatnonzero(dealt["train"])
     if data.train_links is not None:
         keep = _named(data.train_links, sites, rows, keep)
