@@ -59,10 +59,9 @@ def make_sides(data: ChannelDataModule, sites: Sequence[Site]) -> tuple[dict[str
             facts[key] = conditions
         if not mask.any() and (share > 0 or side == "train"):
             seen = f" that data.{key} lets through" if conditions else ""
-            smaller = f", lower data.block from {data.block:g} m," if rule == "spatial" else ""
             raise InputError(
-                f"no link with a path{seen} on the {side} side of the `{rule}` split: change data.fractions"
-                f"{smaller} or add data"
+                f"no link with a path{seen} on the {side} side of the `{rule}` split: change data.fractions, "
+                f"data.block or data.{key}, or add data"
             )
     keep = np.flatnonzero(dealt["train"])
     if data.train_links is not None:
