@@ -138,8 +138,7 @@ class Feedback(Head):
 
     def loss(self, prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Return the mean squared error of unit-power channels (environment-channel eq 11): the linear NMSE."""
-        error, counted = error_terms(prediction, batch).sum(0).unbind()
-        return error / counted.clamp_min(1)
+        return mean_of_counted(error_terms(prediction, batch)).squeeze(0)
 
     def labelled(self, batch: dict[str, Tensor]) -> int:
         """Return the number of links with nonzero power."""
@@ -188,12 +187,20 @@ def relative_error(prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
 
 
 def error_terms(prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    """Return terms (B, 2) of each link whose sums over links have the mean NMSE, linear, as quotient.
-
-    They are the NMSE of the link and 1, both zero for a link without power.
-    """
+    """Return terms (B, 2) for `mean_of_counted`: the NMSE of each link, linear, and 1; zeros for one without power."""
     counted = _nonzero_power(batch)
     return torch.stack([torch.where(counted, relative_error(prediction, batch), 0.0), counted.float()], dim=1)
+
+
+def mean_of_counted(terms: Tensor) -> Tensor:
+    """Return means over the links that count, (n,).
+
+    Args:
+        terms: Values of each link and, in the last column, 1, shape (B, n + 1); all are zero for a link that does not
+            count. Where none counts the means are zero.
+    """
+    *sums, counted = terms.sum(0).unbind()
+    return torch.stack(sums) / counted.clamp_min(1)
 
 
 def _check_size(made: Sequence[int], held: Sequence[int]) -> None:

@@ -27,8 +27,8 @@ from foundation.studies.run_list import exit_status
 from foundation.studies.tables import ruled
 from heads.prediction import prediction_error
 
-#: PAD, which their repository does not contain, is compared with one filter for the link and one for each antenna;
-#: TDD, CDL-A, 30 ns, 25 dB: NMSE [dB] by predictor and speed [m/s]; AI4OPT/CSI-4CAST
+#: TDD, CDL-A, 30 ns, 25 dB: NMSE [dB] by predictor and speed [m/s]; AI4OPT/CSI-4CAST. Its PAD, whose code is not
+#: public, is compared with one filter for the link and with one for each antenna
 PUBLISHED = {
     "hold": {1.0: -14.2, 9.0: 1.4},
     "pad_vector": {1.0: -23.2, 9.0: -9.3},

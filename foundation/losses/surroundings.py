@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from datamodules.channel.transforms import log_level
 from datamodules.maps.raster import UNKNOWN_LOS, Entry
 from foundation.models.zeroshot import SCALES, cleared, similarities
-from heads.feedback import target_channel
+from heads.feedback import mean_of_counted, target_channel
 
 #: number of kinds of links, which differ in their counterfactuals
 KINDS = 8
@@ -84,6 +84,5 @@ def profile_moments(readings: list[Tensor], batch: dict[str, Tensor]) -> Tensor:
 
 def unexplained(moments: Tensor) -> Tensor:
     """Return the fraction of unexplained variance, a scalar, from the moments (B, 4) of `profile_moments`."""
-    *sums, counted = moments.sum(0).unbind()
-    error, mean, square = (value / counted.clamp_min(1) for value in sums)
+    error, mean, square = mean_of_counted(moments).unbind()
     return error / (square - mean.square()).clamp_min(torch.finfo(moments.dtype).tiny)

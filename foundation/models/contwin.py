@@ -19,6 +19,7 @@ from foundation.nets.contwin import CNNTransformer, past_image
 from foundation.optim.schedules import Schedule
 from foundation.runtime.probe import CollapseAlarm, OnlineProbe
 from foundation.task import FoundationTask, StartFrom, link_identity
+from heads.feedback import mean_of_counted
 
 Objective = Literal["contrast", "reconstruction"]
 #: links in a group; the validation loss is a mean over groups
@@ -136,7 +137,7 @@ class ConTwin(FoundationTask):
         views = batch["views"]
         if self.decoder is not None:
             features = self.encoder(views[0])
-            loss = _mean_error(self.reconstruction_error(features, batch))
+            loss = mean_of_counted(self.reconstruction_error(features, batch)).squeeze(0)
             self.log_training(loss=loss)
             return {"loss": loss, "features": features.detach()}
         features, embeddings = self(torch.cat(views))
@@ -149,7 +150,7 @@ class ConTwin(FoundationTask):
         return {"loss": loss, "features": features[: len(views[0])].detach()}
 
     def reconstruction_error(self, features: Tensor, batch: dict[str, Any]) -> Tensor:
-        """Return terms (B, 2) of the NMSE of the noise-free past as it is rebuilt from the features (B, D).
+        """Return terms (B, 2) for `mean_of_counted` of the noise-free past as it is rebuilt from the features (B, D).
 
         They are the linear NMSE of the link and 1, both zero for a link without power.
         """
@@ -200,9 +201,8 @@ class ConTwin(FoundationTask):
         rows = gather_rows(concatenate(self._validated))
         self._validated.clear()
         if self.decoder is not None:
-            self.log_whole(
-                {"val/loss": _mean_error(rows["error"]), "val/embedding_spread": spread(rows["one"])}, "val/loss"
-            )
+            loss = mean_of_counted(rows["error"]).squeeze(0)
+            self.log_whole({"val/loss": loss, "val/embedding_spread": spread(rows["one"])}, "val/loss")
             return
         # rows are ordered by site: without a permutation a group would be of one domain
         order = torch.randperm(len(rows["link"]), generator=torch.Generator().manual_seed(0))
@@ -237,9 +237,3 @@ def _link(batch: dict[str, Any]) -> Tensor:
     """Return a unique number of each link, (B,)."""
     number: Tensor = (batch["site"].long() << 32) + batch["user"].long()
     return number
-
-
-def _mean_error(terms: Tensor) -> Tensor:
-    """Return the mean NMSE over the links with power, from `reconstruction_error`."""
-    error, counted = terms.sum(0).unbind()
-    return error / counted.clamp_min(1)

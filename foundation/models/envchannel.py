@@ -24,7 +24,7 @@ from foundation.runtime.figures import caption, log_figures, log_rows
 from foundation.runtime.probe import CollapseAlarm, OnlineProbe
 from foundation.task import FoundationTask, OptimizerName, StartFrom, link_identity
 from heads import Feedback
-from heads.feedback import error_terms
+from heads.feedback import error_terms, mean_of_counted
 
 _RETRIEVAL_BATCH = 128
 
@@ -176,8 +176,7 @@ class EnvChannel(FoundationTask):
         if "counterfactual" in rows:
             losses["counterfactual"] = self.counterfactuals * rows["counterfactual"].mean()
         if "rebuild" in rows:
-            error, counted = rows["rebuild"].sum(0).unbind()
-            losses["rebuild"] = self.reconstruction * error / counted.clamp_min(1)
+            losses["rebuild"] = self.reconstruction * mean_of_counted(rows["rebuild"]).squeeze(0)
         if "profile" in rows:
             losses["profile"] = self.profile * unexplained(rows["profile"])
         return losses
