@@ -180,7 +180,10 @@ def test_other_files_of_links_are_refused(tmp_path):
         ({"num_labels": {"twin": 10_000}}, "num_labels.twin is 10000, but the train side holds"),
         ({"num_labels": {"twin": 0}}, "num_labels.twin is 0, but the train side holds"),
         ({"num_labels": {"twin": 1, "munich": 2}}, "no labels of one axis; the data hold variant target, twin;"),
-        ({"train_on": {"city": "munich"}, "split": "city", "holdout": ["munich"]}, "change .* or data.train_on,"),
+        (
+            {"train_on": {"city": "munich"}, "split": "city", "holdout": ["munich"]},
+            "that data.train_on lets through on the train side of the `city` split: change .* or data.train_on,",
+        ),
         ({"guard": -1.0}, "guard must not be negative"),
         ({"guard": 1e4, "split": "spatial"}, "is 10000 m from those of other sides: lower data.guard"),
     ],
