@@ -16,7 +16,7 @@ from foundation.studies.results import PAPERS
 from foundation.studies.study import Study
 from foundation.tuning.search_space import Search
 from foundation.tuning.tune import check
-from tests.foundation.towers import tiny_clip
+from tests.foundation.towers import save_checkpoint, tiny_clip
 from tests.raytracing import requires_sionna
 
 ROOT = Path(__file__).parents[1]
@@ -35,27 +35,19 @@ def name(file: Path) -> str:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    import torch
-
-    content = {"state_dict": (model := tiny_clip()).state_dict(), "hyper_parameters": {}}
-    model.on_save_checkpoint(content)
     file = tmp_path_factory.mktemp("checkpoint") / "x.ckpt"
-    torch.save(content, file)
+    save_checkpoint(tiny_clip(), file)
     return str(file)
 
 
 @pytest.fixture(scope="module")
 def two_towers(tmp_path_factory):
-    import torch
-
     from foundation import ChannelTransformer, EnvChannel, EnvironmentTransformer
 
     sizes = {"width": 32, "layers": 1, "shared_layers": 1, "heads": 2, "embed_dim": 16}
     model = EnvChannel(ChannelTransformer(**sizes), EnvironmentTransformer(**sizes))
-    content = {"state_dict": model.state_dict(), "hyper_parameters": {}}
-    model.on_save_checkpoint(content)
     file = tmp_path_factory.mktemp("checkpoint") / "y.ckpt"
-    torch.save(content, file)
+    save_checkpoint(model, file)
     return str(file)
 
 

@@ -5,10 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 
 import datamodules.__main__
-from tests.foundation.towers import tiny_clip
+from tests.foundation.towers import save_checkpoint, tiny_clip
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "docs/notebooks").glob("*.ipynb"))
@@ -24,9 +23,7 @@ def clone(tmp_path, monkeypatch):
     checkpoints.mkdir(parents=True)
     model = tiny_clip()
     model.trained_on = {"csi": [1, 4, 32]}
-    content = {"state_dict": model.state_dict(), "hyper_parameters": {}}
-    model.on_save_checkpoint(content)
-    torch.save(content, checkpoints / "best.ckpt")
+    save_checkpoint(model, checkpoints / "best.ckpt")
     (tmp_path / "docs/notebooks").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "docs/notebooks")
 

@@ -10,16 +10,14 @@ from foundation import ChannelTransformer, EnvChannel, FineTune, HandFeatures, l
 from foundation.models.csiclip import CSICLIP
 from foundation.nets.resnet import ResNet
 from heads import LOS, Feedback
-from tests.foundation.towers import TinyEncoder, tiny_clip
+from tests.foundation.towers import TinyEncoder, save_checkpoint, tiny_clip
 
 
 @pytest.fixture
 def checkpoint(tmp_path):
     model = tiny_clip()
     model.csi_encoder.scale.fill_(7.0)
-    content = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
-    model.on_save_checkpoint(content)
-    torch.save(content, tmp_path / "x.ckpt")
+    save_checkpoint(model, tmp_path / "x.ckpt", **model.hparams)
     return tmp_path / "x.ckpt"
 
 
@@ -45,18 +43,14 @@ class Builder(FineTune):
 
 def test_an_encoder_is_described_by_its_own_arguments(tmp_path):
     model = Builder(4)
-    content = {"state_dict": model.state_dict(), "hyper_parameters": {}}
-    model.on_save_checkpoint(content)
+    content = save_checkpoint(model, tmp_path / "x.ckpt")
     assert content["parts"]["encoder"]["init_args"] == {"twice": 8}
-    torch.save(content, tmp_path / "x.ckpt")
     assert load_encoder(tmp_path / "x.ckpt").num_features == 4
 
 
 def test_an_encoder_comes_back_in_eval_mode(tmp_path):
     model = CSICLIP(ResNet("resnet18", width=0.25), TinyEncoder())
-    content = {"state_dict": model.state_dict(), "hyper_parameters": {}}
-    model.on_save_checkpoint(content)
-    torch.save(content, tmp_path / "norm.ckpt")
+    save_checkpoint(model, tmp_path / "norm.ckpt")
     encoder, csi = load_encoder(tmp_path / "norm.ckpt"), torch.randn(3, 1, 4, 8, dtype=torch.complex64)
     assert not any(module.training for module in encoder.modules())
     # a row alone has the features that it has among others
@@ -133,19 +127,12 @@ def test_a_missing_file_is_named(tmp_path):
 SMALL = {"width": 16, "layers": 1, "heads": 2}
 
 
-def written(model, path, **hyper_parameters):
-    content = {"state_dict": model.state_dict(), "hyper_parameters": hyper_parameters}
-    model.on_save_checkpoint(content)
-    torch.save(content, path)
-    return content
-
-
 def test_classes_go_by_their_public_names(tmp_path):
     tower = ChannelTransformer(4, 8, (4, 4), shared_layers=0, **SMALL)
     model = EnvChannel(tower, decoder=lambda n: Feedback(n, patch=(4, 4), **SMALL))
     nested = {"class_path": "foundation.nets.transformer.ChannelTransformer", "init_args": {"layers": 1}}
     settings = {"channel_encoder": nested, "_class_path": "foundation.models.envchannel.EnvChannel"}
-    content = written(model, tmp_path / "x.ckpt", **settings)
+    content = save_checkpoint(model, tmp_path / "x.ckpt", **settings)
     assert {name: part["class"] for name, part in content["parts"].items()} == {
         "channel": "foundation.ChannelTransformer", "decoder": "heads.Feedback"
     }  # fmt: skip
@@ -154,7 +141,8 @@ def test_classes_go_by_their_public_names(tmp_path):
         "_class_path": "foundation.EnvChannel",
     }
     # a class of the user's own stays where it is
-    assert written(tiny_clip(), tmp_path / "y.ckpt")["parts"]["csi"]["class"] == "tests.foundation.towers.TinyEncoder"
+    own = save_checkpoint(tiny_clip(), tmp_path / "y.ckpt")
+    assert own["parts"]["csi"]["class"] == "tests.foundation.towers.TinyEncoder"
 
 
 def test_checkpoints_from_before_a_move_load(tmp_path):
@@ -180,7 +168,7 @@ def test_checkpoints_from_before_a_move_load(tmp_path):
 def test_a_part_is_loaded_alone(tmp_path):
     tower = ChannelTransformer(4, 8, (4, 4), shared_layers=0, **SMALL)
     model = EnvChannel(tower, decoder=lambda n: Feedback(n, patch=(4, 4), **SMALL))
-    written(model, tmp_path / "x.ckpt")
+    save_checkpoint(model, tmp_path / "x.ckpt")
     decoder = load_part(tmp_path / "x.ckpt", "decoder")
     assert isinstance(decoder, Feedback)
     assert not decoder.training
@@ -198,7 +186,7 @@ def test_a_head_keeps_the_size_that_it_took_from_the_data(tmp_path):
     model = FineTune(lambda n: Feedback(n, rank=2, **SMALL), TinyEncoder(), mode="scratch")
     assert not list(model.head.parameters())
     model.head.configure(4, 8)
-    content = written(model, tmp_path / "x.ckpt")
+    content = save_checkpoint(model, tmp_path / "x.ckpt")
     assert load_part(tmp_path / "x.ckpt", "head")(torch.randn(3, 16)).shape == (3, 4, 8)
     again = FineTune(lambda n: Feedback(n, rank=2, **SMALL), TinyEncoder(), mode="scratch")
     again.on_load_checkpoint(content)

@@ -13,15 +13,13 @@ from foundation.contract import describe_data
 from heads import LOS
 from tests.datamodules.test_module import build
 from tests.foundation.export.cases import DATA, TOWER
-from tests.foundation.towers import tiny_clip
+from tests.foundation.towers import save_checkpoint, tiny_clip
 
 
 def saved(encoder, path, mean=-100.0):
     model = FineTune(lambda n: LOS(n), encoder, mode="scratch")
     model.trained_on = DATA | {"power_db": [mean, 5.0]}
-    content = {"state_dict": model.state_dict(), "hyper_parameters": {}}
-    model.on_save_checkpoint(content)
-    torch.save(content, path)
+    save_checkpoint(model, path)
     return path
 
 
@@ -70,10 +68,7 @@ def test_power_far_from_training_is_warned_of_where_it_matters(checkpoint, tmp_p
 
 def test_a_checkpoint_without_a_contract_knows_what_its_encoder_knows(tmp_path):
     model = EnvChannel(ChannelTransformer(**TOWER), decoder=lambda n: _decoder(n))
-    content = {"state_dict": model.state_dict(), "hyper_parameters": {}}
-    model.on_save_checkpoint(content)
-    assert "data" not in content
-    torch.save(content, tmp_path / "x.ckpt")
+    assert "data" not in save_checkpoint(model, tmp_path / "x.ckpt")
     assert embed(tmp_path / "x.ckpt", csi()).shape == (10, 128)
     with pytest.raises(InputError, match="channel tower was made for"):
         embed(tmp_path / "x.ckpt", csi(shape=(1, 4, 16)))

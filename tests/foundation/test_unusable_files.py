@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from safetensors import SafetensorError
 
 import datamodules.__main__
@@ -17,14 +16,13 @@ from foundation.evaluation import prediction_curves
 from foundation.nets.csinetplus import CSINetPlus
 from foundation.studies import dashboard, results, run
 from foundation.tuning import tune
+from tests.foundation.towers import save_checkpoint
 
 
 @pytest.fixture
 def checkpoint(tmp_path):
     model = CsiFeedback(CSINetPlus(8, 8, 8, blocks=0))
-    content = {"state_dict": model.state_dict(), "hyper_parameters": {}}
-    model.on_save_checkpoint(content)
-    torch.save(content, tmp_path / "x.ckpt")
+    save_checkpoint(model, tmp_path / "x.ckpt")
     return str(tmp_path / "x.ckpt")
 
 

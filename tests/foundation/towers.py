@@ -1,4 +1,4 @@
-"""A pair of towers small enough for tests."""
+"""A pair of towers small enough for tests, and checkpoints as a training writes them."""
 
 import torch
 from torch import nn
@@ -29,3 +29,10 @@ class TinyEncoder(Encoder):
 def tiny_clip(**settings) -> CSICLIP:
     torch.manual_seed(0)
     return CSICLIP(TinyEncoder(), TinyEncoder(delay=True), embed_dim=8, **settings)
+
+
+def save_checkpoint(model, file, **hyper_parameters) -> dict:
+    content = {"state_dict": model.state_dict(), "hyper_parameters": hyper_parameters}
+    model.on_save_checkpoint(content)
+    torch.save(content, file)
+    return content

@@ -23,16 +23,14 @@ from foundation.runtime.figures import log_figures
 from heads import LOS, Beam, Feedback, Joint, Positioning, Prediction
 from tests.datamodules.rays import random_site
 from tests.datamodules.test_module import build
-from tests.foundation.towers import TinyEncoder, tiny_clip
+from tests.foundation.towers import TinyEncoder, save_checkpoint, tiny_clip
 
 
 @pytest.fixture
 def checkpoint(tmp_path):
     model = tiny_clip()
     model.csi_encoder.scale.fill_(1e5)
-    content = {"state_dict": model.state_dict(), "hyper_parameters": {}}
-    model.on_save_checkpoint(content)
-    torch.save(content, tmp_path / "x.ckpt")
+    save_checkpoint(model, tmp_path / "x.ckpt")
     return str(tmp_path / "x.ckpt")
 
 
@@ -73,9 +71,7 @@ def test_modes_train_what_they_say(mode, checkpoint, data, tmp_path):
 def test_training_a_head_moves_nothing_of_a_frozen_encoder(mode, data, tmp_path):
     encoder = ResNet("resnet18", width=0.25)  # with its own norm, whose statistics move in training mode
     model = CSICLIP(encoder, TinyEncoder(), embed_dim=8)
-    content = {"state_dict": model.state_dict(), "hyper_parameters": {}}
-    model.on_save_checkpoint(content)
-    torch.save(content, tmp_path / "norm.ckpt")
+    save_checkpoint(model, tmp_path / "norm.ckpt")
     model = FineTune(lambda n: LOS(n), checkpoint=str(tmp_path / "norm.ckpt"), mode=mode)
     model.encoder.prepare(data.sample())
     before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
@@ -236,9 +232,7 @@ def starting(start_from, **settings):
 def test_training_starts_from_another_run(checkpoint, data, tmp_path):
     torch.manual_seed(5)
     first = FineTune(lambda n: LOS(n), TinyEncoder(), mode="scratch")
-    content = {"state_dict": first.state_dict(), "hyper_parameters": {}}
-    first.on_save_checkpoint(content)
-    torch.save(content, tmp_path / "first.ckpt")
+    save_checkpoint(first, tmp_path / "first.ckpt")
     whole, head, encoder = (
         starting(start)
         for start in (str(tmp_path / "first.ckpt"), {"head": str(tmp_path / "first.ckpt")}, {"csi": checkpoint})

@@ -13,6 +13,7 @@ from heads import LOS, Positioning
 from tests.datamodules.rays import random_site
 from tests.datamodules.test_module import build
 from tests.foundation.adaptation.test_finetune import fit
+from tests.foundation.towers import save_checkpoint
 
 SIZES = {"width": 16, "layers": 1, "shared_layers": 1, "heads": 2, "embed_dim": 8}
 
@@ -27,9 +28,7 @@ def save(file, environment, **settings):
     model = EnvChannel(
         ChannelTransformer(num_antennas=4, num_subcarriers=8, patch=(4, 4), **SIZES), environment, **settings
     )
-    content = {"state_dict": model.state_dict(), "hyper_parameters": {}}
-    model.on_save_checkpoint(content)
-    torch.save(content, file)
+    save_checkpoint(model, file)
     return str(file)
 
 

@@ -17,16 +17,15 @@ from foundation.export.command import main
 from foundation.export.graphs import graphs_of
 from heads import LOS, Prediction
 from tests.foundation.export.cases import DATA
+from tests.foundation.towers import save_checkpoint
 
 ROOT = Path(__file__).parents[3]
 
 
 def saved(model, path):
     model.trained_on = DATA
-    content = {"state_dict": model.state_dict(), "hyper_parameters": {}}
-    model.on_save_checkpoint(content)
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(content, path)
+    save_checkpoint(model, path)
     return path
 
 

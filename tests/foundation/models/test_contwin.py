@@ -10,6 +10,7 @@ from foundation.nets.contwin import past_image
 from tests.datamodules.rays import random_site
 from tests.datamodules.test_module import build
 from tests.foundation.models.test_csiclip import fit
+from tests.foundation.towers import save_checkpoint
 
 SEQUENCE = Sequence(4, 1e-3, {"static": 1, "vehicular": 1})
 
@@ -114,10 +115,8 @@ def test_both_views_reach_the_loss(batch):
 
 
 def test_the_encoder_is_read_from_a_checkpoint(tmp_path):
-    model, content = small(), {"hyper_parameters": {}}
-    content["state_dict"] = model.state_dict()
-    model.on_save_checkpoint(content)
-    torch.save(content, tmp_path / "x.ckpt")
+    model = small()
+    save_checkpoint(model, tmp_path / "x.ckpt")
     past = torch.randn(3, 4, 1, 4, 8, dtype=torch.complex64)
     torch.testing.assert_close(load_encoder(tmp_path / "x.ckpt").eval()(past), model.encoder.eval()(past))
 

@@ -17,6 +17,7 @@ from heads import Feedback
 from tests.datamodules.rays import random_site
 from tests.datamodules.test_module import build
 from tests.foundation.models.test_csiclip import fit
+from tests.foundation.towers import save_checkpoint
 
 
 def small(**settings):
@@ -161,9 +162,7 @@ def test_prediction_tells_each_links_error(tmp_path):
 
 def test_the_code_of_a_checkpoint_serves_any_head(tmp_path):
     model = CsiFeedback(small(), lr=1e-2)
-    content = {"state_dict": model.state_dict(), "hyper_parameters": {}}
-    model.on_save_checkpoint(content)
-    torch.save(content, tmp_path / "x.ckpt")
+    save_checkpoint(model, tmp_path / "x.ckpt")
     csi = channels(4)
     encoder = load_encoder(tmp_path / "x.ckpt").eval()
     assert torch.equal(encoder(csi), model.eval().autoencoder(csi))

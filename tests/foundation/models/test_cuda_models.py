@@ -16,6 +16,7 @@ from foundation.cli import run
 from foundation.nets.contwin import CNNTransformer
 from foundation.runtime.probe import OnlineProbe
 from heads import Feedback
+from tests.foundation.towers import save_checkpoint
 from tests.gpu import DEVICE, ROOT, Town, near, on_cuda, requires_device  # noqa: F401
 
 pytestmark = requires_device
@@ -110,9 +111,8 @@ def checkpoints(tmp_path_factory):
     }
     found = {}
     for name, model in models.items():
-        model.on_save_checkpoint(content := {"state_dict": model.state_dict(), "hyper_parameters": {}})
         found[name] = tmp_path_factory.mktemp("weights") / f"{name}.ckpt"
-        torch.save(content, found[name])
+        save_checkpoint(model, found[name])
     return found
 
 
