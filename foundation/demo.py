@@ -7,9 +7,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from foundation.runtime.stopping import exit_status
 from foundation.studies.rows import Row, collect
 from foundation.studies.run import run_study
-from foundation.studies.run_list import exit_status
 from foundation.studies.study import Study
 from foundation.studies.tables import format_values
 

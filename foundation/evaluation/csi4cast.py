@@ -23,7 +23,7 @@ from datamodules.channel.ofdm import OFDM
 from datamodules.module import ChannelDataModule
 from datamodules.sources.tr38901.cdl import CDL
 from foundation.baselines.prediction import hold, link_ar, pad, pad_vector
-from foundation.studies.run_list import exit_status
+from foundation.runtime.stopping import exit_status
 from foundation.studies.tables import ruled
 from heads.prediction import prediction_error
 

@@ -31,7 +31,7 @@ from foundation.evaluation.bench import RandomLinks
 from foundation.evaluation.twin_pictures import markdown
 from foundation.nets.contwin import CNNTransformer
 from foundation.nets.resnet import Domain
-from foundation.studies.run_list import exit_status
+from foundation.runtime.stopping import exit_status
 from foundation.task import FoundationTask
 from heads import Feedback
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datamodules.errors import InputError
+from foundation.runtime.stopping import exit_status
 from foundation.studies.rows import Row, collect
-from foundation.studies.run_list import exit_status
 from foundation.studies.study import Study
 
 if TYPE_CHECKING:

@@ -1,13 +1,17 @@
-"""Termination by signals: one line with the command to resume, and the exit status of the signal."""
+"""How a command ends: by a signal or an error, with one line that says what to do, and its exit status."""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
+
+from datamodules.errors import remedied
 
 #: exit status of a process ended by SIGINT or SIGTERM, which SLURM and `make` evaluate
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
@@ -39,3 +43,18 @@ def ended_by_sigterm() -> Iterator[None]:
 def resume_hint(error: BaseException) -> str:
     """Return the hint that `Commands` attached to an error, as the end of a line; empty without a started run."""
     return "".join(f": {note}" for note in getattr(error, "__notes__", []))
+
+
+def exit_status(work: Callable[[], int]) -> int:
+    """Return the exit status of a command: that of `work`, or 2 with one line for invalid input or an unusable file."""
+    try:
+        return work()
+    except KeyboardInterrupt:  # between two runs, as while links are selected; a run handles its own
+        print("interrupted: the same command goes on", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        line = remedied(error)
+        if line is None or os.environ.get("CSI_DEBUG"):
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return 2

@@ -154,3 +154,15 @@ def refine(study: Study, runs: Path) -> int:
         for picture in draw(collect(runs, study), folder):
             print(f"picture: {picture}")
     return 0
+
+
+def refinements(study: Study) -> list[str]:
+    """Return the ids of the runs in which a study refines its model, of all seeds."""
+    if not study.refine:
+        return []
+    settings = Refinement.of(study)
+    continual = Continual.of(study, settings) if settings.continual else None
+    stages = (
+        [] if continual is None else [f"{name}-to-{world}" for name in continual.methods for world in continual.worlds]
+    )
+    return [run for seed in study.seeds for run in (*settings.runs(seed), *(f"{stage}-s{seed}" for stage in stages))]

@@ -16,8 +16,8 @@ from datamodules.errors import InputError, needs
 from datamodules.progress import Progress
 from datamodules.yaml_file import read_yaml
 from foundation.runtime.runs import check_name, write_whole
+from foundation.runtime.stopping import exit_status
 from foundation.runtime.tracking import better
-from foundation.studies.run_list import exit_status
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace

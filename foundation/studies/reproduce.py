@@ -13,9 +13,12 @@ from pathlib import Path
 
 from datamodules.errors import InputError
 from datamodules.yaml_file import read_yaml
+from foundation.runtime.stopping import exit_status
 from foundation.studies import results
-from foundation.studies.rows import ROWS, Durations, Row, collect, read, with_run, write
-from foundation.studies.run_list import Job, command, exit_status, finished, run_jobs
+from foundation.studies.continual import SCORED, refinements
+from foundation.studies.refinement import HELD, REPLACES, TWIN, Refinement, has_metrics, offline_of
+from foundation.studies.rows import ROWS, Durations, Row, collect, read, with_rows, write
+from foundation.studies.run_list import Job, command, finished, run_jobs
 from foundation.studies.study import FOLDER, Study, studies
 
 
@@ -43,7 +46,7 @@ def missing(chosen: Sequence[Study], rows: Sequence[Row], runs: Path) -> list[Mi
     wanted = []
     for study in chosen:
         tested = [MissingRun(study, run, args) for run, args in study.commands(runs) if is_tested(args, then_test)]
-        for each in [*tested, *(MissingRun(study, run, None) for run in refined(study))]:
+        for each in [*tested, *(MissingRun(study, run, None) for run in refinements(study))]:
             found = held[study.name, each.run]
             if not found or len(found) < found[0].metrics:
                 wanted.append(each)
@@ -77,45 +80,21 @@ def options(args: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield flag, value if equals else following
 
 
-def refined(study: Study) -> list[str]:
-    """Return the ids of the runs in which a study refines its model, see `refinement`."""
-    if not study.refine:
-        return []
-    from foundation.studies.continual import Continual
-    from foundation.studies.refinement import Refinement
-
-    settings = Refinement.of(study)
-    continual = Continual.of(study, settings) if settings.continual else None
-    stages = (
-        [] if continual is None else [f"{name}-to-{world}" for name in continual.methods for world in continual.worlds]
-    )
-    return [run for seed in study.seeds for run in (*settings.runs(seed), *(f"{stage}-s{seed}" for stage in stages))]
-
-
 def complete(study: Study, run: str, runs: Path) -> bool:
     """Return whether a run is finished, including the metrics that its refinement adds."""
     folder = runs / study.name / run
-    if not finished(folder):
-        return False
-    if not study.refine:
-        return True
-    from foundation.studies.refinement import has_metrics
-
-    return has_metrics(folder, _added(study, run))
+    return finished(folder) and (not study.refine or has_metrics(folder, _added(study, run)))
 
 
 def _added(study: Study, run: str) -> set[str]:
     """Return the metrics that a refinement adds to a run of a study."""
-    from foundation.studies.continual import SCORED
-    from foundation.studies.refinement import HELD, REPLACES, Refinement, offline_of
-
     settings, seed = Refinement.of(study), int(run.rpartition("-s")[2])
     if run in settings.runs(seed):
         return {REPLACES}
     of_stage = {SCORED} if settings.continual else set[str]()
     if run == f"pretrain-{offline_of(study)}-s{seed}":
         return {HELD, *of_stage}
-    return of_stage if run in refined(study) else set()
+    return of_stage if run in refinements(study) else set()
 
 
 class Plan:
@@ -190,8 +169,6 @@ def alone(study: Study, run: str) -> Study | None:
 
     The model that is refined, and stages of continual refinement, need the whole study of their seed.
     """
-    from foundation.studies.refinement import TWIN, Refinement, offline_of
-
     seed = int(run.rpartition("-s")[2])
     whole, named = replace(study, seeds=[seed]), Refinement.of(study).runs(seed)
     if run in named:
@@ -238,7 +215,7 @@ def reproduce(chosen: Sequence[Study], runs: Path, folder: Path = FOLDER) -> int
         for study in {each.study.name: each.study for each in there}.values():
             names = {each.run for each in there if each.study.name == study.name}
             made = [row for row in collect(runs, study) if row.run in names]
-            write(ROWS, with_run(read(ROWS), made))
+            write(ROWS, with_rows(read(ROWS), made))
         for each in there:
             del by_name[each.study.name, each.run]
 

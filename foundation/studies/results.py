@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foundation.runtime.runs import write_whole
+from foundation.runtime.stopping import exit_status
+from foundation.studies.continual import refinements
 from foundation.studies.matrix import STUDIES, matrix
-from foundation.studies.rows import ROWS, Row, collect, read, write
-from foundation.studies.run_list import exit_status
+from foundation.studies.rows import ROWS, Row, collect, read, with_rows, write
 from foundation.studies.study import FOLDER, Study, studies
 from foundation.studies.tables import ruled, table
 
@@ -169,14 +170,16 @@ def _facts(rows: list[Row]) -> str:
 
 
 def main() -> None:
-    """Write rows of studies to `experiments/results.csv`, replacing their earlier rows, and rebuild RESULTS.md."""
+    """Write rows of all runs of studies to `experiments/results.csv`, and rebuild RESULTS.md."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("studies", nargs="*", help="studies to collect; without any, only RESULTS.md is rebuilt")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     options = parser.parse_args()
 
     def work() -> int:
-        rows = replaced(read(ROWS), [r for name in options.studies for r in collect(options.runs, Study.named(name))])
+        rows = read(ROWS)
+        for study in map(Study.named, options.studies):
+            rows = updated(rows, collect(options.runs, study), study)
         write(ROWS, rows)
         publish(rows)
         return 0
@@ -184,13 +187,13 @@ def main() -> None:
     sys.exit(exit_status(work))
 
 
-def replaced(rows: Iterable[Row], new: list[Row]) -> list[Row]:
-    """Return rows in which those of each study of `new` replace its earlier ones."""
-    names = {row.experiment for row in new}
-    kept = list(rows)
-    order = list(dict.fromkeys(row.experiment for row in [*kept, *new]))
-    merged = [row for row in kept if row.experiment not in names] + new
-    return sorted(merged, key=lambda row: order.index(row.experiment))
+def updated(rows: Iterable[Row], new: list[Row], study: Study) -> list[Row]:
+    """Return rows with `new` ones of a study, without its earlier rows of those runs and of runs that it no longer has.
+
+    Rows of its other runs stay, so that the folder of runs does not have to hold all of them.
+    """
+    runs = {*(run for run, _ in study.commands(Path("runs"))), *refinements(study)}
+    return with_rows([row for row in rows if row.experiment != study.name or row.run in runs], new)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import io
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -184,12 +184,11 @@ def write(file: Path, rows: Iterable[Row]) -> None:
     write_whole(file, text.getvalue())
 
 
-def with_run(rows: Iterable[Row], made: Iterable[Row]) -> list[Row]:
-    """Return rows in which those of one run replace its earlier ones, sorted by study, then by run."""
-    new = list(made)
-    runs = {(row.experiment, row.run) for row in new}
-    merged = [row for row in rows if (row.experiment, row.run) not in runs] + new
-    order = {name: number for number, name in enumerate(dict.fromkeys(row.experiment for row in merged))}
+def with_rows(rows: Iterable[Row], new: Sequence[Row]) -> list[Row]:
+    """Return rows in which those of some runs replace their earlier ones, sorted by study, then by run."""
+    earlier, runs = list(rows), {(row.experiment, row.run) for row in new}
+    order = {name: number for number, name in enumerate(dict.fromkeys(row.experiment for row in [*earlier, *new]))}
+    merged = [*(row for row in earlier if (row.experiment, row.run) not in runs), *new]
     return sorted(merged, key=lambda row: (order[row.experiment], row.run))  # stable: metrics keep their order
 
 

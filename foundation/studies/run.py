@@ -6,8 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from foundation.runtime.stopping import exit_status
 from foundation.studies.rows import collect
-from foundation.studies.run_list import exit_status, run_all
+from foundation.studies.run_list import run_all
 from foundation.studies.study import FOLDER, Study
 from foundation.studies.tables import table
 

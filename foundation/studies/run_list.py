@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datamodules.errors import remedied
 from datamodules.progress import SharedProgress
 from datamodules.yaml_file import read_yaml
 from foundation.runtime.runs import read_summary
-from foundation.runtime.stopping import INTERRUPTED
 from foundation.studies.rows import ROWS, Durations, read
 
 
@@ -92,18 +89,3 @@ def command(folder: Path, args: list[str]) -> Callable[[], int]:
         return main([*args, "--ckpt_path", "last"] if stopped else args)
 
     return make
-
-
-def exit_status(work: Callable[[], int]) -> int:
-    """Return the exit status of a command: that of `work`, or 2 with one line for invalid input or an unusable file."""
-    try:
-        return work()
-    except KeyboardInterrupt:  # between two runs, as while links are selected; a run handles its own
-        print("interrupted: the same command goes on", file=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:
-        line = remedied(error)
-        if line is None or os.environ.get("CSI_DEBUG"):
-            raise
-        print(f"error: {line}", file=sys.stderr)
-        return 2

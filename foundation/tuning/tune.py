@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from datamodules.errors import InputError, check_whole, needs
 from foundation.runtime.runs import write_whole
-from foundation.studies.run_list import exit_status
+from foundation.runtime.stopping import exit_status
 from foundation.studies.tables import ruled
 from foundation.tuning.search_space import Search, assignments
 

@@ -246,7 +246,7 @@ def test_a_run_that_no_study_makes_is_named(call):
     status, _, err = call("y")
     assert status == 2
     assert err == "error: study y: needs the run pretrain-second of z, which makes no such run\n"
-    assert reproduce.refined(Study.named("y")) == []
+    assert reproduce.refinements(Study.named("y")) == []
 
 
 def test_each_study_is_listed_once_for_all_that_its_runs_need(call, monkeypatch):

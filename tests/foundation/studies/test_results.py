@@ -10,7 +10,7 @@ from foundation.demo import pretraining_effect
 from foundation.studies import results
 from foundation.studies.matrix import matrix
 from foundation.studies.results import publish
-from foundation.studies.rows import read, rows_of, with_run, write
+from foundation.studies.rows import read, rows_of, with_rows, write
 from foundation.studies.study import Study
 from foundation.studies.tables import table
 
@@ -148,9 +148,17 @@ def test_the_matrix_has_the_best_in_bold_and_says_why_a_cell_is_empty():
 
 def test_a_run_made_again_takes_the_place_of_its_rows():
     rows = [*run(study=Study("y", [0])), *run(seed=0, value=1.0), *run(seed=1, value=2.0)]
-    merged = with_run([rows[0], rows[2]], run(seed=0, value=5.0))
+    merged = with_rows([rows[0], rows[2]], run(seed=0, value=5.0))
     assert [(row.experiment, row.seed, row.value) for row in merged] == [("y", 0, 1.0), ("x", 0, 5.0), ("x", 1, 2.0)]
-    assert with_run(rows, run(seed=1, value=3.0))[2].value == 3.0
+    assert with_rows(rows, run(seed=1, value=3.0))[2].value == 3.0
+
+
+def test_rows_of_runs_that_lie_elsewhere_stay_and_those_that_the_study_no_longer_has_go():
+    study = Study("x", [0, 1], tasks=["positioning"], baselines={"vit": ["--model.mode", "scratch"]})
+    rows = [*run(study=Study("y", [0])), *run(seed=0), *run(seed=1), *run(seed=7)]
+    merged = results.updated(rows, run(seed=0, value=5.0), study)
+    assert [(row.experiment, row.seed, row.value) for row in merged] == [("y", 0, 1.0), ("x", 0, 5.0), ("x", 1, 1.0)]
+    assert results.updated(rows, [], study) == rows[:3]  # a folder without runs costs no row
 
 
 def test_results_of_no_study_are_refused(monkeypatch, capsys):
