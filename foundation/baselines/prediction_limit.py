@@ -1,13 +1,15 @@
-"""The limit of linear channel prediction: the linear MMSE predictor of known paths."""
+"""Limits of linear channel prediction: linear MMSE predictors of known paths, of all bins and of each bin alone."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from datamodules.channel.arrays import Array, unit_vector
+from datamodules.channel.linear_prediction import to_bins, to_csi
 from datamodules.channel.ofdm import OFDM
 from datamodules.channel.response import link_factors
 from datamodules.sites.paths import Paths
@@ -52,13 +54,7 @@ def limit(
     """
     count = past.shape[1]
     with torch.no_grad():
-        space, tones = (
-            factor.permute(1, 2, 0).to(torch.complex128) for factor in link_factors(paths, bs, ue, ofdm, mount)
-        )
-        arrival = unit_vector(paths.aoa.double())
-        doppler = torch.einsum("upx,ux->up", arrival, velocity.double()) / wavelength
-        # space and tones are (B, P, R*T) and (B, P, K)
-        turns = torch.exp(2j * math.pi * doppler.unsqueeze(-1) * times.to(doppler))
+        space, tones, turns = _signatures(paths, bs, ue, ofdm, velocity, times, wavelength, mount)
         seen, unseen = turns[..., :count], turns[..., count:]
         gram = (seen.conj() @ seen.mT) * (space.conj() @ space.mT) * (tones.conj() @ tones.mT)
         flat = past.flatten(2, 3).to(torch.complex128)
@@ -71,3 +67,76 @@ def limit(
         amplitude = torch.linalg.solve(gram + sigma[:, None, None] * eye, matched.unsqueeze(-1)).squeeze(-1)
         future = torch.einsum("bps,bph,bp->bhsp", space, unseen, amplitude) @ tones.unsqueeze(1)
     return future.reshape(len(past), -1, *past.shape[2:]).to(past.dtype)
+
+
+def bin_limit(
+    past: Tensor,
+    paths: Paths,
+    bs: Array,
+    ue: Array,
+    ofdm: OFDM,
+    velocity: Tensor,
+    times: Tensor,
+    wavelength: float,
+    noise: Tensor,
+    mount: Tensor | None = None,
+) -> Tensor:
+    r"""Predict each angle-delay bin by the linear MMSE predictor of its own past and true covariance over time.
+
+    An autoregression of each link, or of each bin as in PAD, estimates this predictor from the past that it is applied
+    to; what separates it from `limit` is what the other bins tell. The power of path p in bin m is that of its gain and
+    of the transforms of its signatures over both arrays and the subcarriers; with Doppler shift f_p, the covariance of
+    the bin is
+
+    .. math:: C_m(\tau) = \sum_p |g_p|^2 |a_{pm}|^2 e^{2 \pi j f_p \tau}
+
+    Args:
+        past: As in `limit`, as are all others.
+        paths: Paths of the same B links.
+        bs: Array of the base station.
+        ue: Array of the user.
+        ofdm: Subcarrier grid.
+        velocity: User velocity [m/s], shape (B, 3).
+        times: N + H instants [s], evenly spaced.
+        wavelength: Carrier wavelength [m].
+        noise: Noise power of an entry, (B,).
+        mount: As in `synthesize`.
+
+    Returns:
+        Shape (B, H, R, T, K).
+    """
+    count, (r, t) = past.shape[1], past.shape[2:4]
+    with torch.no_grad():
+        space, tones, turns = _signatures(paths, bs, ue, ofdm, velocity, times - times[0], wavelength, mount)
+        angles = torch.fft.fftn(space.unflatten(-1, (r, t)), dim=(-2, -1), norm="ortho").flatten(-2).abs().square()
+        taps = torch.fft.ifft(tones, dim=-1, norm="ortho").abs().square()
+        weighted = torch.einsum("bps,bpn->bnsp", angles.to(turns.dtype), turns)
+        lags = rearrange(weighted @ taps.to(turns.dtype).unsqueeze(1), "b n s k -> b (s k) n")
+        instants = torch.arange(len(times), device=past.device)
+        lag = instants[:count].unsqueeze(1) - instants
+        covariance = torch.where(lag < 0, lags[..., lag.abs()].conj(), lags[..., lag.abs()])
+        level = lags[..., 0].real.amax(1)
+        sigma = torch.maximum(noise.double(), 1e-12 * level).clamp_min(1e-300)
+        eye = torch.eye(count, dtype=lags.dtype, device=lags.device)
+        weights = torch.linalg.solve(
+            covariance[..., :count] + sigma[:, None, None, None] * eye, covariance[..., count:]
+        )
+        future = torch.einsum("bmnh,bmn->bmh", weights.conj(), to_bins(past.to(lags.dtype)))
+        return to_csi(future, past).to(past.dtype)
+
+
+def _signatures(
+    paths: Paths,
+    bs: Array,
+    ue: Array,
+    ofdm: OFDM,
+    velocity: Tensor,
+    times: Tensor,
+    wavelength: float,
+    mount: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the factors of each path: over antennas (B, P, R*T), its gain included, tones (B, P, K), instants."""
+    space, tones = (factor.permute(1, 2, 0).to(torch.complex128) for factor in link_factors(paths, bs, ue, ofdm, mount))
+    arrival = unit_vector(paths.aoa.double())
+    doppler = torch.einsum("upx,ux->up", arrival, velocity.double()) / wavelength
+    return space, tones, torch.exp(2j * math.pi * doppler.unsqueeze(-1) * times.to(doppler))

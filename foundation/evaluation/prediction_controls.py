@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from datamodules.channel.codebook import beam_power, dft_codebook
 from datamodules.sites.paths import Paths
 from datamodules.sites.site import Site
-from foundation.baselines.prediction_limit import limit
+from foundation.baselines.prediction_limit import bin_limit, limit
 from foundation.gather import concatenate, gather_rows
 from foundation.nets.classical import LEAST, PREDICTORS, ClassicalPredictor
 from heads.metrics import RatioOfSums
@@ -39,9 +39,11 @@ _WORDS = {
     "link_ar": "AR of each link",
     "pad": "PAD, an AR of each bin",
     "pad_vector": "PAD as in CSI-4CAST",
+    "limit_bin": "limit of a bin's own past, the rays known",
     "limit": "limit, the rays known",
 }
-
+#: predictors that know the rays of a link
+_LIMITS = {"limit_bin": bin_limit, "limit": limit}
 
 #: scores and costs of the classical predictors in the last test of this process, by the description of its data
 _LAST: dict[str, tuple[dict[str, Tensor], dict[str, float]]] = {}
@@ -85,8 +87,8 @@ class PredictionControls(Callback):
     Logged with the head's own metrics: `<name>_nmse_db` of each predictor, with `_1` and so on for each of several
     horizons; `macs` and `cpu_ms` of the model and of each predictor, see `cost`; `fd_t`, the mean over links of the
     largest Doppler shift times the interval, and its maximum `fd_t_max`; `snr_db`, the mean SNR of the observations;
-    `beam_top1` and `rate_loss` of the DFT beams chosen by the last predicted channel, see `PredictedBeam`. The limit of
-    linear prediction is computed where the data contain rays.
+    `beam_top1` and `rate_loss` of the DFT beams chosen by the last predicted channel, see `PredictedBeam`. The limits
+    of linear prediction, of the past of all bins and of a bin's own, are computed where the data contain rays.
 
     Args:
         horizons: Number H of predicted snapshots.
@@ -126,7 +128,7 @@ class PredictionControls(Callback):
             made = ClassicalPredictor(name, past, self.horizons, antennas, subcarriers)
             made.prepare(sample)
             self._predictors[name] = made.to(pl_module.device)
-        names = [*usable, *["limit"] * data.sides["test"].sites[0].links.has_rays]
+        names = [*usable, *(_LIMITS if data.sides["test"].sites[0].links.has_rays else ())]
         each = range(self.horizons) if self.horizons > 1 else ()
         self._errors = {
             name: {
@@ -172,10 +174,11 @@ class PredictionControls(Callback):
             self._score(name, prediction, batch)
         for name in (name for name in _CHOOSING if name in predictions):
             self._choose(f"{name}_", predictions[name], target)
-        if "limit" in self._errors and velocity is not None:
+        if _LIMITS.keys() <= self._errors.keys() and velocity is not None:
             rays, mount = rays_of(data.sides["test"].sites, batch), data._make._mount(batch["site"])
             known = (rays, data.bs, data.ue, data.ofdm, velocity, times, 1.0, noise, mount)
-            self._score("limit", limit(batch["csi"], *known)[:, : self.horizons], batch)
+            for name, predict in _LIMITS.items():
+                self._score(name, predict(batch["csi"], *known)[:, : self.horizons], batch)
 
     def _cost_of_predictors(self, batch: dict[str, Any]) -> dict[str, float]:
         costs: dict[str, float] = {}

@@ -27,8 +27,11 @@ STUDIES = ("prediction", "prediction_horizon")
 #: classical predictors of which the best is drawn
 _CLASSICAL = ("ar1", "kalman", "wiener", "link_ar", "pad", "pad_vector")
 #: line styles of predictors without learned weights
-_GIVEN = {"hold": ":", "classical": "--", "limit": "-"}
-_WORDS = {"hold": "the last snapshot", "classical": "best classical predictor", "limit": "limit, the rays known"}
+_GIVEN = {"hold": ":", "classical": "--", "limit_bin": "-.", "limit": "-"}
+_WORDS = {
+    "hold": "the last snapshot", "classical": "best classical predictor",
+    "limit_bin": "limit of a bin's own past, the rays known", "limit": "limit, the rays known",
+}  # fmt: skip
 #: cells that differ in f_D T alone, beside those named `doppler_...`
 _DOPPLER = ("pedestrian", "fast")
 #: a variant with another number of labels: the name of the base variant and a percentage
@@ -51,8 +54,9 @@ Lines = dict[str, list[tuple[float, float]]]
 def cells(rows: Sequence[Row], metric: str = "nmse_db") -> dict[str, dict[str, float]]:
     """Return the NMSE [dB] by name of the data and of the predictor, means over seeds.
 
-    In addition to the variants: `hold`; `classical`, the best classical predictor on those data; `limit`, where it was
-    computed; and the conditions `fd_t` and `snr_db` [dB]. These are means over variants as well as seeds.
+    In addition to the variants: `hold`; `classical`, the best classical predictor on those data; `limit_bin` and
+    `limit`, where they were computed; and the conditions `fd_t` and `snr_db` [dB]. These are means over variants as
+    well as seeds.
 
     Args:
         rows: Rows of one study.
@@ -69,7 +73,9 @@ def cells(rows: Sequence[Row], metric: str = "nmse_db") -> dict[str, dict[str, f
         held = {name: statistics.fmean(each) for (where, name), each in values.items() if where == data}
         scored = [held[name] for name in _CLASSICAL if name in held]
         classical = {"classical": min(scored)} if scored else {}
-        kept = {name: held[name] for name in (*variants, "hold", "limit", "fd_t", "snr_db") if name in held}
+        kept = {
+            name: held[name] for name in (*variants, "hold", "limit_bin", "limit", "fd_t", "snr_db") if name in held
+        }
         found[data] = kept | classical
     return found
 

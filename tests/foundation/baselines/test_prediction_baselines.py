@@ -10,7 +10,7 @@ from datamodules.channel.ofdm import OFDM, SPEED_OF_LIGHT
 from datamodules.channel.synthesis import synthesize
 from datamodules.sites.paths import Paths
 from foundation.baselines.prediction import ar1, fit_ar1, fit_wiener, hold, kalman, link_ar, pad, wiener, zero
-from foundation.baselines.prediction_limit import limit
+from foundation.baselines.prediction_limit import bin_limit, limit
 
 B, N, H, R, T, K = 3, 7, 3, 2, 4, 8
 WAVELENGTH = SPEED_OF_LIGHT / 3.5e9
@@ -177,6 +177,30 @@ def test_limit_equals_the_mmse_predictor_of_the_covariance():
         assert error < 1e-4
 
 
+def test_the_limit_of_a_bin_equals_the_mmse_predictor_of_its_covariance():
+    paths, times = rays(0), 7.0 + torch.arange(N + H, dtype=torch.float64) * 1e-3
+    velocity = torch.tensor([[10.0, 5.0, 0.0], [0.0, 0.0, 0.0], [-20.0, 3.0, 0.0]])
+    csi, known = moving(paths, velocity, times)
+    noise = 0.1 * csi.abs().square().mean((1, 2, 3, 4)).double()
+    past = csi[:, :N] + noise.sqrt().reshape(-1, 1, 1, 1, 1)
+    fast = angle_delay(bin_limit(past, paths, **known, noise=noise)).numpy()
+    alone = [
+        moving(Paths(**{**paths.as_dict(), "gain": paths.gain * (torch.arange(5) == p)}), velocity, times)[0]
+        for p in range(5)
+    ]
+    series = np.stack([angle_delay(one).numpy() for one in alone], -1).astype(complex)  # (B, N + H, R, T, K, P)
+    seen = angle_delay(past).numpy()
+    for at in np.ndindex(B, R, T, K):
+        signature = series[at[0], :, *at[1:]]
+        covariance = signature @ signature.conj().T
+        inverse = np.linalg.inv(covariance[:N, :N] + float(noise[at[0]]) * np.eye(N))
+        expected = covariance[N:, :N] @ inverse @ seen[at[0], :, *at[1:]]
+        assert (
+            np.linalg.norm(fast[at[0], :, *at[1:]] - expected)
+            <= 1e-4 * np.linalg.norm(seen[at[0]]) / (R * T * K) ** 0.5
+        )
+
+
 # --- what they must do
 
 
@@ -211,8 +235,9 @@ def test_the_instants_need_not_lie_on_the_device_of_the_paths():
     paths, motion = rays(0).to("meta"), torch.zeros(B, 3, device="meta")
     past, noise = torch.zeros(B, 4, 1, 2, 8, dtype=torch.complex64, device="meta"), torch.zeros(B, device="meta")
     times = torch.arange(6, dtype=torch.float64)
-    found = limit(past, paths, Array(1, 2), Array(), OFDM(8), motion, times, 0.1, noise)
-    assert (found.shape, found.device.type) == ((B, 2, 1, 2, 8), "meta")
+    for predict in (limit, bin_limit):
+        found = predict(past, paths, Array(1, 2), Array(), OFDM(8), motion, times, 0.1, noise)
+        assert (found.shape, found.device.type) == ((B, 2, 1, 2, 8), "meta")
 
 
 def test_nothing_linear_beats_the_limit():
@@ -230,8 +255,10 @@ def test_nothing_linear_beats_the_limit():
         "wiener": nmse_db(wiener(past, 4, fit_wiener(past, csi[:, 10:])), csi[:, 10:]),
         "hold": nmse_db(hold(past, 4), csi[:, 10:]),
     }
+    own = nmse_db(bin_limit(past, paths, **known, noise=noise), csi[:, 10:])
     for name, value in others.items():
-        assert (value > bound + 3).all(), name
+        assert (value > own).all(), name
+    assert (own > bound + 3).all()
     assert others["link_ar"][0] < others["wiener"][0] < others["hold"][0], "and a link's own fit beats a pooled one"
 
 
