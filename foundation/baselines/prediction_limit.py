@@ -105,15 +105,11 @@ def bin_limit(
     Returns:
         Shape (B, H, R, T, K).
     """
-    count, (r, t) = past.shape[1], past.shape[2:4]
+    count = past.shape[1]
     with torch.no_grad():
         space, tones, turns = _signatures(paths, bs, ue, ofdm, velocity, times - times[0], wavelength, mount)
-        angles = (
-            torch.fft.fftn(rearrange(space, "b p (r t) -> b p r t", r=r), dim=(-2, -1), norm="ortho")
-            .flatten(-2)
-            .abs()
-            .square()
-        )
+        arrays = rearrange(space, "b p (r t) -> b p r t", r=past.shape[2])
+        angles = torch.fft.fftn(arrays, dim=(-2, -1), norm="ortho").flatten(-2).abs().square()
         taps = torch.fft.ifft(tones, dim=-1, norm="ortho").abs().square()
         weighted = torch.einsum("bps,bpn->bnsp", angles.to(turns.dtype), turns)
         lags = rearrange(weighted @ taps.to(turns.dtype).unsqueeze(1), "b n s k -> b (s k) n")
