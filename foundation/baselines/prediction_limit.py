@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -15,18 +16,54 @@ from datamodules.channel.response import link_factors
 from datamodules.sites.paths import Paths
 
 
-def limit(
-    past: Tensor,
-    paths: Paths,
-    bs: Array,
-    ue: Array,
-    ofdm: OFDM,
-    velocity: Tensor,
-    times: Tensor,
-    wavelength: float,
-    noise: Tensor,
-    mount: Tensor | None = None,
-) -> Tensor:
+class Signatures(NamedTuple):
+    """Factors of the paths of moving users, by which the channel is a sum of known signatures with unknown phases.
+
+    Attributes:
+        space: Response of the antenna pairs, the gain of the path included, shape (B, P, R, T), complex128.
+        tones: Response of the subcarriers, shape (B, P, K), complex128.
+        turns: Doppler rotation at the N observed and the H predicted instants, shape (B, P, N + H), complex128.
+    """
+
+    space: Tensor
+    tones: Tensor
+    turns: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        paths: Paths,
+        bs: Array,
+        ue: Array,
+        ofdm: OFDM,
+        velocity: Tensor,
+        times: Tensor,
+        wavelength: float,
+        mount: Tensor | None = None,
+    ) -> Signatures:
+        """Return the signatures of the paths of B links.
+
+        Args:
+            paths: Their paths.
+            bs: Array of the base station.
+            ue: Array of the user.
+            ofdm: Subcarrier grid.
+            velocity: User velocity [m/s], shape (B, 3).
+            times: N + H instants [s], float64; evenly spaced for `bin_limit`.
+            wavelength: Carrier wavelength [m].
+            mount: As in `synthesize`.
+        """
+        space, tones = (
+            factor.permute(1, 2, 0).to(torch.complex128) for factor in link_factors(paths, bs, ue, ofdm, mount)
+        )
+        arrival = unit_vector(paths.aoa.double())
+        doppler = torch.einsum("upx,ux->up", arrival, velocity.double()) / wavelength
+        turns = torch.exp(2j * math.pi * doppler.unsqueeze(-1) * times.to(doppler))
+        return cls(rearrange(space, "b p (r t) -> b p r t", t=bs.num_elements), tones, turns)
+
+
+@torch.no_grad()
+def limit(past: Tensor, known: Signatures, noise: Tensor) -> Tensor:
     r"""Predict by the linear MMSE predictor of the true covariance over time, antennas and subcarriers of each link.
 
     The channel is a sum over paths of known signatures a_p over (N, R, T, K), of known power |gain|^2 and unknown
@@ -39,48 +76,29 @@ def limit(
 
     Args:
         past: Noisy observations (B, N, R, T, K).
-        paths: Paths of the same B links.
-        bs: Array of the base station.
-        ue: Array of the user.
-        ofdm: Subcarrier grid.
-        velocity: User velocity [m/s], shape (B, 3).
-        times: Instants of the N observed and the H predicted snapshots [s], shape (N + H,), float64.
-        wavelength: Carrier wavelength [m].
+        known: Signatures of the same B links.
         noise: Noise power of an entry, (B,).
-        mount: As in `synthesize`.
 
     Returns:
         Shape (B, H, R, T, K).
     """
     count = past.shape[1]
-    with torch.no_grad():
-        space, tones, turns = _signatures(paths, bs, ue, ofdm, velocity, times, wavelength, mount)
-        seen, unseen = turns[..., :count], turns[..., count:]
-        gram = (seen.conj() @ seen.mT) * (space.conj() @ space.mT) * (tones.conj() @ tones.mT)
-        flat = past.flatten(2, 3).to(torch.complex128)
-        matched = torch.einsum("bnsk,bpk->bnsp", flat, tones.conj())
-        matched = torch.einsum("bnsp,bps,bpn->bp", matched, space.conj(), seen.conj())
-        # regularised: padding has zero gain, and without noise the system is singular
-        level = gram.diagonal(dim1=1, dim2=2).real.amax(1)
-        sigma = torch.maximum(noise.double(), 1e-12 * level).clamp_min(1e-300)
-        eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-        amplitude = torch.linalg.solve(gram + sigma[:, None, None] * eye, matched.unsqueeze(-1)).squeeze(-1)
-        future = torch.einsum("bps,bph,bp->bhsp", space, unseen, amplitude) @ tones.unsqueeze(1)
+    space, tones = known.space.flatten(2), known.tones
+    seen, unseen = known.turns[..., :count], known.turns[..., count:]
+    gram = (seen.conj() @ seen.mT) * (space.conj() @ space.mT) * (tones.conj() @ tones.mT)
+    flat = past.flatten(2, 3).to(torch.complex128)
+    matched = torch.einsum("bnsk,bpk->bnsp", flat, tones.conj())
+    matched = torch.einsum("bnsp,bps,bpn->bp", matched, space.conj(), seen.conj())
+    # padding has zero gain, and without noise the system is singular
+    sigma = _regularised(noise, gram.diagonal(dim1=1, dim2=2).real.amax(1))
+    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    amplitude = torch.linalg.solve(gram + sigma[:, None, None] * eye, matched.unsqueeze(-1)).squeeze(-1)
+    future = torch.einsum("bps,bph,bp->bhsp", space, unseen, amplitude) @ tones.unsqueeze(1)
     return future.reshape(len(past), -1, *past.shape[2:]).to(past.dtype)
 
 
-def bin_limit(
-    past: Tensor,
-    paths: Paths,
-    bs: Array,
-    ue: Array,
-    ofdm: OFDM,
-    velocity: Tensor,
-    times: Tensor,
-    wavelength: float,
-    noise: Tensor,
-    mount: Tensor | None = None,
-) -> Tensor:
+@torch.no_grad()
+def bin_limit(past: Tensor, known: Signatures, noise: Tensor) -> Tensor:
     r"""Predict each angle-delay bin by the linear MMSE predictor of its own past and true covariance over time.
 
     An autoregression of each link, or of each bin as in PAD, estimates this predictor from the past that it is applied
@@ -91,53 +109,30 @@ def bin_limit(
     .. math:: C_m(\tau) = \sum_p |g_p|^2 |a_{pm}|^2 e^{2 \pi j f_p \tau}
 
     Args:
-        past: As in `limit`, as are all others.
-        paths: Paths of the same B links.
-        bs: Array of the base station.
-        ue: Array of the user.
-        ofdm: Subcarrier grid.
-        velocity: User velocity [m/s], shape (B, 3).
-        times: N + H instants [s], evenly spaced.
-        wavelength: Carrier wavelength [m].
+        past: Noisy observations (B, N, R, T, K).
+        known: Signatures of the same B links.
         noise: Noise power of an entry, (B,).
-        mount: As in `synthesize`.
 
     Returns:
         Shape (B, H, R, T, K).
     """
     count = past.shape[1]
-    with torch.no_grad():
-        space, tones, turns = _signatures(paths, bs, ue, ofdm, velocity, times - times[0], wavelength, mount)
-        arrays = rearrange(space, "b p (r t) -> b p r t", r=past.shape[2])
-        angles = torch.fft.fftn(arrays, dim=(-2, -1), norm="ortho").flatten(-2).abs().square()
-        taps = torch.fft.ifft(tones, dim=-1, norm="ortho").abs().square()
-        weighted = torch.einsum("bps,bpn->bnsp", angles.to(turns.dtype), turns)
-        lags = rearrange(weighted @ taps.to(turns.dtype).unsqueeze(1), "b n s k -> b (s k) n")
-        instants = torch.arange(len(times), device=past.device)
-        lag = instants[:count].unsqueeze(1) - instants
-        covariance = torch.where(lag < 0, lags[..., lag.abs()].conj(), lags[..., lag.abs()])
-        level = lags[..., 0].real.amax(1)
-        sigma = torch.maximum(noise.double(), 1e-12 * level).clamp_min(1e-300)
-        eye = torch.eye(count, dtype=lags.dtype, device=lags.device)
-        weights = torch.linalg.solve(
-            covariance[..., :count] + sigma[:, None, None, None] * eye, covariance[..., count:]
-        )
-        future = torch.einsum("bmnh,bmn->bmh", weights.conj(), to_bins(past.to(lags.dtype)))
-        return to_csi(future, past).to(past.dtype)
+    angles = torch.fft.fftn(known.space, dim=(-2, -1), norm="ortho").flatten(2).abs().square()
+    taps = torch.fft.ifft(known.tones, dim=-1, norm="ortho").abs().square()
+    turns = known.turns / known.turns[..., :1]
+    weighted = torch.einsum("bps,bpn->bnsp", angles.to(turns.dtype), turns)
+    lags = rearrange(weighted @ taps.to(turns.dtype).unsqueeze(1), "b n s k -> b (s k) n")
+    instants = torch.arange(turns.shape[-1], device=past.device)
+    lag = instants[:count].unsqueeze(1) - instants
+    covariance = torch.where(lag < 0, lags[..., lag.abs()].conj(), lags[..., lag.abs()])
+    sigma = _regularised(noise, lags[..., 0].real.amax(1))
+    eye = torch.eye(count, dtype=lags.dtype, device=lags.device)
+    seen = covariance[..., :count] + sigma[:, None, None, None] * eye
+    weights = torch.linalg.solve(seen, covariance[..., count:])
+    future = torch.einsum("bmnh,bmn->bmh", weights.conj(), to_bins(past.to(lags.dtype)))
+    return to_csi(future, past).to(past.dtype)
 
 
-def _signatures(
-    paths: Paths,
-    bs: Array,
-    ue: Array,
-    ofdm: OFDM,
-    velocity: Tensor,
-    times: Tensor,
-    wavelength: float,
-    mount: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the factors of each path: over antennas (B, P, R*T), its gain included, tones (B, P, K), instants."""
-    space, tones = (factor.permute(1, 2, 0).to(torch.complex128) for factor in link_factors(paths, bs, ue, ofdm, mount))
-    arrival = unit_vector(paths.aoa.double())
-    doppler = torch.einsum("upx,ux->up", arrival, velocity.double()) / wavelength
-    return space, tones, torch.exp(2j * math.pi * doppler.unsqueeze(-1) * times.to(doppler))
+def _regularised(noise: Tensor, level: Tensor) -> Tensor:
+    """Return the noise power (B,), or -120 dB of a level if that is more, so that a system has a solution."""
+    return torch.maximum(noise.double(), 1e-12 * level).clamp_min(1e-300)

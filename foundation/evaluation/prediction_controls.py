@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from datamodules.channel.codebook import beam_power, dft_codebook
 from datamodules.sites.paths import Paths
 from datamodules.sites.site import Site
-from foundation.baselines.prediction_limit import bin_limit, limit
+from foundation.baselines.prediction_limit import Signatures, bin_limit, limit
 from foundation.gather import concatenate, gather_rows
 from foundation.nets.classical import LEAST, PREDICTORS, ClassicalPredictor
 from heads.metrics import RatioOfSums
@@ -176,9 +176,9 @@ class PredictionControls(Callback):
             self._choose(f"{name}_", predictions[name], target)
         if _LIMITS.keys() <= self._errors.keys() and velocity is not None:
             rays, mount = rays_of(data.sides["test"].sites, batch), data._make._mount(batch["site"])
-            known = (rays, data.bs, data.ue, data.ofdm, velocity, times, 1.0, noise, mount)
+            known = Signatures.of(rays, data.bs, data.ue, data.ofdm, velocity, times, 1.0, mount)
             for name, predict in _LIMITS.items():
-                self._score(name, predict(batch["csi"], *known)[:, : self.horizons], batch)
+                self._score(name, predict(batch["csi"], known, noise)[:, : self.horizons], batch)
 
     def _cost_of_predictors(self, batch: dict[str, Any]) -> dict[str, float]:
         costs: dict[str, float] = {}

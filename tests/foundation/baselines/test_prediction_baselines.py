@@ -10,7 +10,7 @@ from datamodules.channel.ofdm import OFDM, SPEED_OF_LIGHT
 from datamodules.channel.synthesis import synthesize
 from datamodules.sites.paths import Paths
 from foundation.baselines.prediction import ar1, fit_ar1, fit_wiener, hold, kalman, link_ar, pad, wiener, zero
-from foundation.baselines.prediction_limit import bin_limit, limit
+from foundation.baselines.prediction_limit import Signatures, bin_limit, limit
 
 B, N, H, R, T, K = 3, 7, 3, 2, 4, 8
 WAVELENGTH = SPEED_OF_LIGHT / 3.5e9
@@ -160,7 +160,7 @@ def test_limit_equals_the_mmse_predictor_of_the_covariance():
     past = csi[:, :N] + noise.sqrt().reshape(-1, 1, 1, 1, 1) * torch.randn(
         csi[:, :N].shape, dtype=csi.dtype, generator=g
     )
-    fast = limit(past, paths, **known, noise=noise)
+    fast = limit(past, Signatures.of(paths, **known), noise)
     assert fast.shape == (B, H, R, T, K)
     for i in range(B):
         # one channel a path: its signature, gain included
@@ -183,7 +183,7 @@ def test_the_limit_of_a_bin_equals_the_mmse_predictor_of_its_covariance():
     csi, known = moving(paths, velocity, times)
     noise = 0.1 * csi.abs().square().mean((1, 2, 3, 4)).double()
     past = csi[:, :N] + noise.sqrt().reshape(-1, 1, 1, 1, 1)
-    fast = angle_delay(bin_limit(past, paths, **known, noise=noise)).numpy()
+    fast = angle_delay(bin_limit(past, Signatures.of(paths, **known), noise)).numpy()
     alone = [
         moving(Paths(**{**paths.as_dict(), "gain": paths.gain * (torch.arange(5) == p)}), velocity, times)[0]
         for p in range(5)
@@ -228,15 +228,16 @@ def test_a_user_moving_towards_the_station_turns_the_channel_forwards():
         quiet = torch.zeros(1)
         assert nmse_db(link_ar(past, 1, order=2, noise=quiet), future) < -60
         assert nmse_db(pad(past, 1, noise=quiet), future) < -60
-        assert nmse_db(limit(past, paths, **known, noise=quiet), future) < -60
+        assert nmse_db(limit(past, Signatures.of(paths, **known), quiet), future) < -60
 
 
 def test_the_instants_need_not_lie_on_the_device_of_the_paths():
     paths, motion = rays(0).to("meta"), torch.zeros(B, 3, device="meta")
     past, noise = torch.zeros(B, 4, 1, 2, 8, dtype=torch.complex64, device="meta"), torch.zeros(B, device="meta")
     times = torch.arange(6, dtype=torch.float64)
+    known = Signatures.of(paths, Array(1, 2), Array(), OFDM(8), motion, times, 0.1)
     for predict in (limit, bin_limit):
-        found = predict(past, paths, Array(1, 2), Array(), OFDM(8), motion, times, 0.1, noise)
+        found = predict(past, known, noise)
         assert (found.shape, found.device.type) == ((B, 2, 1, 2, 8), "meta")
 
 
@@ -248,14 +249,14 @@ def test_nothing_linear_beats_the_limit():
     noise = 0.03 * csi.abs().square().mean((1, 2, 3, 4))
     level = noise.sqrt().reshape(-1, 1, 1, 1, 1)
     past = csi[:, :10] + level * torch.randn(csi[:, :10].shape, dtype=csi.dtype, generator=g)
-    bound = nmse_db(limit(past, paths, **known, noise=noise), csi[:, 10:])
+    bound = nmse_db(limit(past, Signatures.of(paths, **known), noise), csi[:, 10:])
     others = {
         "link_ar": nmse_db(link_ar(past, 4, noise=noise), csi[:, 10:]),
         "pad": nmse_db(pad(past, 4, noise=noise), csi[:, 10:]),
         "wiener": nmse_db(wiener(past, 4, fit_wiener(past, csi[:, 10:])), csi[:, 10:]),
         "hold": nmse_db(hold(past, 4), csi[:, 10:]),
     }
-    own = nmse_db(bin_limit(past, paths, **known, noise=noise), csi[:, 10:])
+    own = nmse_db(bin_limit(past, Signatures.of(paths, **known), noise), csi[:, 10:])
     for name, value in others.items():
         assert (value > own).all(), name
     assert (own > bound + 3).all()
