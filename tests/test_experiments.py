@@ -29,6 +29,10 @@ OVERLAYS = [file for file in FILES if file not in MODELS + STUDIES + SEARCHES]
 QUICK = ["--trainer.fast_dev_run", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 
 
+def settings_of(file: Path) -> dict[str, Any]:
+    return CONTENT[file].get("data", {}).get("init_args", {})
+
+
 def name(file: Path) -> str:
     return str(file.relative_to(ROOT / "experiments"))
 
@@ -150,6 +154,14 @@ def test_overlays_compose(file, capsys, monkeypatch):
     if "source" in given:
         for source, made in zip(listed(composed["source"]), listed(given["source"]), strict=True):
             assert source["init_args"] == with_defaults(source, made.get("init_args", {}))
+
+
+@pytest.mark.parametrize("file", [file for file in OVERLAYS if "source" in settings_of(file)], ids=name)
+def test_data_of_a_header_name_their_own_holdout(file):
+    run = next(line for line in file.read_text().splitlines() if line.startswith("# Run: ")).split()
+    bases = [ROOT / word for word in run if word.startswith("experiments/") and not file.samefile(ROOT / word)]
+    if any("holdout" in settings_of(base) for base in bases if base.is_file()):
+        assert "holdout" in settings_of(file), "that of the experiment names places which these data do not have"
 
 
 def holds(composed: Any, given: Any) -> bool:

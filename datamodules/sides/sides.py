@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from datamodules.dataset import ChannelDataset
 from datamodules.defaults import rule_of
-from datamodules.errors import InputError
+from datamodules.errors import InputError, check_positive
 from datamodules.sides.domains import Worlds
 from datamodules.sides.groups import group_links
 from datamodules.sides.splits import SIDES, guard_band, split_links
@@ -42,10 +42,11 @@ def make_sides(data: ChannelDataModule, sites: Sequence[Site]) -> tuple[dict[str
     facts: dict[str, Any] = {"split": rule, "dropped_no_path": int((~served).sum())}
     masks = split_links(sites, rule, data.fractions, data.block, data.holdout, data.split_seed)
     dealt = dict(zip(SIDES, (mask[first] for mask in masks), strict=True))
+    dropped = np.zeros(len(rows), dtype=bool)
     if rule == "spatial":
-        barred = guard_band(sites, masks, data.guard)[first]
-        facts |= {"guard": data.guard, "dropped_guard": int((dealt["train"] & barred).sum())}
-        dealt["train"] &= ~barred
+        dropped = dealt["train"] & guard_band(sites, masks, data.guard)[first]
+        facts |= {"guard": data.guard, "dropped_guard": int(dropped.sum())}
+        dealt["train"] &= ~dropped
         if not dealt["train"].any():
             raise InputError(
                 f"no link on the train side is {data.guard:g} m from those of other sides: lower data.guard, or raise "
@@ -55,7 +56,9 @@ def make_sides(data: ChannelDataModule, sites: Sequence[Site]) -> tuple[dict[str
     given = {"train_on": data.train_on, "validate_on": data.validate_on, "test_on": data.test_on}
     for (side, mask), share, (key, conditions) in zip(dealt.items(), data.fractions, given.items(), strict=True):
         if conditions:
-            mask &= worlds.select(f"data.{key}", conditions)
+            chosen = worlds.select(f"data.{key}", conditions)
+            mask &= chosen
+            dropped &= chosen | (side != "train")
             facts[key] = conditions
         if not mask.any() and (share > 0 or side == "train"):
             seen = f" that data.{key} lets through" if conditions else ""
@@ -68,7 +71,7 @@ def make_sides(data: ChannelDataModule, sites: Sequence[Site]) -> tuple[dict[str
         keep = _named(data.train_links, sites, rows, keep)
         facts["train_links"] = str(data.train_links)
     if data.num_labels is not None:
-        keep = _drawn(data.num_labels, worlds, keep, data.seed)
+        keep = _drawn(data, worlds, keep, np.flatnonzero(dropped))
         facts["num_labels"] = data.num_labels
     dealt["train"] = np.isin(np.arange(len(rows)), keep)
     sides = {side: ChannelDataset(sites, rows[mask]) for side, mask in dealt.items()}
@@ -109,19 +112,33 @@ def _named(file: str, sites: Sequence[Site], rows: NDArray[np.int64], train: NDA
     return named
 
 
-def _drawn(count: int | dict[str, int], worlds: Worlds, train: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Draw a number of rows of the train side, or of each given label; keep rows of other labels."""
-    if isinstance(count, int):
-        return _draw("data.num_labels", count, train, "", seed)
-    names = [str(name) for name in count]
-    masks = worlds.split_by("data.num_labels", names)
+def _drawn(
+    data: ChannelDataModule, worlds: Worlds, train: NDArray[np.int64], dropped: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Draw a number of rows of the train side, or of each given label; keep rows of other labels.
+
+    Args:
+        data: The datamodule, with `num_labels`.
+        worlds: Domain labels of the rows.
+        train: Rows of the train side.
+        dropped: Rows that would be on the train side but for the guard band, for messages.
+    """
+    if isinstance(data.num_labels, int):
+        return _draw(data, "data.num_labels", data.num_labels, train, len(dropped))
+    counts = data.num_labels or {}
+    masks = worlds.split_by("data.num_labels", [str(name) for name in counts])
     kept = [train[~np.any(masks, axis=0)[train]]]
-    for name, mask, number in zip(names, masks, count.values(), strict=True):
-        kept.append(_draw(f"data.num_labels.{name}", number, train[mask[train]], f" of {name}", seed))
+    for (name, number), mask in zip(counts.items(), masks, strict=True):
+        kept.append(_draw(data, f"data.num_labels.{name}", number, train[mask[train]], int(mask[dropped].sum())))
     return np.concatenate(kept)
 
 
-def _draw(key: str, count: int, rows: NDArray[np.int64], world: str, seed: int) -> NDArray[np.int64]:
-    if not 0 < count <= len(rows):
-        raise InputError(f"{key} is {count}, but the train side holds {len(rows)} links{world}")
-    return np.random.default_rng(seed).permutation(rows)[:count]
+def _draw(data: ChannelDataModule, key: str, count: int, rows: NDArray[np.int64], dropped: int) -> NDArray[np.int64]:
+    check_positive("data", **{key.removeprefix("data."): count})
+    if count > len(rows):
+        held, advice = f"{len(rows)} links", "or raise the share of the train side in data.fractions"
+        if dropped:
+            held += f", and the guard band has dropped {dropped}"
+            advice = f"lower data.guard from {data.guard:g} m, or raise data.block from {data.block:g} m"
+        raise InputError(f"{key} is {count}, but the train side holds {held}: ask for fewer, {advice}")
+    return np.random.default_rng(data.seed).permutation(rows)[:count]

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from datamodules.errors import InputError
+from datamodules.sides.domains import shown
 from datamodules.sites.site import Site
 from datamodules.sites.user_matching import ground_numbers, user_numbers
 
@@ -57,12 +58,13 @@ def split_links(
     """
     rule = current_name(rule)
     if min(fractions) < 0 or not math.isclose(sum(fractions), 1.0, abs_tol=1e-6):
-        raise InputError(f"split fractions must be three numbers of sum 1, got {tuple(fractions)}")
+        raise InputError(f"data.fractions must be three numbers of sum 1, got {tuple(fractions)}")
     if holdout and rule not in ("area", "city"):
-        raise InputError(f"holdout is for the splits `area` and `city`, not `{rule}`")
+        raise InputError(f"data.holdout is for data.split `area` or `city`, not `{rule}`: set one, or leave it out")
     site_of = np.repeat(np.arange(len(sites)), [len(site) for site in sites])
     user = user_numbers(sites)
     rng = np.random.default_rng(seed)
+    names = [site.city if rule == "city" else site.area for site in sites]
     if rule == "random":
         side = _assign(user, fractions, rng)
         _warn_of_copies(sites, side)
@@ -71,7 +73,6 @@ def split_links(
     elif rule == "time":
         side = _assign_in_time(sites, fractions)
     else:
-        names = [site.area if rule == "area" else site.city for site in sites]
         first = {name: i for i, name in reversed(list(enumerate(names)))}
         group = ground_numbers(sites) if rule == "area" else np.array([first[name] for name in names])
         side = _assign_groups(sites, site_of, user, group, names, fractions, block, holdout, rng)
@@ -79,9 +80,12 @@ def split_links(
     masks = (side == 0, side == 1, side == 2)
     for name, mask, share in zip(SIDES, masks, fractions, strict=True):
         if not mask.any() and (share > 0 or name == "train"):
+            held, keys = f"{len(site_of)} links of {len(sites)} sites", "data.fractions or data.block"
+            if rule in ("area", "city"):
+                held, keys = f"the {rule} {shown(sorted(set(names)))}", "data.fractions or data.holdout"
             raise InputError(
-                f"the {name} side of the `{rule}` split is empty ({len(site_of)} links, {len(sites)} sites): "
-                "change data.split, data.fractions, data.block or data.holdout"
+                f"the {name} side of the `{rule}` split is empty, as the data hold {held}: change data.split, {keys}, "
+                "or add data"
             )
     return masks
 
@@ -234,9 +238,10 @@ def _assign_groups(
     held = {name for pattern in holdout for name in fnmatch.filter(set(names), pattern)}
     unknown = [pattern for pattern in holdout if not fnmatch.filter(held, pattern)]
     if unknown:
-        some = sorted(set(names))
-        shown = ", ".join(some[:10]) + f" and {len(some) - 10} more" * (len(some) > 10)
-        raise InputError(f"data.holdout names {', '.join(unknown)}, but the data hold {shown}")
+        raise InputError(
+            f"data.holdout names {', '.join(unknown)}, but the data hold {shown(sorted(set(names)))}: name some "
+            "of these, or change data.split"
+        )
     if holdout:
         test = np.isin(group, group[[name in held for name in names]])[site_of]
     else:

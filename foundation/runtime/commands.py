@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Union, get_args
 
 import torch
 import yaml
@@ -157,6 +157,12 @@ class Commands(LightningCLI):
         parser.add_argument("--run_id", type=str | None, help="Name of the run [date, time and seed].")
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all experiments.")
         parser.add_argument("--then_test", type=bool, default=False, help="After fit, test the best checkpoint.")
+        for action in parser._actions:
+            # Python remembers `Union[float, int]`, of another library, as equal to Lightning's `Union[int, float]`:
+            # --trainer.limit_train_batches 1 would be 1.0, all batches instead of one.
+            kinds = get_args(getattr(action, "_typehint", None))
+            if {int, float} <= set(kinds):
+                action._typehint = Union[tuple(sorted(kinds, key=lambda kind: kind is not int))]  # type: ignore[attr-defined] # noqa: UP007
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

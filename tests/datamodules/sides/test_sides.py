@@ -178,7 +178,7 @@ def test_other_files_of_links_are_refused(tmp_path):
         ({"train_on": {"frequency": ["a", 2]}}, "frequency must be numbers, got 'a'"),
         ({"train_on": {"variant": []}}, "variant names nothing"),
         ({"num_labels": {"twin": 10_000}}, "num_labels.twin is 10000, but the train side holds"),
-        ({"num_labels": {"twin": 0}}, "num_labels.twin is 0, but the train side holds"),
+        ({"num_labels": {"twin": 0}}, "num_labels.twin must be positive, got 0"),
         ({"num_labels": {"twin": 1, "munich": 2}}, "no labels of one axis; the data hold variant target, twin;"),
         (
             {"train_on": {"city": "munich"}, "split": "city", "holdout": ["munich"]},
@@ -207,6 +207,24 @@ def test_the_guard_band_is_dropped_and_counted(folder):
         assert facts["n_train"] + facts["dropped_guard"] == told[0.0]["n_train"]
         assert facts["n_test"] == told[0.0]["n_test"]
     assert "guard" not in build(folder, twins()).describe(), "only blocks of the map have edges"
+
+
+def test_labels_beyond_the_train_side_say_what_the_guard_band_dropped(folder):
+    facts = build(folder, twins(), split="spatial").describe()
+    held, dropped = facts["n_train"], facts["dropped_guard"]
+    message = (
+        f"holds {held} links, and the guard band has dropped {dropped}: ask for fewer, lower data.guard from 5 m, or"
+    )
+    with pytest.raises(InputError, match=message):
+        build(folder, twins(), split="spatial", num_labels=held + 1)
+    assert len(build(folder, twins(), split="spatial", num_labels=held).sides["train"]) == held
+    half = f"num_labels.twin is 9999, but the train side holds {held // 2} links, and .* dropped {dropped // 2}: "
+    with pytest.raises(InputError, match=half):  # each link of the twin has one in the target
+        build(folder, twins(), split="spatial", num_labels={"twin": 9999})
+    with pytest.raises(InputError, match=half.replace("num_labels.twin", "num_labels")):
+        build(folder, twins(), split="spatial", num_labels=9999, train_on={"variant": "twin"})
+    with pytest.raises(InputError, match=r"holds \d+ links: ask for fewer, or raise the share"):
+        build(folder, twins(), num_labels=9999)
 
 
 def test_rows_of_several_stations_are_in_sight_of_any(folder):

@@ -178,10 +178,16 @@ def test_the_guard_band_is_what_a_search_over_all_pairs_finds():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"rule": "city"}, "train side of the `city` split is empty|test side of the `city` split is empty"),
-        ({"rule": "spatial", "block": 1e6}, "side of the `spatial` split is empty"),
+        (
+            {"rule": "city"},
+            r"(train|test) side of the `city` split is empty, as the data hold the city \w+: change data.split, ",
+        ),
+        (
+            {"rule": "spatial", "block": 1e6},
+            "side of the `spatial` split is empty, as the data hold .* data.fractions or data.block",
+        ),
         ({"rule": "city", "holdout": ["atlantis"]}, "names atlantis, but the data hold city"),
-        ({"rule": "random", "holdout": ["city"]}, "holdout is for the splits"),
+        ({"rule": "random", "holdout": ["city"]}, "data.holdout is for data.split `area` or `city`, not `random`"),
         ({"rule": "random", "fractions": (0.5, 0.1, 0.1)}, "three numbers of sum 1"),
         ({"rule": "spatial", "block": 0.0}, "block must be positive"),
     ],

@@ -121,6 +121,12 @@ class TestRun:
         assert the_run().parent.name == "toy"
 
 
+@pytest.mark.parametrize(("given", "batches"), [("1", 1), ("1.0", 6), ("0.5", 3)])
+def test_one_batch_is_not_all_of_them(given, batches):
+    commands = run(["fit", "--config", "toy.yaml", *QUIET, "--trainer.limit_train_batches", given])
+    assert commands.trainer.num_training_batches == batches
+
+
 def swap(text, old, new):
     assert old in text
     return text.replace(old, new)
