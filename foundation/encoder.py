@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import Context
 from itertools import chain
 from types import FrameType
@@ -49,8 +49,7 @@ class Encoder(nn.Module, HyperparametersMixin, ABC):
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         """Return features (B, D) of inputs that are tensors or arrays, in single or double precision.
 
-        Batches may be empty, as in evaluation over several processes (see `ShardedSampler`). Since not every layer
-        accepts an empty batch, a link of zeros is computed and removed.
+        Batches may be empty, see `of_links`.
 
         Raises:
             InputError: An input has other axes than the encoder, the CSI is not complex, or, in evaluation, entries are
@@ -63,9 +62,7 @@ class Encoder(nn.Module, HyperparametersMixin, ABC):
             for key, value in (*zip(keys, inputs, strict=False), *named.items()):
                 if isinstance(value, Tensor) and not value.isfinite().all():
                     raise InputError(f"{key or 'an input'} has entries that are NaN or infinite: leave those links out")
-        if inputs and not len(inputs[0]):
-            return super().__call__(*(value.new_zeros(1, *value.shape[1:]) for value in inputs), **named)[:0]
-        return super().__call__(*inputs, **named)
+        return of_links(super().__call__, *inputs, **named)
 
     def save_hyperparameters(self, *, frame: FrameType | None = None) -> None:  # type: ignore[override]
         """Record the constructor arguments of the class that is built, from which a checkpoint builds it again.
@@ -120,8 +117,7 @@ class Encoder(nn.Module, HyperparametersMixin, ABC):
 
     def encode(self, batch: Mapping[str, Any]) -> Tensor:
         """Return features (B, D) of a batch."""
-        features: Tensor = super().__call__(*(self._taken(key, batch[key]) for key in self.input_keys))
-        return features
+        return of_links(super().__call__, *(self._taken(key, batch[key]) for key in self.input_keys))
 
     def tokens(self, batch: Mapping[str, Any]) -> Tensor:
         """Return tokens (B, N, W) of a batch.
@@ -134,3 +130,13 @@ class Encoder(nn.Module, HyperparametersMixin, ABC):
     def beyond_tokens(self) -> Iterable[nn.Parameter]:
         """Return the parameters between tokens and features, on which the tokens do not depend."""
         return ()
+
+
+def of_links(compute: Callable[..., Tensor], *inputs: Tensor, **named: Any) -> Tensor:
+    """Return `compute` of inputs (B, ...), which may have no link, as in evaluation over several processes.
+
+    Since not every layer accepts an empty batch (see `ShardedSampler`), a link of zeros is then computed and removed.
+    """
+    if inputs and not len(inputs[0]):
+        return compute(*(value.new_zeros(1, *value.shape[1:]) for value in inputs), **named)[:0]
+    return compute(*inputs, **named)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW, Optimizer
@@ -76,6 +77,15 @@ class FoundationTask(LightningModule):
             load_model(self, self.start_from)
         for part, checkpoint in (self.start_from if isinstance(self.start_from, dict) else {}).items():
             self._start_part(part, checkpoint)
+        strategy = self.trainer.strategy
+        if isinstance(strategy, DDPStrategy) and not self.learns:
+            # DDP refuses a model without a trained parameter, whose processes have no gradients to exchange
+            strategy.configure_ddp = lambda: None  # type: ignore[method-assign]
+
+    @property
+    def learns(self) -> bool:
+        """Whether any parameter is trained, as none of a classical predictor is."""
+        return any(parameter.requires_grad for parameter in self.parameters())
 
     def origins(self) -> list[str]:
         """Return the checkpoints of the initial weights."""

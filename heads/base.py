@@ -100,9 +100,17 @@ class Head(nn.Module, ABC):
         """Map features (B, D), and the values of `inputs` after them, to raw predictions (B, ...)."""
 
     def answer(self, features: Tensor, batch: Mapping[str, Any]) -> Tensor:
-        """Return the output of `forward` for features (B, D), with its further `inputs` taken from the batch."""
-        prediction: Tensor = self(features, *(batch[key] for key in self.inputs))
-        return prediction
+        """Return the output of `forward` for features (B, D), with its further `inputs` taken from the batch.
+
+        Batches may be empty, as in evaluation over several processes. Since not every layer accepts an empty batch, a
+        sample of zeros is then computed and removed.
+        """
+        given = [features, *(batch[key] for key in self.inputs)]
+        if len(features):
+            prediction: Tensor = self(*given)
+            return prediction
+        nothing: Tensor = self(*(value.new_zeros(1, *value.shape[1:]) for value in given))[:0]
+        return nothing
 
     @abstractmethod
     def loss(self, prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:

@@ -15,7 +15,7 @@ from foundation.checkpoint import configure_as, find_encoder, model_name
 from foundation.encoder import Encoder
 from foundation.evaluation.feedback_controls import FeedbackControls
 from foundation.evaluation.prediction_controls import PredictionControls
-from foundation.gather import total
+from foundation.gather import total, world_size
 from foundation.optim.schedules import Schedule
 from foundation.runtime.figures import Sample, caption, log_figures, log_rows, shows_rows
 from foundation.task import FoundationTask, OptimizerName, StartFrom, link_identity
@@ -220,14 +220,13 @@ class FineTune(FoundationTask):
         return torch.stack([self.head.loss(prediction, batch) for prediction in predictions]).mean()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
-        """Return the loss of the head; None without trainable parameters, as for a classical predictor."""
+        """Return the loss of the head; without trainable parameters, as of a classical predictor, None or a number."""
         loss = self._loss(self._predictions(batch), batch)
         self.log_training(loss=loss)
-        return loss if self._learns else None
-
-    @property
-    def _learns(self) -> bool:
-        return any(parameter.requires_grad for parameter in self.parameters())
+        if self.learns:
+            return loss
+        # Lightning takes no step without a loss where there are several processes, and none of float16 with it
+        return loss.detach().requires_grad_() if world_size() > 1 else None
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Update loss and metrics of the validation side."""
@@ -305,7 +304,7 @@ class FineTune(FoundationTask):
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer with learning rates of encoder and head, and the schedule."""
-        if not self._learns:
+        if not self.learns:
             return None
         encoder_lr = self.lr if self.mode == "scratch" else self.encoder_lr
         learned = [self.head] if self.reduce is None else [self.reduce, self.head]

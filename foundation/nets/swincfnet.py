@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from datamodules.errors import InputError, check_positive
-from foundation.encoder import Encoder
+from foundation.encoder import Encoder, of_links
 from foundation.nets.contwin import past_image
 
 
@@ -95,7 +95,7 @@ class SwinCFNet(Encoder):
 
     def tokens(self, batch: Mapping[str, Any]) -> Tensor:
         """Return tokens (B, number of patches, width) of a batch, those of the second stage."""
-        return self.refine(batch["csi"])
+        return of_links(self.refine, batch["csi"])
 
     def refine(self, csi: Tensor) -> Tensor:
         """Return tokens (B, number of patches, width) of CSI (B, N, R, T, K)."""

@@ -16,7 +16,7 @@ from datamodules.channel.arrays import Array
 from datamodules.channel.impairments import CommonPhase, Noise
 from datamodules.channel.motion import Sequence
 from datamodules.dataset import ChannelDataset
-from foundation import ConTwin, CsiFeedback, CSINetPlus, FineTune, TwinCalibration
+from foundation import ClassicalPredictor, ConTwin, CsiFeedback, CSINetPlus, FineTune, TwinCalibration
 from foundation.cli import main
 from foundation.runtime.probe import OnlineProbe
 from heads import LOS, Feedback, Joint, Positioning, Prediction
@@ -38,7 +38,16 @@ def adapted():
 
 def predicting():
     torch.manual_seed(0)
-    return FineTune(lambda d: Prediction(d, "direct", hidden=8, **SIZE), TinyEncoder(), mode="scratch")
+    return FineTune(lambda d: Prediction(d, hidden=8), TinyEncoder(), mode="scratch")
+
+
+def without_weights(folder):
+    """Return what the training of a predictor without weights logs; one of two processes validates no link."""
+    encoder = ClassicalPredictor("link_ar", 4, **SIZE)
+    model = FineTune(lambda d: Prediction(d, "given"), encoder, mode="control")
+    fit = trainer(folder, max_epochs=1, limit_train_batches=1, num_sanity_val_steps=0)
+    fit.fit(model, datamodule=data(folder / "sites", 1, sequence=Sequence(4)))
+    return {name: float(value) for name, value in fit.callback_metrics.items() if name.startswith("val/")}
 
 
 def compressing():
@@ -141,6 +150,7 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     if (folder / "scores").exists():
         found = {**scores(folder), **{make.__name__: trained(folder, make) for make in TRAINED}}
+        found["without weights"] = without_weights(folder)
         if torch.distributed.get_rank() == 0:
             (folder / "scores" / "scores.json").write_text(json.dumps(found))
     for command in json.loads((folder / "commands.json").read_text()):

@@ -203,6 +203,13 @@ def test_links_without_a_channel_predict_zeros() -> None:
             assert not prediction[1].any()
 
 
+@every_kind
+def test_a_batch_of_no_links_has_no_prediction(kind: str) -> None:
+    head = heads()[kind]
+    for mode in (True, False):
+        assert head.train(mode).answer(torch.zeros(0, D), {"csi": moving()["csi"][:0]}).shape == (0, H, R, T, K)
+
+
 def test_figures_show_the_median_link() -> None:
     batch = moving(6)
     assert heads()["filter"].figures(batch["next_csi"] * 1.1, batch).keys() == {"nmse_cdf", "prediction"}

@@ -30,6 +30,13 @@ def test_features_and_tokens_have_the_shapes_they_state(name):
 
 
 @pytest.mark.parametrize("name", ["cnn", "swin"])
+def test_a_batch_of_no_links_has_no_features(name):
+    encoder, empty = encoders()[name].eval(), {"csi": past(batch=0)}
+    assert encoder.encode(empty).shape == (0, encoder.num_features)
+    assert encoder.tokens(empty).shape == (0, *encoder.token_shape)
+
+
+@pytest.mark.parametrize("name", ["cnn", "swin"])
 def test_path_loss_is_taken_out_and_every_snapshot_and_weight_counts(name):
     torch.manual_seed(0)
     encoder = encoders()[name]

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.foundation.commands import QUIET, REPOSITORY
-from tests.foundation.ranks import TRAINED, scores, trained
+from tests.foundation.ranks import TRAINED, scores, trained, without_weights
 
 CONFIGS = REPOSITORY / "experiments"
 SHARED = [*QUIET, "--trainer.accelerator", "cpu", "--trainer.devices", "2"]
@@ -109,6 +109,12 @@ def test_a_training_logs_what_one_process_does(make, job, tmp_path):
     assert two.keys() == one.keys() >= {"train/loss", "val/loss", "val/probe/los/accuracy"}
     for name, value in one.items():
         assert two[name] == pytest.approx(value, rel=1e-3, abs=1e-4, nan_ok=True), name
+
+
+def test_a_predictor_without_weights_is_run_by_several_processes(job, tmp_path):
+    two, one = json.loads((job / "scores/scores.json").read_text())["without weights"], without_weights(tmp_path)
+    assert math.isfinite(one["val/prediction/nmse_db"])
+    assert two == pytest.approx(one, abs=1e-4)
 
 
 @pytest.mark.slow
