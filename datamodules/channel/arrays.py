@@ -81,6 +81,11 @@ class Array:
         return (self.num_polarizations * self.rows, self.cols)
 
     @property
+    def is_line(self) -> bool:
+        """Whether the array is linear and of one polarisation, or a single element."""
+        return min(self.rows, self.cols) == 1 and self.num_polarizations == 1
+
+    @property
     def isotropic(self) -> bool:
         """Whether all elements are isotropic."""
         return self.pattern == "isotropic"

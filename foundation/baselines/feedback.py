@@ -9,6 +9,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from datamodules.channel.arrays import Array
+
 #: NMSE [dB] between two uncorrelated channels of unit norm, that of an untrained network
 CHANCE_DB = 10 * math.log10(2)
 #: real numbers of a path: its index on the grid of delays and angles, and its complex gain
@@ -56,10 +58,20 @@ def _reals(channels: Tensor) -> Tensor:
     return torch.view_as_real(channels).flatten(1)
 
 
-def paths_of(numbers: int) -> int:
-    """Return the number of paths that so many real numbers describe; 0 if matching pursuit of them takes too long."""
+def paths_of(numbers: int, num_receive: int = 1, bs: Array | None = None) -> int:
+    """Return the number of paths that so many real numbers describe; 0 where matching pursuit of them is left out.
+
+    That is for users of several antennas and base stations of another than a linear array, whose channels
+    `matching_pursuit` does not describe, and where it takes too long.
+
+    Args:
+        numbers: Real numbers M of a code.
+        num_receive: Number R of receive antennas.
+        bs: Array of the base station; by default linear.
+    """
     paths = numbers // NUMBERS_A_PATH
-    return paths if paths <= _MOST_PATHS else 0
+    described = num_receive == 1 and (bs is None or bs.is_line)
+    return paths if described and paths <= _MOST_PATHS else 0
 
 
 def matching_pursuit(channels: Tensor, paths: int, num_subcarriers: int, oversampling: int = 4) -> Tensor:

@@ -17,8 +17,8 @@ class FeedbackControls(Callback):
     """Scores CSI feedback without a network at every test of a head `feedback`, with as many real numbers as its code.
 
     Logged with the head's own metrics: `pca_nmse_db`, M principal components of the train side; `pursuit_nmse_db`, the
-    strongest paths that M numbers describe (orthogonal matching pursuit), for users of one antenna and up to 64
-    paths; and `chance_nmse_db`, the NMSE between uncorrelated channels of equal power. All read the clean channel.
+    strongest paths that M numbers describe (orthogonal matching pursuit), where `paths_of` has any; and
+    `chance_nmse_db`, the NMSE between uncorrelated channels of equal power. All read the clean channel.
 
     Args:
         numbers: Real numbers M of the code.
@@ -26,6 +26,7 @@ class FeedbackControls(Callback):
 
     def __init__(self, numbers: int) -> None:
         self.numbers = numbers
+        self._paths = 0
         self._components: PrincipalComponents | None = None
         self._errors: dict[str, LinkMeanDb] = {}
 
@@ -34,7 +35,8 @@ class FeedbackControls(Callback):
         sample = trainer.datamodule.sample()  # type: ignore[attr-defined]
         channels = target_channel(sample).to(pl_module.device)
         self._components = PrincipalComponents.fit(channels[powered(channels)], self.numbers)
-        names = ("pca", "pursuit") if sample["csi"].shape[-3] == 1 and paths_of(self.numbers) else ("pca",)
+        self._paths = paths_of(self.numbers, sample["csi"].shape[-3], trainer.datamodule.bs)  # type: ignore[attr-defined]
+        names = ("pca", "pursuit") if self._paths else ("pca",)
         self._errors = {name: LinkMeanDb().to(pl_module.device) for name in names}
 
     @torch.no_grad()
@@ -54,8 +56,9 @@ class FeedbackControls(Callback):
             return
         self._errors["pca"].update(nmse(self._components.rebuild(target), target))
         if "pursuit" in self._errors:
-            over_delay, paths = target.mT, paths_of(self.numbers)  # (B, K, T)
-            self._errors["pursuit"].update(nmse(matching_pursuit(over_delay, paths, over_delay.shape[1]), over_delay))
+            over_delay = target.mT  # (B, K, T)
+            rebuilt = matching_pursuit(over_delay, self._paths, over_delay.shape[1])
+            self._errors["pursuit"].update(nmse(rebuilt, over_delay))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the scores of all processes."""

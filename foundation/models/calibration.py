@@ -108,19 +108,21 @@ class TwinCalibration(FoundationTask):
         self._shown = Sample()
 
     def setup(self, stage: str) -> None:
-        """Check that the variants of the data are the low and the high fidelity, in this order.
+        """Check that the array is linear and the variants are the low and the high fidelity, in this order.
 
         Raises:
-            InputError: The variants have other names, or another order.
+            InputError: The array is not linear, or the variants have other names, or another order.
         """
-        served = getattr(self.trainer.datamodule, "variants", None)  # type: ignore[attr-defined]
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        served, bs = getattr(data, "variants", None), getattr(data, "bs", None)
         if served is not None and list(served) != self.variants:
             raise InputError(
                 f"calibration reads the variants {' and '.join(self.variants)}, low fidelity first, but the data have "
                 f"{', '.join(served)}: set data.variants, or model.variants"
             )
-        sides = getattr(self.trainer.datamodule, "sides", {})  # type: ignore[attr-defined]
-        sites = getattr(sides.get("train"), "sites", [])
+        if bs is not None and not bs.is_line:
+            raise InputError("calibration needs a linear array of one polarisation: set data.bs to one row or column")
+        sites = getattr(getattr(data, "sides", {}).get("train"), "sites", [])
         self._names = name_keys(site.name for site in sites) if sites else None
         super().setup(stage)
 
@@ -187,9 +189,8 @@ class TwinCalibration(FoundationTask):
             self.log_training(loss=loss)
             return loss
         refined = self(links["low"], links["position"])
-        # eq 8 compares a softmax, of sum 1, with weights of any scale (1e-6 for a real link), which the output cannot
-        # reach. The choice of codewords (eq 9) does not depend on the scale, so labels and inputs are normalised to sum
-        # 1
+        # eq 8 compares a softmax, of sum 1, with weights of any scale, which the output cannot reach. The choice of
+        # codewords (eq 9) does not depend on the scale, so labels and inputs are normalised to sum 1
         loss = self._error(links, refined).mean()
         self.log_training(loss=loss)
         return loss
@@ -214,8 +215,7 @@ class TwinCalibration(FoundationTask):
             weights: DFT weights whose largest select the codewords, shape (B, T).
             count: Number of codewords sent.
         """
-        high, chosen = links["high"], top_codewords(weights, count)
-        site = links["site"]
+        high, site, chosen = links["high"], links["site"], top_codewords(weights, count)
         if self._names is not None:
             site = self._names.to(site.device)[site]
         drawn = LinkDraws(0, site, links["user"]).normal(high.shape[1], count, high.shape[3])

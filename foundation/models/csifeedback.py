@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from datamodules.channel.arrays import Array
 from datamodules.channel.codebook import noise_power, precoder, rate
 from datamodules.channel.transforms import kept_energy, to_csi
 from datamodules.errors import check_not_negative, check_positive
@@ -27,8 +28,9 @@ class CsiFeedback(FoundationTask):
 
     The loss is the NMSE (eq 7) of delay-angular channels of unit norm; with noisy observations the target is the
     noise-free channel. Links without power are excluded. The test also scores references without a network, at the same
-    number of real values: principal components of the train side and, for users of one antenna and up to 64 paths,
-    matching pursuit of the strongest ones; and the NMSE between uncorrelated channels, that of an untrained network.
+    number of real values: principal components of the train side and, for users of one antenna, a linear array and up
+    to 64 paths, matching pursuit of the strongest ones; and the NMSE between uncorrelated channels, which an untrained
+    network has.
 
     Args:
         autoencoder: The network, such as `CSINetPlus`.
@@ -60,6 +62,7 @@ class CsiFeedback(FoundationTask):
         self.val_metrics, self.test_metrics = _metrics(), _metrics()
         self.controls = nn.ModuleDict({"pca_nmse_db": LinkMeanDb(), "pursuit_nmse_db": LinkMeanDb()})
         self._components: PrincipalComponents | None = None
+        self._bs: Array | None = None
         self._shown = Sample()
 
     def forward(self, csi: Tensor) -> Tensor:
@@ -101,6 +104,7 @@ class CsiFeedback(FoundationTask):
     def on_test_start(self) -> None:
         """Compute the principal components of a sample of the train side."""
         self._components, self._shown = None, Sample()
+        self._bs = getattr(self.trainer.datamodule, "bs", None)  # type: ignore[attr-defined]
         if self.trainer.datamodule is not None:  # type: ignore[attr-defined]
             batch = self.trainer.datamodule.sample()  # type: ignore[attr-defined]
             csi = batch.get("clean_csi", batch["csi"])
@@ -166,8 +170,7 @@ class CsiFeedback(FoundationTask):
         csi, target, values = compared["csi"], compared["target"], {}
         if self._components is not None:
             values["pca_nmse_db"] = nmse(self._components.rebuild(target), target)
-        paths = paths_of(self.autoencoder.num_features)
-        if csi.shape[1] == 1 and paths:
+        if paths := paths_of(self.autoencoder.num_features, csi.shape[1], self._bs):
             rebuilt = matching_pursuit(target, paths, csi.shape[-1]) if len(target) else target
             values["pursuit_nmse_db"] = nmse(rebuilt, target)
         self._log_links("test", self.controls, values)

@@ -182,6 +182,14 @@ def test_what_does_not_fit_is_named():
         model(codewords=17)
 
 
+@pytest.mark.parametrize("bs", [Array(4, 4), Array(1, 8, polarization="cross")])
+def test_the_codewords_are_those_of_a_linear_array(bs, tmp_path):
+    data = Street()
+    data.bs = bs
+    with pytest.raises(InputError, match=r"a linear array of one polarisation.*data\.bs"):
+        trainer(tmp_path).fit(model(), datamodule=data)
+
+
 def test_a_checkpoint_brings_back_the_scale_of_positions(tmp_path):
     net, data, run = model(), Street(), trainer(tmp_path)
     run.fit(net, datamodule=data)

@@ -58,9 +58,18 @@ def test_error_equals_numpys_over_uneven_batches_and_links_without_power():
 
 def test_matching_pursuit_of_hundreds_of_paths_is_left_out(tmp_path):
     assert [paths_of(numbers) for numbers in (2, 32, 194, 195)] == [0, 10, 64, 0]
+    assert paths_of(32, num_receive=2) == 0
+    assert [paths_of(32, bs=bs) for bs in (Array(32, 1), Array(4, 8), Array(1, 16, polarization="vh"))] == [10, 0, 0]
     model = CsiFeedback(small(code_size=195)).eval()
     model._control(model.compare({"csi": channels(2)}) | {})
     assert model.controls["pursuit_nmse_db"].denominator == 0
+
+
+def test_matching_pursuit_for_a_rectangle_is_left_out(tmp_path):
+    data, model = few_users(tmp_path, bs=Array(2, 2)), CsiFeedback(small(code_size=6))
+    [tested] = fit(model, data, tmp_path, epochs=1).test(model, datamodule=data, verbose=False)
+    assert "test/pca_nmse_db" in tested
+    assert "test/pursuit_nmse_db" not in tested, "its paths are those of a linear array"
 
 
 def test_target_is_the_clean_channel_whatever_phase_is_observed():
