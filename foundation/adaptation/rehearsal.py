@@ -24,13 +24,15 @@ class RehearsalDataModule(ChannelDataModule):
         **kwargs: See `ChannelDataModule`.
 
     Raises:
-        InputError: `mix` is outside [0, 1], or a world has no link.
+        InputError: `mix` is outside [0, 1], or a world has no link, or `balance` is given.
     """
 
     def __init__(self, *args: Any, target: str = "target", mix: float | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if mix is not None and not 0 <= mix <= 1:
             raise InputError(f"data.mix must be in [0, 1], got {mix:g}")
+        if self.balance is not None:
+            raise InputError("data.balance cannot be used where data.mix sets the shares of two worlds: leave it out")
         self.target, self.mix = target, mix
 
     def train_dataloader(self) -> DataLoader[Batch]:

@@ -158,8 +158,7 @@ class PredictionControls(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         clean = batch.get("clean_csi", batch["csi"])
         noise = (batch["csi"] - clean).abs().square().mean((1, 2, 3, 4))
-        level = clean.abs().square().mean((1, 2, 3, 4)).clamp_min(torch.finfo(noise.dtype).tiny)
-        facts = {"snr_db": 10 * torch.log10(level / noise.clamp_min(_CLEAN * level))}
+        facts = {"snr_db": snr(batch["csi"], clean)}
         velocity, times = motion(data, batch)
         if velocity is not None:
             # [wavelengths/s]
@@ -203,7 +202,7 @@ class PredictionControls(Callback):
             errors = {f"{name}_{key}": error for name, each in self._errors.items() for key, error in each.items()}
             scores = {name: error.compute() for name, error in errors.items()} | beams
             facts = gather_rows(concatenate(self._facts))
-            scores |= {name: value.mean() for name, value in facts.items()}
+            scores |= {name: value.nanmean() for name, value in facts.items()}
             if "fd_t" in facts:
                 scores["fd_t_max"] = facts["fd_t"].max()
             _LAST.clear()
@@ -249,6 +248,12 @@ def cost(predict: Callable[[dict[str, Tensor]], Any], batch: dict[str, Any]) -> 
     spent = time.process_time() - start
     links = len(few["csi"])
     return {"macs": counter.get_total_flops() / 2 / links, "cpu_ms": 1e3 * spent / links}
+
+
+def snr(observed: Tensor, clean: Tensor) -> Tensor:
+    """Return the SNR of observations of channels (B, ...) [dB], at most 90, (B,); NaN for a channel without power."""
+    noise, level = ((observed - clean).abs().square().flatten(1).mean(1), clean.abs().square().flatten(1).mean(1))
+    return torch.where(level > 0, -10 * (noise / level).clamp_min(_CLEAN).log10(), torch.nan)
 
 
 def _settings(data: Any) -> str:

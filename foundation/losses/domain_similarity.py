@@ -44,30 +44,29 @@ def alike(labels: Tensor, others: Tensor, rho: float = 5.0, weights: Mapping[str
 def adversarial(
     labels: Tensor,
     others: Tensor,
-    speed: Tensor | None = None,
-    other_speed: Tensor | None = None,
     weights: Mapping[str, float] | None = None,
     thresholds: Mapping[str, float] = THRESHOLDS,
 ) -> Tensor:
     """Return the mask of adversarial pairs (ConTwin eq 2 and Table 4), from which negatives are mined, bool (B, M).
 
     A pair is adversarial when the weights of the axes in which it differs sum to 1 or more. Scenarios and LOS states
-    differ when they are not equal; speeds and downtilts when their difference exceeds the threshold; carriers when it
-    reaches the threshold, so that 3.5 and 28 GHz do not differ, but 28 and 60 GHz do.
+    differ when they are not equal; downtilts when their difference exceeds the threshold, and mobility classes when
+    that of their mean speeds does, so that two vehicles never differ; carriers when it reaches the threshold, so that
+    3.5 and 28 GHz do not differ, but 28 and 60 GHz do.
 
     Args:
         labels: Domain labels, shape (B, A).
         others: Domain labels, shape (M, A).
-        speed: Speed of each link [m/s], shape (B,); by default the mean of its mobility class.
-        other_speed: Speed of the others [m/s], shape (M,).
         weights: Weight lambda_a in [0, 1] of each axis by name, by default 1, so that one axis is sufficient.
-        thresholds: Thresholds of the differences by axis, in the units of `THRESHOLDS`.
+        thresholds: Thresholds of the differences by axis, at least 0, in the units of `THRESHOLDS`.
 
     Raises:
-        ValueError: A weight is outside [0, 1], or the axis of a weight or threshold is unknown.
+        ValueError: A weight is outside [0, 1], a threshold is below 0, or the axis of either is unknown.
     """
     if set(thresholds) != set(THRESHOLDS):
         raise ValueError(f"thresholds must be of {', '.join(THRESHOLDS)}, got {', '.join(sorted(thresholds))}")
+    if not all(value >= 0 for value in thresholds.values()):
+        raise ValueError(f"thresholds must be numbers of at least 0, got {dict(thresholds)}")
     mobility, tilt, frequency = (AXES.index(name) for name in ("mobility", "tilt", "frequency"))
     one, other = labels.unsqueeze(1), others.unsqueeze(0)
     gap = (one - other).abs()
@@ -75,12 +74,9 @@ def adversarial(
     differs[..., tilt] = gap[..., tilt] > thresholds["tilt"]
     differs[..., frequency] = gap[..., frequency] >= thresholds["frequency"]
     differs &= (one != UNKNOWN) & (other != UNKNOWN)
-    speeds = [
-        class_speed(label[:, mobility]) if given is None else given.double()
-        for label, given in ((labels, speed), (others, other_speed))
-    ]
+    speed, other_speed = (class_speed(label[:, mobility]) for label in (labels, others))
     # an unknown speed is NaN, which exceeds no threshold
-    differs[..., mobility] = (speeds[0].unsqueeze(1) - speeds[1]).abs() > thresholds["mobility"]
+    differs[..., mobility] = (speed.unsqueeze(1) - other_speed).abs() > thresholds["mobility"]
     return differs.double() @ _weights(weights, labels.device, 1.0) >= 1 - 1e-9
 
 

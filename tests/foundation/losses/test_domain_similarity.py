@@ -53,12 +53,6 @@ def test_criteria_are_those_of_table_4(change, is_negative):
     assert pair(changed(**change), BASE) is is_negative
 
 
-def test_speeds_replace_the_classes():
-    labels, speeds = torch.tensor([BASE, BASE]), torch.tensor([1.0, 9.4])
-    assert adversarial(labels, labels, speeds, speeds).tolist() == [[False, True], [True, False]]
-    assert not adversarial(labels, labels, speeds, torch.tensor([9.3, 9.3]))[0].any()
-
-
 def test_weights_below_one_need_several_axes():
     half = dict.fromkeys(("scenario", "los", "mobility", "tilt", "frequency"), 0.5)
     assert not pair(BASE, changed(los=1), weights=half)

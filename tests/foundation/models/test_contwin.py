@@ -148,6 +148,8 @@ def test_says_what_the_data_lack(settings, message, tmp_path):
         ({"weights": {"speed": 1.0}}, "weights must be of the axes .*, not speed"),
         ({"lambdas": {"los": 2.0}}, r"weights must lie in \[0, 1\]"),
         ({"thresholds": {"los": 1.0}}, "thresholds must be of mobility, tilt, frequency"),
+        ({"thresholds": {"tilt": -1.0}}, "thresholds must be numbers of at least 0"),
+        ({"thresholds": {"tilt": float("nan")}}, "thresholds must be numbers of at least 0"),
         ({"rho": 0.0}, "rho must be positive"),
     ],
 )

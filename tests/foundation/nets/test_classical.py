@@ -12,7 +12,7 @@ from datamodules.errors import InputError
 from datamodules.module import ChannelDataModule
 from foundation import ClassicalPredictor, CNNTransformer, FineTune
 from foundation.baselines import prediction
-from foundation.evaluation.prediction_controls import control_table
+from foundation.evaluation.prediction_controls import control_table, snr
 from heads import Prediction
 from tests.datamodules.test_module import build
 from tests.foundation.models.test_csiclip import fit
@@ -55,6 +55,20 @@ def test_rows_tell_doppler_and_snr(tested):
     table = control_table({name.rsplit("/", 1)[-1]: value for name, value in metrics.items()})
     assert "f_D T 0.009 (at most 0.019), SNR 14 dB" in table.splitlines()[0]
     assert [line.split()[1] for line in table.splitlines()[-1:]] == ["limit,"]
+
+
+@pytest.mark.parametrize("name", PREDICTORS)
+def test_a_batch_of_no_links_has_no_prediction(name):
+    predictor = ClassicalPredictor(name, **SIZE)
+    empty = {"csi": torch.zeros(0, 6, 1, 4, 8, dtype=torch.complex64)}
+    assert predictor.encode(empty).shape == (0, predictor.num_features)
+
+
+def test_links_without_power_have_no_snr():
+    clean = torch.zeros(3, 2, 1, 4, 8, dtype=torch.complex64)
+    clean[0], clean[1] = 1e-5, 1e-7
+    seen = clean + 1e-6 * torch.tensor([1.0, 0.0, 0.0]).reshape(3, 1, 1, 1, 1)
+    assert snr(seen, clean).nan_to_num(-1).tolist() == pytest.approx([20.0, 90.0, -1], abs=1e-4)
 
 
 def short(folder, snapshots=2, horizon=1):

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules import DeepMIMO
 from datamodules.dataset import ChannelDataset
 from datamodules.errors import InputError
 from foundation.adaptation.refine import Selection
-from foundation.adaptation.rehearsal import RehearsalSampler, in_world
+from foundation.adaptation.rehearsal import RehearsalDataModule, RehearsalSampler, in_world
 from foundation.evaluation.feedback_curves import figure4, figure5
 from foundation.studies import continual, refinement
 from foundation.studies.continual import refine
@@ -290,6 +291,11 @@ def test_the_page_of_results_shows_the_figure(ran, tmp_path):
 
 def test_a_study_takes_every_rule_of_selection():
     assert refinement.RULES == get_args(Selection)
+
+
+def test_a_mix_of_worlds_is_not_balanced_as_well(tmp_path):
+    with pytest.raises(InputError, match=r"data\.balance.*data\.mix"):
+        RehearsalDataModule(DeepMIMO("street", root=str(tmp_path)), mix=0.5, balance=["los"])
 
 
 def test_epochs_of_rehearsal_have_the_share_that_is_asked_for():

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -53,6 +54,12 @@ def test_sionna_phy_is_asked_for_where_it_is_missing(tmp_path, monkeypatch):
 def made(cache: Path, **settings: Any) -> Site:
     (site,) = source(cache, **settings).sites()
     return site
+
+
+def test_a_link_takes_the_bytes_that_are_stated(tmp_path):
+    link = source(tmp_path, sequences=1, snapshots=10, bs=Array(4, 4), ofdm=OFDM(64))
+    stated = re.search(r"(\d+) kB for ten snapshots of a 4 x 4 array on 64 subcarriers", TR38901.__doc__)
+    assert float(stated[1]) == pytest.approx(link.size / 1e3, rel=0.02)
 
 
 def digest(cache: Path) -> str:
