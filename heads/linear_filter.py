@@ -33,9 +33,9 @@ class LinearFilter(nn.Module):
     The first predictor is one autoregression for all bins of a link, the second one for each bin. The inputs of the
     network, for each bin, are its past, normalised to unit power and to a real last sample; its power over the noise
     power; both predictions; the autocorrelation of the link; and the features of the encoder. Its outputs are a convex
-    combination of both predictions and weights of a linear combination of the past, which is added. The prediction is
-    equivariant to a common scale, a common phase and a common delay of the channel, so that path loss or downtilt cause
-    no distribution shift.
+    combination of both predictions and weights of a linear combination of the past, which is added. For given features
+    the prediction is equivariant to a common scale, a common phase and a common delay of whole taps of the channel, so
+    that path loss or downtilt cause no distribution shift.
 
     In evaluation, the last H snapshots are first predicted from those before them. The three predictors are then
     weighted by least squares against these known snapshots, with weights of at least zero and of a sum of at most one:

@@ -49,7 +49,7 @@ class Sequence:
     """Snapshots of a link whose user moves at constant velocity.
 
     Args:
-        snapshots: Number N of observed snapshots. With the default interval, 5 span the 25 ms window of ConTwin.
+        snapshots: Number N of observed snapshots. With the default interval, 5 last the 25 ms of ConTwin's window.
         interval: Time between snapshots [s]; by default that of a recording, or 5 ms for paths, the period of CSI-RS
             (ConTwin section 2).
         mobility: Weights of the classes `static`, `pedestrian` and `vehicular`; a link's class is drawn by them, and
@@ -57,7 +57,7 @@ class Sequence:
         speed: Range (lowest, highest) of the speed [m/s] of every link, instead of `mobility`.
         horizon: Number H of following snapshots to predict; 0 for none.
         window: Largest time from the first window of N snapshots to a second one of the same user [s], see
-            `ChannelDataModule`; 25 ms in ConTwin (section 3). By default there is no second window.
+            `ChannelDataModule`; 25 ms in ConTwin (section 5). By default there is no second window.
         directions: `horizontal`, uniform in azimuth, or `any`, uniform in azimuth and in zenith as Sionna's CDL moves.
 
     Raises:

@@ -94,7 +94,7 @@ class TR38901(Source):
     Users are outdoors (`inh`: in the office), without penetration loss. They are uniformly distributed in the 120
     degree sector of the base station, in the cells of Tables 7.2-1 to 7.2-3 (`rays.CELLS`).
 
-    Sites contain CSI with 4 bytes for each value, 82 kB for ten snapshots of a 4 x 4 array on 64 subcarriers. With 20
+    Sites contain CSI with 4 bytes for each value, 41 kB for ten snapshots of a 4 x 4 array on 64 subcarriers. With 20
     rays for each cluster a link has up to 400 paths, twenty times those of a traced link, so that synthesis would be
     slow. `keep: rays` stores paths, 12 kB for each link, with arrays, subcarriers and snapshots of the datamodule.
 
