@@ -17,6 +17,9 @@ TRIALS ?= 20
 ARGS ?=
 WORKERS ?= auto
 CONFIG := $(if $(DATA),--config $(DATA))
+ENCODERS := $(patsubst experiments/encoders/%.yaml,%,$(wildcard experiments/encoders/*.yaml))
+# those with a pre-training
+MODELS := $(strip $(foreach name,$(ENCODERS),$(if $(wildcard experiments/$(name).yaml),$(name))))
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow lint types format data bench pretrain finetune study refine results reproduce tune dashboard report clean
@@ -65,14 +68,14 @@ bench: $(READY) ## measure speed and memory beside peers
 pretrain: $(READY) ## pre-train MODEL= [DATA=experiments/data/x.yaml ARGS=]
 	$(BIN)/lightning fit --config experiments/$(MODEL).yaml $(CONFIG) $(ARGS)
 
-# Without CKPT, the newest finished pre-training of MODEL is adapted; there is one made first if there is none.
+# Without CKPT, the newest finished pre-training of MODEL is adapted; if there is none, one is made first, on the data of its own experiment.
 finetune: $(READY) ## adapt to TASK= [MODEL= MODE=finetune|probe|scratch|control CKPT= DATA= ARGS=]
 	@test -n "$(TASK)" || { echo "error: TASK is missing: give one, such as make finetune TASK=beam" >&2; exit 2; }
 	@test -f experiments/finetune/$(TASK).yaml || { echo "error: no experiments/finetune/$(TASK).yaml; tasks:" \
 		"$(patsubst experiments/finetune/%.yaml,%,$(wildcard experiments/finetune/*.yaml))" >&2; exit 2; }
-	@case "$(MODE)" in probe|finetune) file=experiments/$(MODEL).yaml;; *) file=experiments/encoders/$(MODEL).yaml; esac; \
-	test -n "$(CKPT)" -o -f "$$file" || { echo "error: no $$file for MODEL=$(MODEL) and MODE=$(MODE); models:" \
-		"$(patsubst experiments/encoders/%.yaml,%,$(wildcard experiments/encoders/*.yaml))" >&2; exit 2; }
+	@case "$(MODE)" in probe|finetune) file=experiments/$(MODEL).yaml; models="$(MODELS)";; \
+		*) file=experiments/encoders/$(MODEL).yaml; models="$(ENCODERS)"; esac; \
+	test -n "$(CKPT)" -o -f "$$file" || { echo "error: no $$file for MODEL=$(MODEL) and MODE=$(MODE); models: $$models" >&2; exit 2; }
 	@set -- --config "experiments/encoders/$(MODEL).yaml"; \
 	newest() { ls -t runs/$(MODEL)/*/$$1 2>/dev/null | head -n 1; }; \
 	case "$(MODE)" in probe|finetune) \
@@ -80,7 +83,7 @@ finetune: $(READY) ## adapt to TASK= [MODEL= MODE=finetune|probe|scratch|control
 		if [ -z "$$checkpoint" ] && [ -z "$$finished" ]; then \
 			test -z "$$stopped" || { echo "error: the pre-training of $$stopped was stopped: finish it with make pretrain" \
 				"MODEL=$(MODEL) ARGS='--ckpt_path last', or give CKPT=" >&2; exit 2; }; \
-			$(MAKE) --no-print-directory pretrain ARGS= || exit; finished="$$(newest summary.json)"; \
+			$(MAKE) --no-print-directory pretrain ARGS= DATA= || exit; finished="$$(newest summary.json)"; \
 		fi; \
 		set -- --model.checkpoint "$${checkpoint:-$${finished%summary.json}checkpoints/best.ckpt}"; \
 	esac; \

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral, Real
 from pathlib import Path
@@ -41,6 +41,11 @@ def remedied(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in _OF_THE_DISK and error.filename is not None:
         return f"{error.filename}: {error.strerror}: give another folder, or free the disk"
     return None
+
+
+def shown(names: Sequence[str]) -> str:
+    """Return a list of at most ten names, for a message."""
+    return (", ".join(names[:10]) or "none") + f" and {len(names) - 10} more" * (len(names) > 10)
 
 
 def check_positive(owner: str, **values: float | None) -> None:

@@ -44,7 +44,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"checkpoint {path} holds more than tensors and plain data, or is damaged; refusing to run code from it"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise InputError(f"checkpoint {path} is damaged or no checkpoint: {' '.join(str(error).split())}") from error
+        why = f" ({error})" if isinstance(error, OSError) else ""  # others are of the internals of PyTorch
+        raise InputError(f"checkpoint {path} is damaged or no checkpoint{why}: give a .ckpt file of a run") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise InputError(f"checkpoint {path} has no state_dict: it was not written by `lightning fit`")
     checkpoint["state_dict"] = current_weights(checkpoint["state_dict"])
@@ -121,12 +122,18 @@ def find_encoder(mode: str, encoder: Encoder | None, checkpoint: str | None, tow
     """
     if mode in ("probe", "finetune"):
         if checkpoint is None:
-            raise InputError(f"mode `{mode}` needs model.checkpoint, the path of a pre-trained .ckpt file")
+            raise InputError(
+                f"mode `{mode}` needs model.checkpoint, a .ckpt file of a pre-training: give one, or run `make "
+                "finetune`, which takes the newest"
+            )
         return load_encoder(checkpoint, encoder, tower)
     if encoder is not None:
         return encoder
     if checkpoint is None:
-        raise InputError(f"mode `{mode}` needs model.encoder, or model.checkpoint to build the same encoder again")
+        raise InputError(
+            f"mode `{mode}` needs model.encoder, as of --config experiments/encoders/csiclip.yaml, or model.checkpoint "
+            "to build the same encoder again"
+        )
     built = rebuild(read_checkpoint(checkpoint), checkpoint, tower)
     if not isinstance(built, Encoder):
         raise InputError(f"{tower} in {checkpoint} is a {type(built).__name__}, no encoder: set model.tower to another")

@@ -200,7 +200,7 @@ def user_error(error: Exception) -> str | None:
     if line := remedied(error):
         return line
     if isinstance(error, MisconfigurationException):
-        return text
+        return f"{text} Set trainer.accelerator to auto or cpu" if text.endswith("backend found!") else text
     if isinstance(error, ValueError) and text.startswith("Expected more than 1 value per channel when training"):
         return (
             "batch normalisation cannot learn from a batch of one link: give a larger data.batch_size or more training "

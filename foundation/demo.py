@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ _DECIDES = {"positioning": ("mean_m", False), "beam": ("top1", True)}
 
 def main() -> None:
     """Trace two cities, pre-train CSI-CLIP on one, adapt it to the other, and compare with training from scratch."""
+    argparse.ArgumentParser(prog="make demo", description=__doc__).parse_args()  # there are no options
     started = time.monotonic()
 
     def work() -> int:

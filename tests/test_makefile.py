@@ -49,8 +49,11 @@ def test_a_checkpoint_may_have_spaces(make):
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (("finetune", "TASK=beam", "MODEL=foo"), "no experiments/foo.yaml for MODEL=foo and MODE=finetune; models:"),
-        (("finetune", "TASK=beam", "MODEL=foo", "MODE=control"), "no experiments/encoders/foo.yaml"),
+        (
+            ("finetune", "TASK=beam", "MODEL=foo"),
+            "no experiments/foo.yaml for MODEL=foo and MODE=finetune; models: contwin csiclip envchannel",
+        ),
+        (("finetune", "TASK=beam", "MODEL=foo", "MODE=control"), "MODE=control; models: ar1 cnntransformer contwin"),
         (("finetune", "TASK=foo"), "no experiments/finetune/foo.yaml; tasks: "),
         (("finetune",), "TASK is missing"),
         (("tune",), "EXPERIMENT is missing or unknown: give one, such as make tune EXPERIMENT=beam; there are:"),
@@ -78,6 +81,16 @@ def test_pre_training_comes_first_and_nothing_goes_on_when_it_is_stopped(make):
     status, called, _ = make("finetune", "TASK=beam")
     assert status == 0
     assert called[called.index("--model.checkpoint") + 1] == "runs/csiclip/new/checkpoints/best.ckpt"
+
+
+def test_pre_training_is_on_its_own_data(make):
+    status, called, _ = make(
+        "finetune", "TASK=beam", "DATA=experiments/data/losangeles.yaml", "ARGS=--data.num_labels 5"
+    )
+    assert status == 0
+    first = called.index("fit", 1)
+    assert called[:first] == ["fit", "--config", "experiments/csiclip.yaml"]
+    assert "experiments/data/losangeles.yaml" in called[first:]
 
 
 def test_a_control_needs_no_checkpoint(make):

@@ -30,7 +30,7 @@ from torch import Tensor
 from datamodules.channel.arrays import Array
 from datamodules.channel.motion import MOBILITIES, draw_motion
 from datamodules.channel.motion import Sequence as Snapshots
-from datamodules.errors import InputError
+from datamodules.errors import InputError, shown
 from datamodules.sites.site import Site
 
 AXES = ("scenario", "los", "mobility", "tilt", "frequency")
@@ -217,11 +217,6 @@ class Worlds:
         drawn = draw_motion(self.sequence, area, user, self.seed, span).mobility
         codes: NDArray[np.int64] = drawn.numpy()
         return codes
-
-
-def shown(names: Sequence[str]) -> str:
-    """Return a list of at most ten names, for a message."""
-    return (", ".join(names[:10]) or "none") + f" and {len(names) - 10} more" * (len(names) > 10)
 
 
 def _text(value: object) -> str:

@@ -42,7 +42,7 @@ def make_sides(data: ChannelDataModule, sites: Sequence[Site]) -> tuple[dict[str
     facts: dict[str, Any] = {"split": rule, "dropped_no_path": int((~served).sum())}
     masks = split_links(sites, rule, data.fractions, data.block, data.holdout, data.split_seed)
     dealt = dict(zip(SIDES, (mask[first] for mask in masks), strict=True))
-    dropped = np.zeros(len(rows), dtype=bool)
+    dropped: NDArray[np.bool_] = np.zeros(len(rows), dtype=bool)
     if rule == "spatial":
         dropped = dealt["train"] & guard_band(sites, masks, data.guard)[first]
         facts |= {"guard": data.guard, "dropped_guard": int(dropped.sum())}

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from datamodules.errors import InputError
-from datamodules.sides.domains import shown
+from datamodules.errors import InputError, shown
 from datamodules.sites.site import Site
 from datamodules.sites.user_matching import ground_numbers, user_numbers
 

@@ -97,7 +97,7 @@ def report(cells: dict[float, dict[str, tuple[float, float]]], links: int) -> st
 
 def main() -> None:
     """Print the NMSE of classical predictors in two cells of CSI-4CAST's table, with the published values."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m foundation.evaluation.csi4cast", description=main.__doc__)
     parser.add_argument("--links", type=int, default=400, help="links of each cell [400]")
     parser.add_argument("--seed", type=int, default=0, help="draws links, motion and noise [0]")
     options = parser.parse_args()

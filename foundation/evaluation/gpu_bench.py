@@ -188,7 +188,7 @@ def report(device: str) -> int:
 
 def main() -> None:
     """Print the speed of synthesis and of training steps on a GPU."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m foundation.evaluation.gpu_bench", description=main.__doc__)
     parser.add_argument("--device", default="cuda", help="the GPU, cuda or cuda:1 [cuda]")
     device = parser.parse_args().device
     sys.exit(exit_status(lambda: report(device)))

@@ -251,7 +251,7 @@ def _legend(figure: Figure) -> None:
 
 def main() -> None:
     """Draw the NMSE of the studies of prediction, from their runs, and print it."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m foundation.evaluation.prediction_curves", description=main.__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
     parser.add_argument("--out", type=Path, default=Path(), help="folder to write pictures to")
     options = parser.parse_args()

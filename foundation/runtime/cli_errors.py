@@ -10,7 +10,9 @@ from pathlib import Path
 _UNKNOWN_KEY = re.compile(
     r"(?:Option|(?:Group '([\w.]+)' )?does not accept option) '([^']+)'[\w ]*(?:\(known: ([^)]*)\))?"
 )
-_UNKNOWN_FLAG = re.compile(r"unrecognized arguments: -*([^\s=]+)")
+_UNKNOWN_FLAG = re.compile(r"unrecognized arguments: (-*)([^\s=]+)")
+#: settings of a model or of data whose class no earlier file or option has named
+_NO_CLASS_YET = re.compile(r"Problem with given class_path '[\w.]*\.Lightning(?:Data)?Module'")
 _MISSING = re.compile(r"the following arguments are required: ([\w.,\- ]+)")
 _NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
 _NO_IMPORT = re.compile(r"Problem with given class_path '([^']+)':\s+((?:No module|.*has no attribute|.*import)[^\n]*)")
@@ -19,7 +21,14 @@ _NOT_A = re.compile(r"Not a valid subclass of (\w+)")
 _NO_FILE = re.compile(r"(?:File does not exist|Unable to read file|not a file)[^']*'([^']+)'")
 _PARSER_KEY = re.compile(r"Parser key \"([^\"]+)\"")
 _EXPECTED = re.compile(r"Expected an? ([^\n]+?)(?:\. Got value: ([^\n]*?))?(?:\. Got value: Namespace[^\n]*)?$", re.M)
-_GIVEN = re.compile(r"Given value: (.+)")
+_GIVEN = re.compile(r"Given value: (.+?)(?:\. Got value: Namespace.*)?$", re.M)
+#: options that take a file, by the end of its name
+_FLAGS = {".yaml": "--config", ".yml": "--config", ".ckpt": "--ckpt_path"}
+_ANY_KEY = (
+    "keys start with model., data. or trainer., and `lightning fit --help`, `--model.help CLASS` and `--data.help "
+    "CLASS` list them"
+)
+_A_CLASS = "give the name of a class of this package, such as DeepMIMO, or module.Class for one of your own"
 #: names of Python types in YAML terms
 _NAMES = {
     "NoneType": "null",
@@ -51,13 +60,23 @@ def condense(
 
     if found := _NO_FILE.search(message):
         return f"config file {found[1]} does not exist"
+    if found := _NO_CLASS_YET.search(message):
+        return (
+            f"'{_dotted(message, found)}' has no class yet: put the --config of an experiment that names it first, "
+            "such as experiments/csiclip.yaml, and what changes it after that"
+        )
     if found := _UNKNOWN_KEY.search(message):
         group, name, known = found.groups()
         key = _without_children(f"{group}.{name}" if group else name)
-        suggestion = _suggest(key, known.split(", ") if known else _with_parents(keys))
+        suggestion = (
+            _suggest(key, _plain(known.split(", ")), listed=True) if known else _suggest(key, _with_parents(keys))
+        )
         return f"unknown key '{_dotted(message, found, key)}'{where(key)}{suggestion}"
     if found := _UNKNOWN_FLAG.search(message):
-        key = found[1].replace("init_args.", "")
+        if not found[1]:
+            flag = next((flag for end, flag in _FLAGS.items() if found[2].endswith(end)), "a key that starts with --")
+            return f"'{found[2]}' on the command line follows no option: put {flag} before it"
+        key = found[2].replace("init_args.", "")
         return f"unknown key '{_dotted(message, found, key)}' on the command line{_suggest(key, keys)}"
     if found := _NO_IMPORT.search(message):
         return f"class_path '{found[1]}' cannot be imported{where(found[1])}: {found[2].strip()}"
@@ -68,7 +87,8 @@ def condense(
             f"{f': it is no {kind[1]}' if kind else ''}"
         )
     if found:
-        return f"unknown class '{found[1]}'{where(found[1])}{_suggest(found[1], known)}"
+        key = f" of key '{_dotted(message, found)}'" if _PARSER_KEY.search(message) else ""
+        return f"unknown class '{found[1]}'{key}{where(found[1])}{_suggest(found[1], known, _A_CLASS)}"
     if found := _NOT_SUBCLASS.search(message):
         return f"'{found[1]}'{where(found[1])} does not fit key '{_dotted(message, found)}': it is no {found[2]}"
     if found := _MISSING.search(message):
@@ -92,7 +112,7 @@ def _wrong_type(message: str, where: Callable[[str], str]) -> str | None:
     if value is None and (given := _GIVEN.search(deepest)):
         value = given[1]
     names = " or ".join(dict.fromkeys(_type_name(name) for name in types))
-    key = ".".join(keys)
+    key = ".".join(_once(keys))
     return f"'{key}'{where(key)} must be {names}, got {_quote(value or 'nothing')}"
 
 
@@ -140,9 +160,40 @@ def _with_parents(keys: Iterable[str]) -> set[str]:
     return {".".join(part[:end]) for part in parts for end in range(1, len(part) + 1)}
 
 
-def _suggest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f": did you mean '{close[0]}'?" if close else ": see `lightning COMMAND --help` for the known ones"
+def _suggest(name: str, known: Iterable[str], otherwise: str = "", listed: bool = False) -> str:
+    """Return what may have been meant by a name, or else where the known ones are found.
+
+    Args:
+        name: The unknown name.
+        known: Known names.
+        otherwise: What to say if none is close.
+        listed: Whether to list the known names if none is close.
+    """
+    known = list(known)
+    close = [key for key in known if key.rsplit(".", 1)[-1] == name] or difflib.get_close_matches(name, known, n=2)
+    likeness = [difflib.SequenceMatcher(None, key, name).ratio() for key in close]
+    if close:
+        return (
+            ": did you mean "
+            + " or ".join(f"'{key}'" for key, r in zip(close, likeness, strict=True) if r >= likeness[0])
+            + "?"
+        )
+    if listed and known:
+        return f": must be one of {', '.join(known)}"
+    return f": {otherwise or _ANY_KEY}"
+
+
+def _plain(names: Iterable[str]) -> list[str]:
+    """Return the names of settings, without those of `--help` and the like."""
+    return [name for name in names if not name.endswith("help") and not name.startswith("print_")]
+
+
+def _once(keys: list[str]) -> list[str]:
+    """Return nested keys without the repetition by a union, of which every type complains of the same key."""
+    for size in range(1, len(keys) // 2 + 1):
+        if keys[-size:] == keys[-2 * size : -size]:
+            return _once(keys[:-size])
+    return keys
 
 
 def _one_line(text: str) -> str:

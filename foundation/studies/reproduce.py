@@ -241,7 +241,7 @@ def choose(paper: str, folder: Path = FOLDER) -> list[Study]:
 
 def main() -> None:
     """Make every row that is missing in `experiments/results.csv`."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m foundation.studies.reproduce", description=main.__doc__)
     parser.add_argument("paper", nargs="?", default="", help="a paper, such as csiclip, or a study; by default all")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
     options = parser.parse_args()

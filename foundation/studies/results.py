@@ -171,7 +171,7 @@ def _facts(rows: list[Row]) -> str:
 
 def main() -> None:
     """Write rows of all runs of studies to `experiments/results.csv`, and rebuild RESULTS.md."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m foundation.studies.results", description=main.__doc__)
     parser.add_argument("studies", nargs="*", help="studies to collect; without any, only RESULTS.md is rebuilt")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     options = parser.parse_args()

@@ -37,7 +37,7 @@ def run_study(study: Study, runs: Path) -> int:
 
 def main() -> None:
     """Run a study."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m foundation.studies.run", description=main.__doc__)
     parser.add_argument("study", help=f"name of a YAML in {FOLDER}/ or below, or its path")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
     options = parser.parse_args()

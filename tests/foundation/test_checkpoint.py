@@ -98,7 +98,7 @@ class Bomb:
     ("content", "message"),
     [
         (b"", "is damaged or no checkpoint"),
-        (b"not a checkpoint at all", "is damaged or no checkpoint"),
+        (b"not a checkpoint at all", "is damaged or no checkpoint: give a .ckpt file of a run"),
         (pickle.dumps({"state_dict": Bomb()}), "is damaged or no checkpoint"),
     ],
 )

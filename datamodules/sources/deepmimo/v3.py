@@ -23,6 +23,7 @@ from datamodules.sources.deepmimo.v4 import (
     city_of,
     drop_unserved,
     find_folder,
+    not_found,
     plain_name,
     select_base_stations,
 )
@@ -87,7 +88,7 @@ class DeepMIMOv3(Source):
         folder = find_folder(self.root, self.folder_name)
         if folder is None:
             raise DatasetNotFoundError(
-                f"DeepMIMO v3 scenario {self.scenario!r} is not in {self.root.resolve()}: set root to the folder that "
+                f"{not_found('DeepMIMO v3', self.scenario, self.root)}: set scenario, or root to the folder that "
                 "holds it"
             )
         refuse_other_layouts(folder, "params.mat")

@@ -10,6 +10,7 @@ import io
 import os
 import re
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.errors import DatasetNotFoundError, InputError
+from datamodules.errors import DatasetNotFoundError, InputError, shown
 from datamodules.sites.environment import Environment
 from datamodules.sites.paths import Paths
 from datamodules.sites.site import Site
@@ -124,9 +125,9 @@ class DeepMIMO(Source):
 
     def _download(self) -> Path:
         """Download the scenario to `root` atomically."""
-        missing = f"DeepMIMO scenario {self.scenario!r} is not in {self.root.resolve()}"
+        missing = not_found("DeepMIMO", self.scenario, self.root)
         if not self.download:
-            raise DatasetNotFoundError(f"{missing}: set root to the folder that holds it, or download=True")
+            raise DatasetNotFoundError(f"{missing}: set scenario, root to the folder that holds it, or download=True")
         chatter = io.StringIO()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -136,9 +137,9 @@ class DeepMIMO(Source):
                 os.replace(Path(work) / self.scenario, self.root / self.scenario)
         except Exception as error:  # the package prints its errors and raises later ones of any type
             said = re.search(r"[^\n]*(fail|error).*", chatter.getvalue(), re.IGNORECASE | re.DOTALL)
-            reason = " ".join((said.group() if said else str(error)).split())[:200]
+            reason = textwrap.shorten(said.group() if said else str(error), 120, placeholder=" ...")
             raise DatasetNotFoundError(
-                f"{missing} and could not be downloaded ({reason}): set root to the folder that holds it"
+                f"{missing}, and could not be downloaded ({reason}): set scenario, or root to the folder that holds it"
             ) from error
         return self.root / self.scenario
 
@@ -168,6 +169,13 @@ def find_folder(root: Path, scenario: str) -> Path | None:
         names = ", ".join(f.name for f in alike)
         raise InputError(f"scenario {scenario!r} may be any of {names} in {root}: set scenario to one of them")
     return next(iter(exact or alike), None)
+
+
+def not_found(kind: str, scenario: str, root: Path) -> str:
+    """Return the beginning of a message that a scenario is not in its folder, with those that are."""
+    held = sorted(folder.name for folder in root.iterdir() if folder.is_dir()) if root.is_dir() else []
+    held = [name for name in held if not name.startswith(".")]
+    return f"{kind} scenario {scenario!r} is not in {root.resolve()}" + f", which holds {shown(held)}" * bool(held)
 
 
 def city_of(scenario: str) -> str:

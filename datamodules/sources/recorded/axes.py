@@ -114,8 +114,10 @@ def _check(
         why = "but narrowband adds it: leave narrowband out" if narrowband else "add it with narrowband, if it is one"
         raise InputError(f"axes {axes!r} name {'an' if narrowband else 'no'} axis K of subcarriers: {why}")
     if ("c" in names) == (array.dtype.kind == "c"):
-        need = "name no axis C for" if "c" not in names else "name an axis C, of"
-        raise InputError(f"axes {axes!r} {need} pairs of real numbers, but the array is {array.dtype}")
+        paired = "c" in names
+        need = "name an axis C, of" if paired else "name no axis C for"
+        remedy = "leave C out" if paired else "save complex numbers, or name the axis of their parts C"
+        raise InputError(f"axes {axes!r} {need} pairs of real numbers, but the array is {array.dtype}: {remedy}")
     if ("p" in names) != (polarization is not None):
         raise InputError(
             f"axes {axes!r} name an axis P: set polarization to T or R, whose antennas they become, or to a number"

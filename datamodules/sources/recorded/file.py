@@ -185,7 +185,7 @@ def _times(stamps: Tensor | None, count: int, times: int | None, facts: dict[str
     if times is None:
         return stamps, 0.0
     if not interval > 0:
-        raise InputError("snapshots need timestamps (U, N), or the metadata interval [s]")
+        raise InputError("snapshots, the axis N, need timestamps (U, N) or an interval [s]: give either")
     if stamps is None and series:
         stamps = torch.zeros(1, dtype=torch.float64)
     if stamps is not None and stamps.ndim == 1:

@@ -115,6 +115,11 @@ def import_recording(
         tensors["timestamps"] = _placed(load_array(*locate(source, timestamps)).astype(np.float64), channel)
     spacing = bandwidth / tones
     lowest = carrier_frequency - (spacing * (tones // 2) if carrier_at == "middle" else 0.0)
+    if lowest <= 0:
+        raise InputError(
+            f"carrier_frequency {carrier_frequency:g} Hz must be above half of the bandwidth, {bandwidth:g} Hz: give "
+            "both in Hz, such as 5.18e9 and 20e6"
+        )
     facts = {
         "carrier_frequency": lowest + spacing * float(kept[0]), "bandwidth": spacing * len(kept), "interval": interval,
         "bs_position": bs_position,

@@ -103,8 +103,8 @@ class Recorded(Source):
             matches = [plain] if plain.is_file() else [Path(match) for match in sorted(glob.glob(within))]
             if not matches:
                 raise DatasetNotFoundError(
-                    f"no recording {pattern!r} in {self.root.resolve()}: write one with import_recording, or set files "
-                    "or root"
+                    f"no recording {pattern!r} in {self.root.resolve()}: write one by `python -m datamodules import`, "
+                    "or set files or root"
                 )
             files += matches
         return list(dict.fromkeys(files))

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from foundation.cli import main, run
 from tests.foundation import toy
-from tests.foundation.commands import QUIET, lightning, rows, summary, the_run, weights
+from tests.foundation.commands import QUIET, REPOSITORY, lightning, rows, summary, the_run, weights
 
 pytestmark = pytest.mark.usefixtures("toy_folder")
 
@@ -181,6 +181,17 @@ class TestBadInput:
         ("args", "expected"),
         [
             (["--model.lrr", "1"], "unknown key 'model.lrr'"),
+            (["--model.rate", "1"], "unknown key 'model.rate' on the command line: must be one of "),
+            (["--max_epochs", "1"], "unknown key 'max_epochs' on the command line: did you mean 'trainer.max_epochs'?"),
+            (["--trainer.epochs", "3"], "did you mean 'trainer.min_epochs' or 'trainer.max_epochs'?"),
+            (["--n", "1"], "unknown key 'n' on the command line: keys start with model., data. or trainer., and"),
+            (["toy.yaml"], "'toy.yaml' on the command line follows no option: put --config before it"),
+            (["a/best.ckpt"], "'a/best.ckpt' on the command line follows no option: put --ckpt_path before it"),
+            (
+                ["--model.head.width", "wide"],
+                "'model.head.width' on the command line must be a whole number, got 'wide'",
+            ),
+            (["--model", "newyork"], "unknown class 'newyork' of key 'model' on the command line: give the name of a"),
             (["--model.lr", "high"], "'model.lr' on the command line must be a number, got 'high'"),
             (["--trainer.max_epoch", "3"], "trainer.max_epoch"),
             (["--nonsense", "3"], "unknown key 'nonsense' on the command line"),
@@ -196,6 +207,23 @@ class TestBadInput:
     def test_arguments(self, capsys, args, expected):
         assert expected in self.complaint(capsys, "fit", *args)
         assert not list(Path().glob("runs/*/*"))  # no empty folder stays behind
+
+    @pytest.mark.parametrize(
+        ("file", "args", "expected"),
+        [
+            ("csiclip", ["--data.source=DeepMIMO", "--data.source.scenario=x", "--data.source.base_stations=7"],
+             "error: 'data.source.base_stations' on the command line must be a list or null, got '7'"),
+            ("finetune/beam", ["--model.head.hidden=wide"],
+             "error: 'model.head.hidden' on the command line must be a whole number or null, got 'wide'"),
+        ],
+    )  # fmt: skip
+    def test_a_wrong_value_of_a_nested_class(self, capsys, file, args, expected):
+        assert self.complaint(capsys, "fit", *args, config=str(REPOSITORY / f"experiments/{file}.yaml")) == expected
+
+    def test_a_file_without_class_before_the_experiment(self, capsys):
+        Path("more.yaml").write_text("data: {init_args: {n: 5}}\n")
+        line = self.complaint(capsys, "fit", "--config", "toy.yaml", config="more.yaml")
+        assert "'data' has no class yet: put the --config of an experiment that names it first, such as" in line
 
     @pytest.mark.parametrize(
         ("text", "expected"),

@@ -204,10 +204,13 @@ def test_scenario_is_a_name(scenario: str) -> None:
 
 
 def test_missing_scenario(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DatasetNotFoundError, match=r"'nowhere' is not in .*scenarios: set root .*, or download=True"):
+    with pytest.raises(
+        DatasetNotFoundError,
+        match=r"'nowhere' is not in .*scenarios, which holds street_3p5: set scenario, root .*, or download",
+    ):
         source(root, scenario="nowhere").sites()
     monkeypatch.setenv("CSI_DATA", str(root))
-    with pytest.raises(DatasetNotFoundError, match=r"scenarios/deepmimo: set root"):
+    with pytest.raises(DatasetNotFoundError, match=r"scenarios/deepmimo: set scenario, root"):
         DeepMIMO("nowhere", download=False).recipes()
 
 
@@ -277,7 +280,7 @@ def test_download_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     for answer in (requests.ConnectionError("network is\nunreachable"), broken, empty.getvalue()):
         monkeypatch.setattr("requests.get", Server(answer))
         with pytest.raises(
-            DatasetNotFoundError, match=r"'nowhere' is not in .*could not be downloaded .*set root"
+            DatasetNotFoundError, match=r"'nowhere' is not in .*could not be downloaded .*: set scenario, or root to"
         ) as caught:
             source(tmp_path / "deepmimo", scenario="nowhere", download=True).sites()
         assert "\n" not in str(caught.value)

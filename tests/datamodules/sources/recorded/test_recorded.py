@@ -104,7 +104,7 @@ def test_sequences_know_their_interval(tmp_path: Path) -> None:
     site = open_site(write(tmp_path / "b.safetensors", {"interval": 0.01}, csi=csi, timestamps=start[:, 0]))
     assert links(site).interval == 0.01
     assert links(site).csi().shape == (U, N, R, T, K)
-    with pytest.raises(InputError, match=r"need timestamps \(U, N\), or the metadata interval"):
+    with pytest.raises(InputError, match=r"need timestamps \(U, N\) or an interval"):
         open_site(write(tmp_path / "c.safetensors", csi=csi, timestamps=None))
 
 
