@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 #: errors of the file system that the user can resolve
 _OF_THE_DISK = {
@@ -68,6 +68,13 @@ def check_whole(owner: str, **values: Any) -> None:
     for name, value in values.items():
         if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
             raise InputError(f"{owner}: {name} must be a whole number of 1 or more, got {value!r}")
+
+
+def check_choice(name: str, value: Any, choices: Any) -> None:
+    """Raise an `InputError` if the value is none of the values of a `Literal`."""
+    known = get_args(choices)
+    if value not in known:
+        raise InputError(f"{name} must be one of {', '.join(map(str, known))}, got {value}")
 
 
 def check_finite(owner: str, **values: Any) -> None:

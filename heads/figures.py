@@ -101,15 +101,15 @@ def confusion_figure(confusion: Tensor, title: str, classes: Sequence[str] | Non
     return keep_data(figure, "confusion", title=title, classes=list(classes or ()), counts=counts)
 
 
-def channel_figure(true: Tensor, rebuilt: Tensor, title: str) -> Figure:
-    """Draw the magnitudes of a channel (rows, columns) and of its reconstruction, in the angle-delay domain."""
+def channel_figure(true: Tensor, rebuilt: Tensor, title: str, name: str = "rebuilt") -> Figure:
+    """Draw the magnitudes of a channel (rows, columns) and of its reconstruction of that name over angle and delay."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.0, 3.5), layout="constrained")
     figure.suptitle(title)
     limit = float(true.abs().max())
-    for axes, name, channel in zip(figure.subplots(1, 2), ("true", "rebuilt"), (true, rebuilt), strict=True):
+    for axes, which, channel in zip(figure.subplots(1, 2), ("true", name), (true, rebuilt), strict=True):
         picture = axes.imshow(channel.abs().numpy(), vmin=0, vmax=limit, aspect="auto", cmap="viridis")
-        axes.set(title=name, xlabel="delay tap", ylabel="angle bin")
+        axes.set(title=which, xlabel="delay tap", ylabel="angle bin")
     figure.colorbar(picture, label="magnitude")
     return figure

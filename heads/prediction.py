@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
+from datamodules.channel.transforms import to_angle, to_delay
 from heads.base import Head, check_at_least, statistic
 from heads.figures import cdf_figure, channel_figure
 from heads.linear_filter import LinearFilter
@@ -196,10 +197,10 @@ class Prediction(Head):
         middle = int(error.argsort()[len(error) // 2])
         level = _error_db(error)
         title = f"Median link: NMSE {float(level[middle]):.1f} dB"
-        truth, guess = (csi[nonzero][middle, -1].flatten(0, 1) for csi in (target, prediction))
+        truth, guess = (to_delay(to_angle(csi[nonzero][middle, -1])).flatten(0, 1) for csi in (target, prediction))
         return {
             "nmse_cdf": cdf_figure(level, "Channel prediction", "NMSE of a link", "dB"),
-            "prediction": channel_figure(truth, guess, title),
+            "prediction": channel_figure(truth, guess, title, "predicted"),
         }
 
 

@@ -1,4 +1,4 @@
-"""Numbers that nothing can be built of are refused where they are given, by name."""
+"""Numbers and words that nothing can be built of are refused where they are given, by name."""
 
 import pytest
 
@@ -11,6 +11,7 @@ from foundation.models.calibration import TwinCalibration
 from foundation.models.csiclip import CSICLIP
 from foundation.models.csifeedback import CsiFeedback
 from foundation.models.envchannel import EnvChannel
+from foundation.nets.contwin import CNNTransformer
 from foundation.nets.csinetplus import CSINetPlus
 from foundation.nets.environment_tower import EnvironmentTransformer
 from foundation.nets.handcrafted import HandFeatures
@@ -60,11 +61,38 @@ def test_they_are_named(build, name, value):
 
 
 @pytest.mark.parametrize(
+    ("build", "name", "word", "known"),
+    [
+        (CNNTransformer, "domain", "angle_delay_level", "csi, cir, angle_delay"),  # one of ResNet's
+        (TwinCalibration, "labels", "all", "full, feedback"),
+        (TwinCalibration, "reads", "twins", "both, twin, position"),
+        (CSINetPlus, "reference", "frist", "first, strongest, none"),
+        (ResNet, "domain", "cri", "csi, cir, angle_delay, angle_delay_level"),
+        (ResNet, "normalize", "links", "global, link"), (ResNet, "norm", "layer", "batch, group"),
+        (ChannelTransformer, "domain", "cir", "csi, angle_delay"), (ChannelTransformer, "pool", "mean", "class, all"),
+        (lambda **s: HandFeatures(4, 8, **s), "kind", "sums", "profiles, power, raw"),
+        (lambda **s: FineTune(LOS, TinyEncoder(), **s), "mode", "frozen", "scratch, probe, finetune, control"),
+    ],
+)  # fmt: skip
+def test_words_are_named(build, name, word, known):
+    with pytest.raises(InputError, match=rf"{name} must be one of {known}, got {word}"):
+        build(**{name: word})
+
+
+@pytest.mark.parametrize(
     ("build", "name"),
-    [(clip, "lr"), (clip, "weight_decay"), (CDL, "frequency"), (lambda **s: ChannelDataModule([], **s), "guard")],
+    [
+        (clip, "lr"),
+        (clip, "weight_decay"),
+        (TwinCalibration, "snr_db"),
+        (CDL, "frequency"),
+        (lambda **s: ChannelDataModule([], **s), "guard"),
+    ],
 )
 def test_infinity_is_named(build, name):
-    with pytest.raises(InputError, match=rf"{name} must (be positive and finite|not be infinite), got inf"):
+    with pytest.raises(
+        InputError, match=rf"{name} must (be positive and finite|not be infinite|be a finite number), got inf"
+    ):
         build(**{name: float("inf")})
 
 

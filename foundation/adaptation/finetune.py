@@ -10,7 +10,7 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from datamodules.errors import InputError, check_not_negative, check_positive
+from datamodules.errors import InputError, check_choice, check_not_negative, check_positive
 from foundation.checkpoint import configure_as, find_encoder, model_name
 from foundation.encoder import Encoder
 from foundation.evaluation.feedback_controls import FeedbackControls
@@ -80,6 +80,7 @@ class FineTune(FoundationTask):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        check_choice(f"{type(self).__name__}: mode", mode, Mode)
         check_positive(type(self).__name__, base_stations=base_stations, lr=lr, encoder_lr=encoder_lr)
         check_not_negative(type(self).__name__, weight_decay=weight_decay, tokens=tokens)
         names: list[str | None] = [*tower] if tower else [None]

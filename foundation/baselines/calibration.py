@@ -22,3 +22,8 @@ def nearest_mean(positions: Tensor, known_positions: Tensor, known_weights: Tens
     distances = torch.cdist(positions, known_positions, compute_mode="donot_use_mm_for_euclid_dist")
     nearest = distances.topk(min(neighbours, len(known_positions)), largest=False).indices
     return known_weights[nearest].mean(1)
+
+
+def places(links: dict[str, Tensor]) -> Tensor:
+    """Return positions of users and base stations (n, 6) [m]: links of two base stations are far apart."""
+    return torch.cat([links["position"] + links["bs_position"], links["bs_position"]], dim=1)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from datamodules.errors import InputError, check_positive
+from datamodules.errors import check_choice, check_positive
 from foundation.gather import gather, rank
 from foundation.losses.clip import unit
 from foundation.losses.temperature import TemperatureLoss
@@ -50,8 +50,7 @@ class NTXentLoss(TemperatureLoss):
     ) -> None:
         super().__init__(temperature, max_scale)
         check_positive("NTXentLoss", num_negatives=num_negatives)
-        if negatives not in get_args(Negatives):
-            raise InputError(f"negatives must be one of {', '.join(get_args(Negatives))}, got {negatives}")
+        check_choice("NTXentLoss: negatives", negatives, Negatives)
         self.negatives, self.num_negatives = negatives, num_negatives
 
     def forward(self, embeddings: Tensor, positives: Tensor, pool: Tensor | None = None) -> Tensor:

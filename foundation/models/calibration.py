@@ -24,16 +24,17 @@ from datamodules.channel.codebook import (
     top_codewords,
 )
 from datamodules.channel.draws import LinkDraws, name_keys
-from datamodules.errors import InputError, check_not_negative, check_positive
-from foundation.baselines.calibration import nearest_mean
+from datamodules.errors import InputError, check_choice, check_finite, check_not_negative, check_positive
+from foundation.baselines.calibration import nearest_mean, places
 from foundation.link_metrics import LinkMean, LinkQuantile
 from foundation.models.calibration_scores import SCORES, SHOWN, SWEEP, metrics_of_test
 from foundation.models.csifeedback import sum_of
-from foundation.nets.unet1d import Calibrator
+from foundation.nets.unet1d import Calibrator, Reads
 from foundation.optim.schedules import Schedule
 from foundation.runtime.figures import Sample, caption, log_figures
 from foundation.task import FoundationTask, StartFrom, link_identity
 
+Labels = Literal["full", "feedback"]
 #: nearest training users of the reference `neighbours`
 _NEIGHBOURS = 4
 #: training users read at a time
@@ -67,7 +68,7 @@ class TwinCalibration(FoundationTask):
         start_from: Checkpoint to start from, the whole or parts by name, see `FoundationTask`.
 
     Raises:
-        InputError: There are more codewords than antennas, or the antennas are no multiple of 8.
+        InputError: An argument is out of range, or the antennas are no multiple of 8.
     """
 
     monitor = "val/cosine"
@@ -80,8 +81,8 @@ class TwinCalibration(FoundationTask):
         self,
         antennas: int = 32,
         codewords: int = 4,
-        labels: Literal["full", "feedback"] = "full",
-        reads: Literal["both", "twin", "position"] = "both",
+        labels: Labels = "full",
+        reads: Reads = "both",
         snr_db: float = 20.0,
         variants: tuple[str, str] = ("low", "high"),
         lr: float = 1e-3,
@@ -93,6 +94,8 @@ class TwinCalibration(FoundationTask):
         self.save_hyperparameters()
         check_positive("TwinCalibration", lr=lr)
         check_not_negative("TwinCalibration", weight_decay=weight_decay)
+        check_finite("TwinCalibration", snr_db=snr_db)
+        check_choice("TwinCalibration: labels", labels, Labels)
         if not 1 <= codewords <= antennas:
             raise InputError(f"codewords must be 1 to {antennas}, the antennas, got {codewords}")
         self.variants = list(variants)
@@ -235,7 +238,7 @@ class TwinCalibration(FoundationTask):
         for start in range(0, len(side), _CHUNK):
             rows = list(range(start, min(start + _CHUNK, len(side))))
             links = self.links(datamodule.finish(side.__getitems__(rows)))
-            positions.append(_positions(links))
+            positions.append(places(links))
             weights.append(self.target(links["high"].to(self.device)))
         self._known = torch.cat(positions).to(self.device), torch.cat(weights)
 
@@ -249,8 +252,8 @@ class TwinCalibration(FoundationTask):
             "target_": dft_weights(high, self.codebook),
         }
         if self._known is not None:
-            choosers["grid_"] = nearest_mean(_positions(links), *self._known)
-            choosers["neighbours_"] = nearest_mean(_positions(links), *self._known, _NEIGHBOURS)
+            choosers["grid_"] = nearest_mean(places(links), *self._known)
+            choosers["neighbours_"] = nearest_mean(places(links), *self._known, _NEIGHBOURS)
         cosines, best = {"direct_": self._score("direct_", links, low)}, {}
         for name, weights in choosers.items():
             best[name] = top_codewords(weights, self.codewords)
@@ -313,8 +316,3 @@ class TwinCalibration(FoundationTask):
     def configure_optimizers(self) -> Any:
         """Return Adam and the schedule."""
         return self.optimizers_with([(self, self.lr)], self.weight_decay, self.schedule)
-
-
-def _positions(links: dict[str, Tensor]) -> Tensor:
-    """Return positions of users and base stations (n, 6) [m]: links of two base stations are far apart."""
-    return torch.cat([links["position"] + links["bs_position"], links["bs_position"]], dim=1)

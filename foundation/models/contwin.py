@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from datamodules.errors import InputError, check_not_negative, check_positive
+from datamodules.errors import InputError, check_choice, check_not_negative, check_positive
 from foundation.encoder import Encoder
 from foundation.gather import concatenate, gather, gather_rows
 from foundation.losses.clip import retrieval, spread
@@ -22,6 +22,7 @@ from foundation.task import FoundationTask, StartFrom, link_identity
 from heads.feedback import mean_of_counted
 
 Objective = Literal["contrast", "reconstruction"]
+Pool = Literal["adversarial", "all"]
 #: links in a group; the validation loss is a mean over groups
 _GROUP = 128
 
@@ -74,7 +75,7 @@ class ConTwin(FoundationTask):
         embed_dim: int = 128,
         rho: float | None = 5.0,
         weights: dict[str, float] | None = None,
-        pool: Literal["adversarial", "all"] = "adversarial",
+        pool: Pool = "adversarial",
         thresholds: dict[str, float] | None = None,
         lambdas: dict[str, float] | None = None,
         negatives: Negatives = "farthest",
@@ -90,10 +91,8 @@ class ConTwin(FoundationTask):
         self.save_hyperparameters()
         check_positive("ConTwin", embed_dim=embed_dim, rho=rho, lr=lr)
         check_not_negative("ConTwin", weight_decay=weight_decay)
-        if pool not in ("adversarial", "all"):
-            raise InputError(f"pool must be adversarial or all, got {pool}")
-        if objective not in get_args(Objective):
-            raise InputError(f"objective must be one of {', '.join(get_args(Objective))}, got {objective}")
+        check_choice("ConTwin: pool", pool, Pool)
+        check_choice("ConTwin: objective", objective, Objective)
         self.encoder, self.start_from = encoder, start_from
         width = encoder.num_features
         self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, embed_dim))

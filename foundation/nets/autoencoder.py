@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from datamodules.channel.transforms import PhaseReference, delay_angular, image
-from datamodules.errors import InputError, check_whole
+from datamodules.errors import InputError, check_choice, check_whole
 from foundation.encoder import Encoder
 
 
@@ -60,7 +60,7 @@ class Autoencoder(Encoder):
         bits: Bits for each number of the code; by default it is not quantised.
 
     Raises:
-        InputError: A size is not an integer of at least 1, or `bits` is out of range.
+        InputError: A size is not an integer of at least 1, `bits` is out of range, or the reference is unknown.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class Autoencoder(Encoder):
         bits: int | None = None,
     ) -> None:
         check_whole(type(self).__name__, code_size=code_size, rows=rows, antennas=antennas)
+        check_choice(f"{type(self).__name__}: reference", reference, PhaseReference)
         super().__init__()
         self.save_hyperparameters()
         self.num_features, self.rows, self.antennas, self.reference = code_size, rows, antennas, reference

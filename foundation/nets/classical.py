@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from datamodules.errors import InputError, check_positive
+from datamodules.errors import InputError, check_choice, check_positive
 from foundation.baselines import prediction
 from foundation.encoder import Encoder
 
@@ -49,8 +49,7 @@ class ClassicalPredictor(Encoder):
     ) -> None:
         sizes = {"horizons": horizons, "num_antennas": num_antennas, "num_subcarriers": num_subcarriers}
         check_positive("ClassicalPredictor", snapshots=snapshots, **sizes)
-        if predictor not in PREDICTORS:
-            raise InputError(f"predictor must be one of {', '.join(PREDICTORS)}, got {predictor}")
+        check_choice("ClassicalPredictor: predictor", predictor, Predictor)
         super().__init__()
         self.save_hyperparameters()
         self.predictor, self.horizons = predictor, horizons

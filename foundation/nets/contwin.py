@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from datamodules.channel.transforms import image, to_angle, to_delay, unit_power
-from datamodules.errors import InputError, check_not_negative, check_positive
+from datamodules.errors import InputError, check_choice, check_not_negative, check_positive
 from foundation.encoder import Encoder
-from foundation.nets.resnet import Domain
+
+Domain = Literal["csi", "cir", "angle_delay"]
 
 
 class CNNTransformer(Encoder):
@@ -35,7 +36,7 @@ class CNNTransformer(Encoder):
         dropout: Dropout probability of the transformer layers.
 
     Raises:
-        InputError: A number is out of range, or `width` is no multiple of `heads`.
+        InputError: A number is out of range, `width` is no multiple of `heads`, or the domain is unknown.
     """
 
     input_axes: ClassVar[Mapping[str, str]] = {"csi": "B N R T K"}
@@ -63,6 +64,7 @@ class CNNTransformer(Encoder):
             width=width,
             heads=heads,
         )
+        check_choice("CNNTransformer: domain", domain, Domain)
         check_not_negative("CNNTransformer", layers=layers, dropout=dropout)
         if width % heads:
             raise InputError(f"the width {width} must be a multiple of the number of attention heads {heads}")

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from datamodules.channel.transforms import deviation, power_db, received, standard_level, to_angle, to_delay, unit_power
-from datamodules.errors import InputError, check_positive
+from datamodules.errors import InputError, check_choice, check_positive
 from foundation.encoder import Encoder
+
+Kind = Literal["profiles", "power", "raw"]
 
 
 class HandFeatures(Encoder):
@@ -27,11 +29,10 @@ class HandFeatures(Encoder):
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, num_antennas: int, num_subcarriers: int, kind: Literal["profiles", "power", "raw"] = "profiles"
-    ) -> None:
+    def __init__(self, num_antennas: int, num_subcarriers: int, kind: Kind = "profiles") -> None:
         super().__init__()
         self.save_hyperparameters()
+        check_choice("HandFeatures: kind", kind, Kind)
         check_positive("HandFeatures", num_antennas=num_antennas, num_subcarriers=num_subcarriers)
         self.kind, self.size = kind, (num_antennas, num_subcarriers)
         sizes = {

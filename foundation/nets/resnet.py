@@ -19,10 +19,12 @@ from datamodules.channel.transforms import (
     to_delay,
     unit_power,
 )
-from datamodules.errors import InputError, check_positive
+from datamodules.errors import InputError, check_choice, check_positive
 from foundation.encoder import Encoder
 
 Domain = Literal["csi", "cir", "angle_delay", "angle_delay_level"]
+Normalization = Literal["global", "link"]
+Norm = Literal["batch", "group"]
 
 
 class ResNet(Encoder):
@@ -46,7 +48,7 @@ class ResNet(Encoder):
         stem_stride: 4, or 2 without the max pooling of the stem, for images of 32 rows or less.
 
     Raises:
-        InputError: `angle_delay_level` without `normalize: link`.
+        InputError: `angle_delay_level` without `normalize: link`, or an argument is unknown or out of range.
     """
 
     mean: Tensor
@@ -56,14 +58,17 @@ class ResNet(Encoder):
         self,
         backbone: str = "resnet50",
         domain: Domain = "csi",
-        normalize: Literal["global", "link"] = "global",
+        normalize: Normalization = "global",
         width: float = 1.0,
-        norm: Literal["batch", "group"] = "batch",
+        norm: Norm = "batch",
         stem_stride: Literal[2, 4] = 4,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         check_positive("ResNet", width=width)
+        choices = (("domain", domain, Domain), ("normalize", normalize, Normalization), ("norm", norm, Norm))
+        for name, value, known in choices:
+            check_choice(f"ResNet: {name}", value, known)
         if domain == "angle_delay_level" and normalize != "link":
             raise InputError("ResNet: domain angle_delay_level needs normalize: link, since its input has unit power")
         import timm  # not at import: it is slow to load, and the command line must not pay for it

@@ -81,7 +81,7 @@ class SwinCFNet(Encoder):
         self.save_hyperparameters()
         self.snapshots, self.num_features = snapshots, embed_dim
         grid = (num_antennas // patch, num_subcarriers // patch)
-        self.shape = (num_antennas, num_subcarriers)
+        self.csi_size = self.shape = (num_antennas, num_subcarriers)
         self.token_shape = (grid[0] * grid[1] // 4, 2 * width)
         self.patches = nn.Conv2d(2 * snapshots, width, patch, stride=patch)
         self.stages = two_stages(width, grid, depths, heads, window)

@@ -11,11 +11,12 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from datamodules.channel.transforms import aligned, image, log_level, tapered, to_angle, to_delay, unit_power
-from datamodules.errors import InputError, check_not_negative, check_positive
+from datamodules.errors import InputError, check_choice, check_not_negative, check_positive
 from foundation.encoder import Encoder
 from heads.layers import attention_blocks
 
 Pool = Literal["class", "all"]
+Domain = Literal["csi", "angle_delay"]
 
 
 class Tower(Encoder):
@@ -39,6 +40,7 @@ class Tower(Encoder):
         self, num_tokens: int, width: int, layers: int, shared_layers: int, heads: int, embed_dim: int, pool: Pool
     ) -> None:
         super().__init__()
+        check_choice(f"{type(self).__name__}: pool", pool, Pool)
         check_positive(type(self).__name__, width=width, heads=heads, embed_dim=embed_dim)
         check_not_negative(type(self).__name__, layers=layers, shared_layers=shared_layers)
         self.num_features, self.pool = embed_dim, pool
@@ -110,10 +112,11 @@ class ChannelTransformer(Tower):
         shared_layers: int = 3,
         heads: int = 8,
         embed_dim: int = 128,
-        domain: Literal["csi", "angle_delay"] = "csi",
+        domain: Domain = "csi",
         pool: Pool = "class",
     ) -> None:
         sizes = {"num_antennas": num_antennas, "num_subcarriers": num_subcarriers}
+        check_choice("ChannelTransformer: domain", domain, Domain)
         check_positive("ChannelTransformer", **sizes, patch=min(patch))
         if num_antennas % patch[0] or num_subcarriers % patch[1]:
             raise ValueError(f"a patch of {tuple(patch)} does not divide an image of {num_antennas, num_subcarriers}")

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from datamodules.channel.arrays import Array
 from datamodules.channel.codebook import dft_codebook, dft_weights, normalized_weights
-from datamodules.errors import InputError
+from datamodules.errors import InputError, check_choice
 from foundation.encoder import Encoder
+
+Reads = Literal["both", "twin", "position"]
 
 
 class UNet1d(nn.Module):
@@ -77,7 +79,7 @@ class Calibrator(Encoder):
         reads: Inputs of the network; the other input is set to zero.
 
     Raises:
-        InputError: The antennas are no multiple of 8.
+        InputError: The antennas are no multiple of 8, or `reads` is unknown.
     """
 
     input_keys: ClassVar[tuple[str, ...]] = ("csi", "position", "bs_position")
@@ -85,7 +87,8 @@ class Calibrator(Encoder):
     position_std: Tensor
     codebook: Tensor
 
-    def __init__(self, antennas: int = 32, reads: Literal["both", "twin", "position"] = "both") -> None:
+    def __init__(self, antennas: int = 32, reads: Reads = "both") -> None:
+        check_choice("Calibrator: reads", reads, Reads)
         super().__init__()
         self.save_hyperparameters()
         self.num_features, self.reads = antennas, reads

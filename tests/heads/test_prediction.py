@@ -217,6 +217,15 @@ def test_figures_show_the_median_link() -> None:
     assert heads()["filter"].figures(batch["next_csi"], silent) == {}
 
 
+def test_figures_show_channels_over_angle_and_delay() -> None:
+    flat = torch.ones(3, H, R, T, K, dtype=torch.complex64)  # one path along boresight, without delay
+    figure = heads()["filter"].figures(1.1 * flat, {"next_csi": flat})["prediction"]
+    pictures = [axes.images[0].get_array() for axes in figure.axes if axes.get_title() in ("true", "predicted")]
+    assert len(pictures) == 2
+    for picture in pictures:
+        assert sorted({(int(row) % T, int(tap)) for row, tap in np.argwhere(picture > 1e-3)}) == [(0, 0)]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -100,7 +100,7 @@ class Twins(Source):
             if key not in known:
                 raise InputError(f"variant {name!r} has the unknown entry {key!r}: choose among {', '.join(known)}")
         for key, least in (("max_depth", 0), ("samples", 1), ("frequency", 1.0), ("scattering", 0.0)):
-            if variant.get(key, least) < least:  # type: ignore[operator]
+            if not variant.get(key, least) >= least:  # type: ignore[operator]
                 raise InputError(f"variant {name!r}: {key} must be at least {least:g}, got {variant.get(key)}")
         if variant.get("scattering", 0.0) > 1:
             raise InputError(f"variant {name!r}: scattering must lie in [0, 1], got {variant['scattering']}")

@@ -144,7 +144,7 @@ def test_says_what_the_data_lack(settings, message, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"pool": "hard"}, "pool must be adversarial or all, got hard"),
+        ({"pool": "hard"}, "pool must be one of adversarial, all, got hard"),
         ({"weights": {"speed": 1.0}}, "weights must be of the axes .*, not speed"),
         ({"lambdas": {"los": 2.0}}, r"weights must lie in \[0, 1\]"),
         ({"thresholds": {"los": 1.0}}, "thresholds must be of mobility, tilt, frequency"),

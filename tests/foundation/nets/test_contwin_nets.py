@@ -24,6 +24,7 @@ def encoders():
 def test_features_and_tokens_have_the_shapes_they_state(name):
     encoder = encoders()[name].eval()
     features, tokens = encoder(past()), encoder.tokens({"csi": past()})
+    assert encoder.csi_size == (8, 16)
     assert features.shape == (4, encoder.num_features)
     assert tokens.shape == (4, *encoder.token_shape)
     assert features.std(0).min() > 0, "features tell links apart"

@@ -236,6 +236,7 @@ def test_variants_have_folders_of_their_own_and_travel(base):
         ({"low": {"depth": 2}}, "variant 'low' has the unknown entry 'depth': choose among max_depth, specular"),
         ({"low": {"samples": 0}}, "variant 'low': samples must be at least 1, got 0"),
         ({"low": {"scattering": 2}}, r"scattering must lie in \[0, 1\]"),
+        ({"low": {"scattering": float("nan")}}, "scattering must be at least 0, got nan"),
     ],
 )
 def test_variants_that_cannot_be(base, variants, message):
