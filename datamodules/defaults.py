@@ -51,10 +51,17 @@ def sequence_of(sites: Sequence[Site], sequence: Snapshots | None) -> Snapshots 
     """Return the sequence settings, with the interval of the recordings if there are any.
 
     Raises:
-        InputError: Recordings differ in their interval, among each other or from the settings, or are too short.
+        InputError: Recordings differ in their interval, among each other or from the settings, or are too short; or
+            speeds are given, but all users have those of their source or recording.
     """
     if sequence is None:
         return None
+    speeds = [name for name in ("speed", "mobility") if getattr(sequence, name) is not None]
+    if speeds and all("speed" in site.domain or isinstance(site.links, Recording) for site in sites):
+        raise InputError(
+            f"data.sequence.{speeds[0]} is given, but all users have the speeds of their source or recording: leave it "
+            "out, or set the speeds of data.source"
+        )
     for site in sites:
         links = site.links
         if not isinstance(links, Recording):

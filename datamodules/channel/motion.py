@@ -53,8 +53,9 @@ class Sequence:
         interval: Time between snapshots [s]; by default that of a recording, or 5 ms for paths, the period of CSI-RS
             (ConTwin section 2).
         mobility: Weights of the classes `static`, `pedestrian` and `vehicular`; a link's class is drawn by them, and
-            its speed uniformly over the range of the class (`SPEEDS`). By default equal weights.
-        speed: Range (lowest, highest) of the speed [m/s] of every link, instead of `mobility`.
+            its speed uniformly over the range of the class (`SPEEDS`). By default equal weights. Users of a source with
+            speeds of its own (`TR38901`, `CDL`) have those.
+        speed: Range (lowest, highest) of the speed [m/s] of every such link, instead of `mobility`.
         horizon: Number H of following snapshots to predict; 0 for none.
         window: Largest time from the first window of N snapshots to a second one of the same user [s], see
             `ChannelDataModule`; 25 ms in ConTwin (section 5). By default there is no second window.

@@ -123,3 +123,14 @@ def test_windows_are_drawn_apart_from_impairments(tmp_path):
 def test_recordings_too_short_or_too_slow(tmp_path, sequence, message):
     with pytest.raises(InputError, match=message):
         build(tmp_path, [numbered()], sequence=sequence)
+
+
+@pytest.mark.parametrize("given", [{"speed": (3.0, 4.0)}, {"mobility": {"static": 1}}])
+def test_speeds_are_refused_where_all_users_have_their_own(given, tmp_path):
+    moving = random_site("a", 40, domain={"speed": [1.0, 2.0]})
+    with pytest.raises(InputError, match=rf"data\.sequence\.{next(iter(given))} .* set the speeds of data\.source"):
+        build(tmp_path, [moving], sequence=Sequence(3, **given))
+    with pytest.raises(InputError, match=rf"data\.sequence\.{next(iter(given))} "):
+        build(tmp_path, [numbered()], sequence=Sequence(3, **given))
+    mixed = build(tmp_path, [moving, random_site("b", 40, seed=1)], sequence=Sequence(3, **given))
+    assert mixed.sequence == Sequence(3, **given), "of the others they are"
