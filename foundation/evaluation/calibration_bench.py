@@ -7,6 +7,7 @@ high fidelity). Each fidelity has the number of users per call that `Twins` uses
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from itertools import product
@@ -23,6 +24,7 @@ from datamodules.sources.raytracing import scene_geometry
 from datamodules.yaml_file import read_yaml
 from foundation.evaluation.twin_pictures import markdown
 from foundation.models.calibration import TwinCalibration
+from foundation.runtime.stopping import exit_status
 
 #: number of rounds, of which the median is taken
 _ROUNDS = 3
@@ -90,9 +92,15 @@ def cost_table(spent: dict[str, tuple[float, float]]) -> str:
 
 def main() -> None:
     """Print the table for the twins of the experiment."""
+    sys.exit(exit_status(report))
+
+
+def report() -> int:
+    """Print the table; return the exit status, 0."""
     [first, *_] = read_yaml(_EXPERIMENT)["data"]["init_args"]["source"]
     settings = first["init_args"]
     print(cost_table(costs(Twins(SionnaRT(**settings["base"]["init_args"]), settings["variants"]))))
+    return 0
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ one warm-up call each.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from datamodules.sites.paths import Paths
 from datamodules.sources.raytracing import scenes, tracing
 from datamodules.sources.raytracing.areas import Areas
 from datamodules.sources.raytracing.scene_geometry import open_geometry
+from foundation.runtime.stopping import exit_status
 
 Trace = Callable[[NDArray[Any], NDArray[Any]], list[Paths]]
 
@@ -115,8 +117,16 @@ def _power(links: list[Paths]) -> NDArray[Any]:
     return np.stack([paths.power.double().numpy() for paths in links])
 
 
-def main(areas_per_city: int = 2) -> None:
+def main() -> None:
     """Print the comparison over the four shipped cities."""
+    parser = argparse.ArgumentParser(prog="python -m foundation.evaluation.tracing_bench", description=main.__doc__)
+    parser.add_argument("areas", nargs="?", type=int, default=2, help="areas of each city [2]")
+    areas = parser.parse_args().areas
+    sys.exit(exit_status(lambda: report(areas)))
+
+
+def report(areas_per_city: int) -> int:
+    """Print the comparison; return the exit status, 0."""
     results = compare_tracing(Areas(areas_per_city=areas_per_city))
     print(f"{'':24}{'s/area':>8}{'CPU s':>8}{'energy':>9}{'share':>8}{'found':>8}")
     for name, row in results.items():
@@ -126,7 +136,8 @@ def main(areas_per_city: int = 2) -> None:
         # time of the direct use at our share, interpolated between its numbers of rays
         theirs = np.interp(ours["share"], [row["share"] for row in even], [row[key] for row in even])
         print(f"speed-up at equal share, {key}: {theirs / ours[key]:.2f}")
+    return 0
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:2]))
+    main()

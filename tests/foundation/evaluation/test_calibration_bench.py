@@ -1,6 +1,7 @@
 import pytest
 
 from datamodules import SionnaRT, Twins
+from foundation.evaluation import calibration_bench, tracing_bench
 from foundation.evaluation.calibration_bench import cost_table, costs
 from tests.raytracing import requires_sionna
 
@@ -19,3 +20,13 @@ def test_the_table_says_how_many_times_less_than_high_fidelity():
     spent = {"high": (0.02, 0.04), "low": (0.001, 0.002), "calibrator": (0.0, 0.002), "calibrated": (0.001, 0.004)}
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in cost_table(spent).splitlines()]
     assert lines[-1] == ["low fidelity and calibrator", "1.00", "4.00", "10.0 x"]
+
+
+@pytest.mark.parametrize(("bench", "message"), [(calibration_bench, "calibration.yaml"), (tracing_bench, "'few'")])
+def test_a_bench_that_cannot_run_ends_with_one_line(bench, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["bench", *["few"] * (bench is tracing_bench)])
+    with pytest.raises(SystemExit) as ended:
+        bench.main()
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
