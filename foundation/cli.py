@@ -31,6 +31,7 @@ Later --config files overrule earlier ones, and options such as --trainer.max_ep
 
   --experiment NAME     first part of the folder [name of the --config with the model]
   --run_id NAME         second part of the folder [date, time and seed]
+  --runs FOLDER         folder of all experiments [runs]
   --ckpt_path FILE      a checkpoint, or `last` or `best` of the newest run of the experiment; `fit --ckpt_path last`
                         goes on where that run was stopped
   --then_test true      after fit, test the best checkpoint

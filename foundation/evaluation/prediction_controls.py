@@ -32,7 +32,7 @@ _BEAM_SNR_DB = 10.0
 #: labels of the rows of the table
 _WORDS = {
     "hold": "the last snapshot",
-    "zero": "nothing",
+    "zero": "zeros",
     "ar1": "AR(1)",
     "kalman": "Kalman filter of AR(1)",
     "wiener": "pooled Wiener filter",

@@ -120,7 +120,10 @@ def write_onnx(checkpoint: Path, folder: Path, part: str | None = None) -> dict[
                 raise InputError("the head reads tokens behind a layer that is no part: train it without model.tokens")
             if "init_args" not in config["parts"][name]:
                 kind = config["parts"][name]["class"]
-                raise InputError(f"{name}, a {kind}, is made of objects: export the parts from trainings of their own")
+                raise InputError(
+                    f"{name}, a {kind}: the checkpoint holds its weights, but no settings to build it again; export "
+                    "its parts from trainings of their own"
+                )
             for graph in graphs_of(name, load_part(checkpoint, name), content.get("data", {})):
                 file = f"{graph.name}.onnx"
                 errors[file] = write_graph(graph, folder / file)
