@@ -37,10 +37,10 @@ class LinearFilter(nn.Module):
     the prediction is equivariant to a common scale, a common phase and a common delay of whole taps of the channel, so
     that path loss or downtilt cause no distribution shift.
 
-    In evaluation, the last H snapshots are first predicted from those before them. The three predictors are then
-    weighted by least squares against these known snapshots, with weights of at least zero and of a sum of at most one:
-    on links where the network generalises badly, such as at speeds outside the training range, its weight becomes zero,
-    and where no predictor has skill the prediction is zero.
+    In evaluation, the last H snapshots are first predicted from those before them and the features. The three
+    predictors are then weighted by least squares against these known snapshots, with weights of at least zero and of a
+    sum of at most one: on links where the network generalises badly, such as at speeds outside the training range, its
+    weight becomes zero, and where no predictor has skill the prediction is zero.
 
     Args:
         in_features: Number D of features of a sample.

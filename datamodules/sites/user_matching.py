@@ -26,7 +26,7 @@ def pair(sites_a: Sequence[Site], sites_b: Sequence[Site], tolerance: float = 1e
         `b.paths[second]` are the same M users, row by row. Users of only one of the sites are omitted.
 
     Raises:
-        InputError: The base stations differ, or users of a site have equal or unknown positions.
+        InputError: The base stations differ, users of a site have equal or unknown positions, or two match one user.
     """
     if len(sites_a) != len(sites_b):
         raise InputError(f"cannot pair {len(sites_a)} sites with {len(sites_b)}: give both the same base stations")
@@ -54,6 +54,11 @@ def _match(a: Site, b: Site, tolerance: float) -> tuple[Tensor, Tensor]:
             raise InputError(f"users of {site.name} are nearer than {tolerance} m to each other: they cannot be paired")
     distance, index = trees[1].query(trees[0].data, distance_upper_bound=tolerance)
     first = np.flatnonzero(np.isfinite(distance))
+    if len(np.unique(index[first])) < len(first):
+        raise InputError(
+            f"two users of {a.name} are both within {tolerance:g} m of one of {b.name}: lower the tolerance, or give "
+            "the same positions"
+        )
     return torch.from_numpy(first), torch.from_numpy(index[first].astype(np.int64))
 
 

@@ -49,6 +49,16 @@ def test_users_of_one_site_only_are_left_out(sites: list[Site]) -> None:
     assert first.tolist() == second.tolist() == []
 
 
+def test_a_user_matches_one_user_alone(sites: list[Site]) -> None:
+    paths = sites[0].paths[:3]
+    grids = [torch.tensor([[x, 0.0, 1.5] for x in row]) for row in ((0.0, 1.5, 9.0), (0.75, 5.0, 9.0))]
+    one, other = (replace(sites[0], links=replace(paths, position=position)) for position in grids)
+    with pytest.raises(InputError, match="two users of street_3p5_bs1 are both within 1 m of one of street_3p5_bs1"):
+        pair([one], [other], tolerance=1.0)
+    ((first, second),) = pair([one], [other], tolerance=0.7)
+    assert (first.tolist(), second.tolist()) == ([2], [2])
+
+
 def test_sites_that_do_not_belong_together(sites: list[Site]) -> None:
     with pytest.raises(InputError, match="cannot pair 2 sites with 1"):
         pair(sites, sites[:1])
