@@ -99,7 +99,8 @@ class Encoder(nn.Module, HyperparametersMixin, ABC):
         if value.ndim != len(axes.split()):
             raise InputError(
                 f"{type(self).__name__} reads {key} of axes ({axes}), got shape {tuple(value.shape)}: a single link is "
-                "a batch of one; several base stations are for model.base_stations of FineTune, as many as in the data"
+                "a batch of one; leave data.sequence out where no axis N is read; several base stations are for "
+                "model.base_stations of FineTune, as many as in the data"
             )
         if key == "csi" and not value.is_complex():
             raise InputError(f"{type(self).__name__} reads complex csi, got {value.dtype}")

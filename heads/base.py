@@ -155,6 +155,26 @@ class Head(nn.Module, ABC):
         return {}
 
 
+def check_declared(head: Head) -> None:
+    """Check what a head declares of itself.
+
+    Raises:
+        ValueError: It lacks an attribute, `requires` or `inputs` is text, or `monitor` is none of its metrics.
+    """
+    kind = type(head).__name__
+    lacking = [name for name in ("target_key", "requires", "monitor", "monitor_mode") if not hasattr(head, name)]
+    if lacking:
+        raise ValueError(
+            f"head {kind} declares no {' and no '.join(lacking)}: set them on the class, see docs/extend.md"
+        )
+    for name in ("requires", "inputs"):
+        if isinstance(getattr(head, name), str):
+            raise ValueError(f"{name} of head {kind} must be a tuple of keys, got {getattr(head, name)!r}")
+    metrics = [str(name) for name in head.metrics().keys()]
+    if head.monitor not in metrics:
+        raise ValueError(f"head {kind} monitors {head.monitor!r}, but its metrics are {', '.join(metrics)}")
+
+
 def keep_labelled(target: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     """Remove the samples that have no label.
 

@@ -20,6 +20,7 @@ from foundation.optim.schedules import Schedule
 from foundation.runtime.figures import Sample, caption, log_figures, log_rows, shows_rows
 from foundation.task import FoundationTask, OptimizerName, StartFrom, link_identity
 from heads import Feedback, Head, Prediction
+from heads.base import check_declared
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,6 +103,7 @@ class FineTune(FoundationTask):
             # dropout of token values reduced the error at positions outside the training set in experiments
             self.reduce, num_features = nn.Sequential(nn.Dropout(), nn.Linear(token_width, tokens)), count * tokens
         self.head = head(num_features * base_stations)
+        check_declared(self.head)
         if base_stations > 1 and self.head.inputs:
             raise InputError(
                 f"the head {type(self.head).__name__} is for one base station: set model.base_stations to 1"

@@ -81,6 +81,10 @@ class ResNet(Encoder):
         }
         if norm == "group":
             layers["norm_layer"] = lambda n, **kwargs: GroupNorm(n, num_groups=n // 16, **kwargs)
+        if not timm.is_model(backbone):
+            raise InputError(
+                f"ResNet: backbone must be a ResNet of timm, such as resnet18 or resnet50, got {backbone!r}"
+            )
         net: Any = timm.create_model(backbone, **layers)
         if stem_stride == 2:
             net.maxpool = nn.Identity()

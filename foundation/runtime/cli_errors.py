@@ -16,6 +16,10 @@ _NO_CLASS_YET = re.compile(r"Problem with given class_path '[\w.]*\.Lightning(?:
 _MISSING = re.compile(r"the following arguments are required: ([\w.,\- ]+)")
 _NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
 _NO_IMPORT = re.compile(r"Problem with given class_path '([^']+)':\s+((?:No module|.*has no attribute|.*import)[^\n]*)")
+_NO_CALLABLE = re.compile(
+    r"expects a function or a callable class: ([^\n]+?)\. Got value: (?:Namespace\(class_path=)?'?([\w.]+)"
+)
+_ABSTRACT = re.compile(r"class, but ([\w.]+) is abstract")
 _NOT_SUBCLASS = re.compile(r"[Ii]mport path (\S+) does not correspond to a subclass of (\w+)")
 _NOT_A = re.compile(r"Not a valid subclass of (\w+)")
 _NO_FILE = re.compile(r"(?:File does not exist|Unable to read file|not a file)[^']*'([^']+)'")
@@ -89,6 +93,10 @@ def condense(
     if found:
         key = f" of key '{_dotted(message, found)}'" if _PARSER_KEY.search(message) else ""
         return f"unknown class '{found[1]}'{key}{where(found[1])}{_suggest(found[1], known, _A_CLASS)}"
+    if found := _NO_CALLABLE.search(message):
+        return f"'{found[2]}'{where(found[2])} does not fit key '{_dotted(message, found)}': {found[1]}"
+    if found := _ABSTRACT.search(message):
+        return f"'{_dotted(message, found)}' needs the class_path of a kind of {found[1]}, before keys of it"
     if found := _NOT_SUBCLASS.search(message):
         return f"'{found[1]}'{where(found[1])} does not fit key '{_dotted(message, found)}': it is no {found[2]}"
     if found := _MISSING.search(message):
@@ -143,7 +151,8 @@ def _given_where(word: str, files: Sequence[Path], options: Sequence[str]) -> st
     """Return the file and line of a key or class, or that it was given on the command line."""
     leaf = word.rsplit(".", 1)[-1]
     flags = [option.partition("=")[0] for option in options if option.startswith("--")]
-    if any(flag.lstrip("-").rsplit(".", 1)[-1] == leaf for flag in flags) or word in options:
+    values = {option.partition("=")[2] if option.startswith("--") else option for option in options}
+    if any(flag.lstrip("-").rsplit(".", 1)[-1] == leaf for flag in flags) or word in values:
         return " on the command line"
     as_key = rf"(?:^|[\s{{,-])['\"]?{re.escape(leaf)}['\"]?\s*:"
     as_value = rf":\s*['\"]?{re.escape(word)}['\"]?\s*(?:$|[,}}\]])"

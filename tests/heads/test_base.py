@@ -15,7 +15,7 @@ from torch import Tensor
 
 import heads
 from heads import LOS, Beam, Head, Joint, Positioning, keep_labelled
-from heads.base import statistic
+from heads.base import check_declared, statistic
 from heads.figures import confusion_figure
 from tests.heads.conftest import D, Q
 
@@ -242,3 +242,26 @@ def test_imports(path: Path) -> None:
     # read, not run: torchmetrics imports matplotlib on its own account
     assert imported(module.body) <= {*sys.stdlib_module_names, "heads", "einops", "numpy", "torch", "torchmetrics"}
     assert not imported(ast.walk(module)) & {"datamodules", "foundation"}
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({}, None),
+        ({"target_key": None, "monitor_mode": None}, "head Own declares no target_key and no monitor_mode: set them"),
+        ({"requires": "los"}, "requires of head Own must be a tuple of keys, got 'los'"),
+        (
+            {"monitor": "accurracy"},
+            "head Own monitors 'accurracy', but its metrics are accuracy, balanced_accuracy, f1",
+        ),
+    ],
+)
+def test_what_a_head_declares_is_checked(own, message):
+    declared = {name: getattr(LOS, name) for name in ("target_key", "requires", "monitor", "monitor_mode")} | own
+    methods = {name: getattr(LOS, name) for name in ("forward", "loss", "metrics")}
+    kind = type("Own", (Head,), methods | {name: value for name, value in declared.items() if value is not None})
+    if message is None:
+        check_declared(kind(D))
+    else:
+        with pytest.raises(ValueError, match=message):
+            check_declared(kind(D))

@@ -92,6 +92,10 @@ def test_a_tower_of_levels_wants_links_of_unit_power(csi):
     assert net(csi).shape == (6, net.num_features)
     with pytest.raises(InputError, match="normalize: link"):
         ResNet("resnet18", "angle_delay_level")
+    with pytest.raises(
+        InputError, match="backbone must be a ResNet of timm, such as resnet18 or resnet50, got 'resnt18'"
+    ):
+        ResNet("resnt18")
 
 
 def test_global_scaling_is_min_max_then_standardisation(csi):
@@ -137,7 +141,10 @@ def test_a_call_takes_what_users_have(csi):
     ("made", "message"),
     [
         (lambda csi: csi[0], r"ResNet reads csi of axes \(B R T K\), got shape \(2, 8, 16\): a single link is a batch"),
-        (lambda csi: csi[:, None], r"reads csi of axes \(B R T K\), got shape \(6, 1, 2, 8, 16\).*model.base_stations"),
+        (
+            lambda csi: csi[:, None],
+            r"reads csi of axes \(B R T K\), got shape \(6, 1, 2, 8, 16\).*leave data.sequence out .*base_stations",
+        ),
         (lambda csi: csi.real, "reads complex csi, got torch.float32"),
         (lambda csi: csi.abs().numpy(), "reads complex csi, got torch.float32"),
         (lambda csi: csi * torch.nan, "csi has entries that are NaN or infinite"),

@@ -213,6 +213,11 @@ class TestBadInput:
         [
             ("csiclip", ["--data.source=DeepMIMO", "--data.source.scenario=x", "--data.source.base_stations=7"],
              "error: 'data.source.base_stations' on the command line must be a list or null, got '7'"),
+            ("csiclip", ["--data.observation.snr_db=10"],
+             "error: 'data.observation' needs the class_path of a kind of datamodules.View, before keys of it"),
+            ("finetune/beam", ["--model.head=heads.beam.Baem"],
+             "error: 'heads.beam.Baem' on the command line does not fit key 'model.head': module 'heads.beam' has no "
+             "attribute 'Baem'"),
             ("finetune/beam", ["--model.head.hidden=wide"],
              "error: 'model.head.hidden' on the command line must be a whole number or null, got 'wide'"),
         ],
