@@ -78,9 +78,11 @@ class FoundationTask(LightningModule):
         for part, checkpoint in (self.start_from if isinstance(self.start_from, dict) else {}).items():
             self._start_part(part, checkpoint)
         strategy = self.trainer.strategy
-        if isinstance(strategy, DDPStrategy) and not self.learns:
-            # DDP refuses a model without a trained parameter, whose processes have no gradients to exchange
-            strategy.configure_ddp = lambda: None  # type: ignore[method-assign]
+        if isinstance(strategy, DDPStrategy):
+            vars(strategy).pop("configure_ddp", None)  # that of an earlier model of the trainer
+            if not self.learns:
+                # DDP refuses a model without a trained parameter, whose processes have no gradients to exchange
+                strategy.configure_ddp = lambda: None  # type: ignore[method-assign]
 
     @property
     def learns(self) -> bool:

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from lightning.pytorch.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
 from datamodules.errors import InputError
@@ -13,10 +14,12 @@ from foundation.adaptation.finetune import FineTune
 from foundation.encoder import Encoder
 from foundation.models.csiclip import CSICLIP
 from foundation.models.envchannel import EnvChannel
+from foundation.nets.classical import ClassicalPredictor
 from foundation.nets.environment_tower import EnvironmentTransformer
 from foundation.nets.resnet import ResNet
 from foundation.nets.transformer import ChannelTransformer
-from heads import LOS, Feedback
+from foundation.task import FoundationTask
+from heads import LOS, Feedback, Prediction
 
 # float64 shows that the two are one and the same computation, float32 that its rounding does not grow
 BOUNDS = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -159,3 +162,12 @@ def test_a_parameter_without_a_gradient_is_named_before_ddp_stops(tokens, tmp_pa
             model.on_after_backward()
     finally:
         dist.destroy_process_group()
+
+
+def test_a_model_is_wrapped_after_one_that_learns_nothing():
+    strategy = DDPStrategy()
+    idle = FineTune(lambda n: Prediction(n, "given"), ClassicalPredictor("hold"), mode="control")
+    for model, wrapped in ((idle, False), (FineTune(LOS, Half(), mode="scratch"), True)):
+        model._trainer = SimpleNamespace(strategy=strategy, datamodule=None)
+        FoundationTask.setup(model, "fit")
+        assert (getattr(strategy.configure_ddp, "__func__", None) is DDPStrategy.configure_ddp) == wrapped
