@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, needs
 from foundation.checkpoint import CONFIG, WEIGHTS, checksum, described, load_part, read_checkpoint, save_tensors
 from foundation.export.card import card
 from foundation.export.graphs import graphs_of, write_graph
@@ -109,8 +109,12 @@ def write_onnx(checkpoint: Path, folder: Path, part: str | None = None) -> dict[
         The largest relative error of each file by name.
 
     Raises:
-        InputError: The requested part, or every part, cannot be expressed in ONNX.
+        InputError: The extra is not installed, or the requested part, or every part, cannot be expressed in ONNX.
     """
+    with needs("export", "ONNX needs onnx, onnxscript and onnxruntime"):
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
     content = read_checkpoint(checkpoint)
     config = _config(content, part, checkpoint)
     errors: dict[str, float] = {}

@@ -179,10 +179,11 @@ def test_an_autoencoder_is_a_graph_at_either_end():
     ]  # fmt: skip
 
 
-def test_a_missing_extra_is_asked_for(checkpoint, monkeypatch):
+@pytest.mark.parametrize("part", [[], ["--part", "head"]])
+def test_a_missing_extra_is_asked_for(checkpoint, monkeypatch, part):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match=r"pip install 'csi-foundation\[export\]'"):
-        main([str(checkpoint), "--to", "onnx", "--part", "head"])
+        main([str(checkpoint), "--to", "onnx", *part])
 
 
 @pytest.mark.slow
