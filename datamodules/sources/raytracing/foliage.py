@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -59,7 +60,7 @@ class Foliage:
             raise InputError(f"foliage radius must be a range between 0 and setback ({self.setback:g} m)")
         if not self.bottom < self.top[0] <= self.top[1]:
             raise InputError(f"foliage top must be a range above bottom ({self.bottom:g} m)")
-        if not self.spacing > 0 or not 0 < self.share <= 1 or (self.attenuation or 0) < 0:
+        if not 0 < self.spacing < math.inf or not 0 < self.share <= 1 or not 0 <= (self.attenuation or 0) < math.inf:
             raise InputError("foliage needs a positive spacing, a share in (0, 1], and attenuation of at least 0 dB/m")
 
     def canopies(self, file: Path) -> NDArray[np.float64]:

@@ -244,7 +244,17 @@ def test_variants_that_cannot_be(base, variants, message):
         Twins(base, variants)
 
 
-@pytest.mark.parametrize("arguments", [{"radius": (2, 5)}, {"top": (2, 3)}, {"spacing": 0}, {"attenuation": -1}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"radius": (2, 5)},
+        {"top": (2, 3)},
+        {"spacing": 0},
+        {"attenuation": -1},
+        {"attenuation": math.nan},
+        {"spacing": math.inf},
+    ],
+)
 def test_trees_that_cannot_be(arguments):
     with pytest.raises(InputError, match="foliage"):
         Foliage(**arguments)
