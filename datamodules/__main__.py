@@ -120,7 +120,7 @@ def read_sources(files: Sequence[Path]) -> list[Source]:
             found = _merge(found, content)
     if found is None:
         raise InputError(f"no data.init_args.source in {', '.join(map(str, files))}: add a file of experiments/data/")
-    return [_build(entry) for entry in (found if isinstance(found, list) else [found])]
+    return [_build(entry, files) for entry in (found if isinstance(found, list) else [found])]
 
 
 def _merge(old: Any, new: Any) -> Any:
@@ -130,23 +130,29 @@ def _merge(old: Any, new: Any) -> Any:
     return {**old, **new, "init_args": {**(old.get("init_args") or {}), **(new.get("init_args") or {})}}
 
 
-def _build(entry: Any) -> Source:
+def _build(entry: Any, files: Sequence[Path]) -> Source:
     import jsonargparse
 
     import datamodules
+    from datamodules.config_errors import condense, with_known
     from datamodules.sources.base import Source
+
+    class Parser(jsonargparse.ArgumentParser):
+        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+            super().error(with_known(message, self), ex)
+            raise AssertionError("a parser of exit_on_error=False raises")
 
     for name in datamodules.__all__:
         getattr(datamodules, name)  # bare class names in YAML refer to imported classes
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser = Parser(exit_on_error=False)
     parser.add_argument("--source", type=Source)
     try:
         source: Source = parser.instantiate(parser.parse_object({"source": entry})).source
     except InputError:
         raise
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
-        text = " ".join(str(error).split("Given value")[0].split()).removeprefix('Parser key "source": ')
-        raise InputError(f"data.init_args.source: {text[:400]}") from error
+        # as `lightning` says it of the same files
+        raise InputError(condense(f'Parser key "data":\n{error}', files, (), (), datamodules.__all__)) from error
     return source
 
 

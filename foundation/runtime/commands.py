@@ -6,12 +6,12 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn, Union, get_args
+from typing import Any
 
 import torch
 import yaml
 from filelock import FileLock
-from jsonargparse import Namespace, get_loader, set_loader
+from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -19,12 +19,12 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.plugins import CheckpointIO
 
-from datamodules.errors import NEGATIVE_NUMBER, InputError
+from datamodules.config_errors import condense
+from datamodules.errors import InputError
 from foundation.checkpoint import read_checkpoint
-from foundation.names import current_paths
 from foundation.runtime.callbacks import PredictionFile, RunSummary, SaveConfig
-from foundation.runtime.cli_errors import condense
 from foundation.runtime.loggers import Csv, Wandb
+from foundation.runtime.parser import Parser, ParserError, whole_numbers_first
 from foundation.runtime.progress import RunProgress
 from foundation.runtime.resume import (
     AtomicCheckpointIO,
@@ -36,50 +36,6 @@ from foundation.runtime.resume import (
 from foundation.runtime.run_choice import check_yaml, choose, config_files, replacing_sources
 from foundation.runtime.runs import Run, first_process
 from foundation.runtime.stopping import terminate
-
-_load_yaml = get_loader("yaml")
-
-
-def _load_current(text: str) -> Any:
-    """Load YAML, with class paths of older releases replaced by current ones."""
-    return current_paths(_load_yaml(text))
-
-
-set_loader("yaml", _load_current, (yaml.YAMLError,))
-
-
-class Parser(LightningArgumentParser):
-    """Parser that raises an `InputError` of one line, and accepts no abbreviated options.
-
-    This also holds for the parsers of nested classes, which are of this class. Numbers such as -1e-3 are values;
-    argparse would accept -0.001 alone.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
-        self._negative_number_matcher = NEGATIVE_NUMBER
-
-    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:  # type: ignore[override]
-        """Parse arguments; of a nested class also a null, which jsonargparse passes on as Python's None."""
-        if args is not None and not self.exit_on_error:
-            args = [f"{arg.removesuffix('=None')}=null" if arg.endswith("=None") else arg for arg in args]
-        return super().parse_args(args, *more, **options)
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise an `InputError`."""
-        if not self.exit_on_error:
-            # The parser of one nested class: the outer ones add their keys to the message. Which keys it knows is
-            # only known here.
-            if "is not accepted" in message or "does not accept option" in message:
-                message += f" (known: {', '.join(action.dest for action in self._actions)})"
-            super().error(message, ex)
-        raise _ParserError(message, getattr(ex, "subcommand_parser", None) or self)
-
-
-class _ParserError(Exception):
-    def __init__(self, message: str, parser: Parser) -> None:
-        super().__init__(message)
-        self.parser = parser
 
 
 class Commands(LightningCLI):
@@ -157,12 +113,7 @@ class Commands(LightningCLI):
         parser.add_argument("--run_id", type=str | None, help="Name of the run [date, time and seed].")
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all experiments.")
         parser.add_argument("--then_test", type=bool, default=False, help="After fit, test the best checkpoint.")
-        for action in parser._actions:
-            # Python remembers `Union[float, int]`, of another library, as equal to Lightning's `Union[int, float]`:
-            # --trainer.limit_train_batches 1 would be 1.0, all batches instead of one.
-            kinds = get_args(getattr(action, "_typehint", None))
-            if {int, float} <= set(kinds):
-                action._typehint = Union[tuple(sorted(kinds, key=lambda kind: kind is not int))]  # type: ignore[attr-defined] # noqa: UP007
+        whole_numbers_first(parser)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -175,7 +126,7 @@ class Commands(LightningCLI):
         check_yaml(self._args)  # names the line of what is no YAML, and a key that stands twice
         try:
             super().parse_arguments(parser, args)
-        except _ParserError as complaint:
+        except ParserError as complaint:
             keys = [action.dest for action in complaint.parser._actions]
             line = condense(str(complaint), config_files(self._args), self._args, keys, _class_names())
             raise InputError(line) from complaint

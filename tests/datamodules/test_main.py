@@ -71,17 +71,24 @@ def test_later_files_overrule_earlier_ones(tmp_path):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ({"class_path": "DeepMemo"}, "data.init_args.source: Expected a dot import path string: DeepMemo"),
-        ({"class_path": "DeepMIMO"}, "the following arguments are required: scenario"),
-        ({"class_path": "DeepMIMO", "init_args": {"scene": "x"}}, "Option 'scene' is not accepted"),
-        ({"class_path": "DeepMIMO", "init_args": {"scenario": "x", "max_paths": "few"}}, 'Parser key "max_paths"'),
+        ({"class_path": "DeepMemo"}, "data.yaml, line 5): did you mean 'DeepMIMO'?"),
+        ({"class_path": "DeepMIMO"}, "missing 'data.source.scenario'"),
+        ({"class_path": "DeepMIMO", "init_args": {"scenari": "x"}}, "unknown key 'data.source.scenari' ("),
+        ({"class_path": "DeepMIMO", "init_args": {"scenari": "x"}}, "data.yaml, line 7): did you mean 'scenario'?"),
+        (
+            {"class_path": "DeepMIMO", "init_args": {"scenario": "x", "max_paths": "few"}},
+            "must be a whole number, got 'few'",
+        ),
         (
             {"class_path": "DeepMIMO", "init_args": {"scenario": "x", "max_paths": 0}},
             "max_paths must be at least 1, got 0",
         ),
-        ({"class_path": "DeepMIMO", "init_args": {"scenario": "x", "root": "nowhere", "download": False}}, "set root"),
+        (
+            {"class_path": "DeepMIMO", "init_args": {"scenario": "x", "root": "nowhere", "download": False}},
+            ": set scenario, root",
+        ),
         (None, "no data.init_args.source in"),
-        (3, "data.init_args.source: "),
+        (3, "must be class_path of a Source, got '3'"),
     ],
 )
 def test_make_says_in_one_line_what_is_wrong(source, message, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -44,6 +45,16 @@ _NAMES = {
     "tuple": "a list",
     "dict": "a mapping",
 }
+
+
+def with_known(message: str, parser: argparse.ArgumentParser) -> str:
+    """Return a message of the parser of a class with the keys that it knows, where it refuses a key.
+
+    Outer parsers add their keys to the message; which keys an inner one knows is known there alone.
+    """
+    if "is not accepted" in message or "does not accept option" in message:
+        message += f" (known: {', '.join(action.dest for action in parser._actions)})"
+    return message
 
 
 def condense(
