@@ -71,6 +71,7 @@ class Commands(LightningCLI):
                 trainer_defaults={"use_distributed_sampler": False},
                 seed_everything_default=0,
                 parser_class=Parser,
+                parser_kwargs={"prog": "lightning"},
                 # Optimizers belong to the model, whose checkpoint must be able to rebuild them.
                 auto_configure_optimizers=False,
                 args=args,
@@ -120,6 +121,13 @@ class Commands(LightningCLI):
         """Return the commands, with the arguments of `Trainer` methods that are no options."""
         commands = LightningCLI.subcommands()
         return {name: skip | {"weights_only", "verbose", "return_predictions"} for name, skip in commands.items()}
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        for action in parser._actions:
+            if action.dest == "ckpt_path":  # the words of Lightning know no runs
+                action.help = "Checkpoint, or `last` or `best` of the newest run of the experiment, or of --run_id."
+        return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line, with errors of one line."""

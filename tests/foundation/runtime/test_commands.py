@@ -4,7 +4,7 @@ import pytest
 from safetensors.torch import load_file
 
 from datamodules import ChannelDataModule
-from foundation.runtime.commands import Parser
+from foundation.runtime.parser import Parser
 from tests.foundation.commands import QUIET, REPOSITORY, finish, process, summary, the_run
 
 pytestmark = pytest.mark.usefixtures("toy_folder")
@@ -30,6 +30,8 @@ class TestProgram:
         )
         out, err = process(launcher=("-c", code)).communicate()
         assert "--experiment" in out, err
+        assert out.startswith("usage: lightning ")
+        assert "last` or `best` of the newest run of the experiment" in " ".join(out.split())
         assert out.endswith("set()\n")
 
     @pytest.mark.parametrize("launcher", ["lightning", pytest.param("torchrun", marks=pytest.mark.slow)])
