@@ -114,7 +114,9 @@ def condense(
         # the outermost names carry the command, `fit.model`
         names = [re.sub(r"^(fit|validate|test|predict)\.", "", name.strip()) for name in found[1].split(",")]
         missing = " and ".join(f"'{_dotted(message, found, name)}'" for name in names)
-        return f"missing {missing}: set it in a --config file or on the command line"
+        such = ", such as experiments/csiclip.yaml or the config.yaml of a run," if "model" in names else ""
+        it = "it" if len(names) == 1 else "them"
+        return f"missing {missing}: set {it} in a --config file{such} or on the command line"
     return _wrong_type(message, where) or _one_line(message)
 
 

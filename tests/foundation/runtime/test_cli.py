@@ -225,6 +225,13 @@ class TestBadInput:
     def test_a_wrong_value_of_a_nested_class(self, capsys, file, args, expected):
         assert self.complaint(capsys, "fit", *args, config=str(REPOSITORY / f"experiments/{file}.yaml")) == expected
 
+    def test_no_config(self, capsys):
+        assert main(["predict", "--ckpt_path", "x.ckpt"]) == 2
+        line = capsys.readouterr().err
+        assert (
+            "missing 'data' and 'model': set them in a --config file, such as experiments/csiclip.yaml or the " in line
+        )
+
     def test_a_file_without_class_before_the_experiment(self, capsys):
         Path("more.yaml").write_text("data: {init_args: {n: 5}}\n")
         line = self.complaint(capsys, "fit", "--config", "toy.yaml", config="more.yaml")
