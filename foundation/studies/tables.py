@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -52,7 +52,17 @@ def table(rows: Sequence[Row], metric: str = "") -> str:
     by_head: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_head[row.head].append(row)
-    return "\n\n".join(_table(head, group) for head, group in by_head.items())
+    return "\n\n".join(part for head, group in by_head.items() for part in _tables(head, group))
+
+
+def _tables(head: str, rows: Sequence[Row]) -> Iterator[str]:
+    """Yield the table of the metrics of a head and, where they were measured, that of computational costs."""
+    costs = [row for row in rows if row.metric.endswith(tuple(_COSTS))]
+    yield _table(head, [row for row in rows if not row.metric.endswith(tuple(_COSTS))])
+    if costs:
+        known = dict.fromkeys(row.metric for row in costs)
+        cut = (name.removesuffix(f"_{cost}") for name in known for cost in _COSTS if name.endswith(f"_{cost}"))
+        yield _costs(costs, [*dict.fromkeys(row.variant for row in costs)], [*dict.fromkeys(cut)])
 
 
 def _side_by_side(rows: Sequence[Row], metric: str) -> str:
