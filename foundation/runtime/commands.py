@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from datamodules.config_errors import condense
 from datamodules.errors import InputError
@@ -184,6 +185,12 @@ class Commands(LightningCLI):
             if isinstance(cause, (ValueError, FileNotFoundError)):
                 raise InputError(str(cause)) from error
             raise
+        tests = self.subcommand == "test" or (self.subcommand == "fit" and self._get(self.config, "then_test"))
+        if tests and not is_overridden("test_step", self.model, LightningModule):
+            raise InputError(
+                f"{type(self.model).__name__} has no test of its own: leave then_test out, and adapt it to a task, by "
+                "`make finetune`, whose head is tested"
+            )
         untrained = self.subcommand != "fit" and self.config[self.subcommand].ckpt_path is None
         if self.run is not None and untrained and any(p.requires_grad for p in self.model.parameters()):
             raise InputError(

@@ -225,6 +225,12 @@ class TestBadInput:
     def test_a_wrong_value_of_a_nested_class(self, capsys, file, args, expected):
         assert self.complaint(capsys, "fit", *args, config=str(REPOSITORY / f"experiments/{file}.yaml")) == expected
 
+    @pytest.mark.parametrize("args", [["fit", "--then_test", "true"], ["test"]])
+    def test_a_model_without_a_test_is_refused_before_its_training(self, capsys, monkeypatch, args):
+        monkeypatch.delattr(toy.Toy, "test_step")
+        assert "Toy has no test of its own: leave then_test out, and" in self.complaint(capsys, *args)
+        assert not list(Path().glob("runs/*/*"))
+
     def test_no_config(self, capsys):
         assert main(["predict", "--ckpt_path", "x.ckpt"]) == 2
         line = capsys.readouterr().err
