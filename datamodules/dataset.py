@@ -143,7 +143,8 @@ class ShardedSampler(DistributedSampler[list[int]]):
         self.count = len(dataset) if count is None else count
         # with fewer links than processes some links are repeated
         self.total = max(self.count, num_replicas)
-        steps = -(-self.total // (batch_size * num_replicas))
+        # no more than there are links for, as with batches of one link
+        steps = min(-(-self.total // (batch_size * num_replicas)), self.total // num_replicas)
         self.batch_size = batch_size
         # first links of the batches of a single process, rounded to a multiple of W, in links of one process
         self.edges = np.arange(steps + 1) * self.total // steps // num_replicas

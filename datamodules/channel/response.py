@@ -144,13 +144,16 @@ def _outer(runs: list[Tensor]) -> Tensor:
     return product
 
 
-def _split(length: int, step: float, offset: float) -> list[list[float]]:
-    """Split offset + step * (0 .. length - 1) into a coarse and a fine run whose pairwise sums are that progression."""
+def _split(length: int, step: float, offset: float, exact: bool = True) -> list[list[float]]:
+    """Split offset + step * (0 .. length - 1) into a coarse and a fine run whose pairwise sums are that progression.
+
+    Unless exact, the sums may go on after the end of the progression, and are faster to compute.
+    """
     if length <= 8:
         return [[offset + step * i for i in range(length)]]
     fine = 1 << (math.ceil(math.log2(length)) // 2)
     coarse = math.ceil(length / fine)
-    if coarse * fine != length and step > 0:  # antennas need an exact factorisation: the largest divisor up to the root
+    if coarse * fine != length and exact:  # the largest divisor up to the root
         fine = max(divisor for divisor in range(1, math.isqrt(length) + 1) if length % divisor == 0)
         coarse = length // fine
     return [[offset + step * fine * i for i in range(coarse)], [step * i for i in range(fine)]]
@@ -181,5 +184,5 @@ def _link_runs(
     """Return multipliers, run lengths, and the number of runs of antennas, before those of subcarriers."""
     space = _array_axes(ue, reference) + _array_axes(bs, reference)
     with torch.inference_mode(False):  # else no gradient could pass through what a call without gradients has cached
-        matrix, lengths = _stack([*space, _split(ofdm.num_subcarriers, -ofdm.spacing, 0.0)])
+        matrix, lengths = _stack([*space, _split(ofdm.num_subcarriers, -ofdm.spacing, 0.0, exact=False)])
         return matrix.to(device), lengths, sum(len(runs) for runs in space)

@@ -77,7 +77,9 @@ def synthesize(
     if velocity is not None:
         velocity = velocity.to(paths.gain.device).expand(num_links, 3)
 
-    needs_grad, fused = _needs_grad(paths), _is_fusable(paths, bs, ue)
+    moving = [value for value in (mount, velocity, times, wavelength) if isinstance(value, Tensor)]
+    needs_grad = _needs_grad(*paths.as_dict().values(), *moving)
+    fused = _is_fusable(paths, bs, ue)
 
     def product(start: int, stop: int, into: Tensor | None) -> Tensor:
         part = paths if stop - start == num_links else paths[start:stop]
@@ -88,7 +90,10 @@ def synthesize(
             if batched_product() is not None:
                 sum_paths(part, bs, ue, ofdm, frames, reference, into)
                 return into
-        space, tones = fastest_factors(part, bs, ue, ofdm, frames, reference)
+        if needs_grad:  # a graph would hold the memory of the fastest factors, which the next call overwrites
+            space, tones = link_factors(_filled(part), bs, ue, ofdm, frames, reference)
+        else:
+            space, tones = fastest_factors(part, bs, ue, ofdm, frames, reference)
         if velocity is not None and times is not None and wavelength is not None:
             length = wavelength[start:stop, None] if isinstance(wavelength, Tensor) else wavelength
             space = _with_doppler(
@@ -123,15 +128,14 @@ def fastest_factors(
     return link_factors(_filled(paths), bs, ue, ofdm, mount, reference)
 
 
-def _needs_grad(paths: Paths) -> bool:
-    fields = (paths.gain, paths.delay, paths.aod, paths.aoa)
-    return torch.is_grad_enabled() and any(value.requires_grad for value in fields)
+def _needs_grad(*values: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(value.requires_grad for value in values)
 
 
 def _is_fusable(paths: Paths, bs: Array, ue: Array) -> bool:
     """Return whether `synthesis_cpu` applies: isotropic single-polarised arrays, CPU, no gradients or compilation."""
     plain = bs.isotropic and ue.isotropic and not is_polarized(bs, ue) and paths.gain.device.type == "cpu"
-    return plain and not torch.compiler.is_compiling() and not _needs_grad(paths)
+    return plain and not torch.compiler.is_compiling() and not _needs_grad(*paths.as_dict().values())
 
 
 def _filled(paths: Paths) -> Paths:

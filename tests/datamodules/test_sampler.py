@@ -48,6 +48,14 @@ def test_fewer_links_than_ranks_still_train():
     assert [batches(1, 4, 2, rank) for rank in range(2)] == [[[0]], [[0]]]
 
 
+@pytest.mark.parametrize(("links", "world"), [(5, 2), (11, 4), (7, 3)])
+def test_batches_of_one_link_are_never_empty(links, world):
+    ranks = [batches(links, 1, world, rank) for rank in range(world)]
+    assert {len(batch) for rank in ranks for batch in rank} == {1}
+    assert {len(rank) for rank in ranks} == {links // world}
+    assert len(ShardedSampler(ChannelDataset([random_site("a", links)]), 1, True, 0, 0, world)) == links // world
+
+
 def test_epochs_differ_and_repeat_by_seed():
     sampler = ShardedSampler(ChannelDataset([random_site("a", 100)]), 10, True, seed=3)
     orders = []

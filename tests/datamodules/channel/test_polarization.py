@@ -117,6 +117,10 @@ def test_snapshots_gradients_and_mounts():
     assert gain.grad is not None
     assert gain.grad.isfinite().all()
     assert gain.grad[1].any()
+    matrix = paths.polarization.clone().requires_grad_()
+    synthesize(dataclasses.replace(paths, polarization=matrix), bs, ue, TONES).abs().square().sum().backward()
+    assert matrix.grad is not None
+    assert matrix.grad[1].any()
 
 
 @pytest.mark.parametrize("ue", [Array(), Array(1, 2, polarization="cross")])

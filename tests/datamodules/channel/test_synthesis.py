@@ -63,6 +63,8 @@ ARRAYS = [
     (Array(9, 1, spacing=(0.7, 0.5)), Array(1, 2, spacing=(0.5, 0.4)), 37),
     (Array(2, 4, orientation=(0.4, -0.2, 0.1)), Array(2, 2, orientation=(-2.0, 0.3, 0.0)), 48),
     (Array(4, 2, pattern="tr38901", orientation=(1.0, 0.2, 0.0)), Array(pattern="dipole"), 16),
+    # elements numbered the other way, or at one place
+    (Array(10, 1, spacing=(-0.5, 0.5), pattern="dipole"), Array(1, 11, spacing=(0.5, 0.0)), 16),
 ]
 
 
@@ -148,6 +150,29 @@ def test_gradients_reach_every_ray_parameter():
     for key, leaf in leaves.items():
         assert torch.isfinite(leaf.grad).all(), key
         assert leaf.grad.abs().sum() > 0, key
+
+
+@pytest.mark.parametrize("name", ["velocity", "times", "wavelength", "mount"])
+def test_gradients_reach_every_argument(name):
+    values = {
+        "velocity": torch.full((12, 3), 9.0),
+        "times": torch.arange(3) * 1e-3,
+        "wavelength": torch.full((12,), 0.1),
+        "mount": rotation_matrix((0.3, 0.1, 0.2)).expand(12, 3, 3).float(),
+    }
+    plain = synthesize(random_paths(), Array(2, 4), Array(), OFDM(8), **values)
+    leaf = values[name] = values[name].clone().requires_grad_()
+    csi = synthesize(random_paths(), Array(2, 4), Array(), OFDM(8), **values)
+    assert torch.allclose(csi.detach(), plain, atol=1e-6 * plain.abs().max().item())
+    synthesize(random_paths(seed=1), Array(2, 4), Array(), OFDM(8))  # reuses memory that a graph must not hold
+    (csi.sum().real * 1e5).backward()
+    assert torch.isfinite(leaf.grad).all()
+    assert leaf.grad.abs().sum() > 0
+    step = 1e-4 * leaf.detach().abs().max()
+    moved = {**values, name: leaf.detach() + step * torch.ones_like(leaf)}
+    other = synthesize(random_paths(), Array(2, 4), Array(), OFDM(8), **moved)
+    change = float((other - plain).sum().real * 1e5)
+    assert change == pytest.approx(float(leaf.grad.sum() * step), rel=0.1, abs=1e-3)
 
 
 @pytest.mark.slow
