@@ -19,7 +19,7 @@ from datamodules.channel.motion import Sequence as Snapshots
 from datamodules.channel.ofdm import OFDM, SPEED_OF_LIGHT
 from datamodules.channel.synthesis import synthesize
 from datamodules.dataset import Batch, to_paths
-from datamodules.errors import InputError
+from datamodules.errors import InputError, check_choice
 from datamodules.maps.area_maps import AreaMaps
 from datamodules.maps.augmentation import World, WorldSymmetry
 from datamodules.sides.domains import domain_labels, site_domains, speed_spans
@@ -80,7 +80,7 @@ class BatchMaker:
             are those of the first link, except `los`, which is the maximum over the links.
 
     Raises:
-        InputError: `symmetry` is set for recorded CSI or with `group`.
+        InputError: `symmetry` is set for recorded CSI or with `group`, or one of `extras` is unknown.
     """
 
     def __init__(self, sites: Sequence[Site], data: Settings) -> None:
@@ -88,6 +88,8 @@ class BatchMaker:
         self.views, self.observation, self.snapshots = data.views, data.observation, data.sequence
         self.extras, self.geometry_los, self.symmetry = data.extras, data.geometry_los, data.symmetry
         self.group_size, self.seed = data.group_size, data.seed
+        for extra in self.extras:
+            check_choice("data.extras", extra, Extra)
         if self.symmetry is not None and self.group_size is not None:
             raise InputError("data.symmetry transforms single links: it cannot be used with data.group")
         self.names = name_keys(site.name for site in sites)

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW, Optimizer
 
 from datamodules.batch import SETTINGS
-from datamodules.errors import InputError
+from datamodules.errors import InputError, check_choice
 from datamodules.progress import activity
 from foundation.checkpoint import check_fit, load_model, load_part, read_checkpoint
 from foundation.contract import describe_data, with_earlier
@@ -236,7 +236,12 @@ class FoundationTask(LightningModule):
             schedule: See `foundation.optim.schedules`.
             stages: Ends of the stages of training, as fractions of its steps; each has a `cosine` schedule.
             optimizer: `adamw`, or `muon`, which differs for the matrices of attention blocks, see `Muon`.
+
+        Raises:
+            InputError: The schedule or the optimizer is unknown.
         """
+        check_choice("schedule", schedule, Schedule)
+        check_choice("optimizer", optimizer, OptimizerName)
         hidden = set(hidden_matrices(self)) if optimizer == "muon" else set()
         settings = []
         for module, lr in groups:

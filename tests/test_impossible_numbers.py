@@ -1,9 +1,25 @@
 """Numbers and words that nothing can be built of are refused where they are given, by name."""
 
-import pytest
+from types import SimpleNamespace
 
+import numpy as np
+import pytest
+import torch
+
+from datamodules.batch import BatchMaker
+from datamodules.channel.arrays import Array
+from datamodules.channel.ofdm import OFDM
+from datamodules.channel.response import array_response
+from datamodules.channel.synthesis import synthesize
+from datamodules.channel.transforms import delay_angular
 from datamodules.errors import InputError
 from datamodules.module import ChannelDataModule
+from datamodules.sides.groups import group_links
+from datamodules.sides.splits import split_links
+from datamodules.sources.deepmimo.catalogue import DeepMIMOCatalogue
+from datamodules.sources.raytracing.sionna_rt import SionnaRT
+from datamodules.sources.recorded.axes import arrange
+from datamodules.sources.recorded.importing import import_recording
 from datamodules.sources.tr38901.cdl import CDL
 from datamodules.yaml_file import read_yaml
 from foundation.adaptation.finetune import FineTune
@@ -18,7 +34,14 @@ from foundation.nets.handcrafted import HandFeatures
 from foundation.nets.resnet import ResNet
 from foundation.nets.transformer import ChannelTransformer
 from heads import LOS, Feedback
+from tests.datamodules.rays import random_paths, random_site
 from tests.foundation.towers import TinyEncoder
+
+#: of a batch of single links
+SETTINGS = {
+    "bs": Array(), "ue": Array(), "ofdm": OFDM(4), "codebook": None, "views": None, "observation": [], "sequence": None,
+    "geometry_los": True, "symmetry": None, "seed": 0, "group_size": None, "cache": None,
+}  # fmt: skip
 
 
 def clip(**settings):
@@ -28,6 +51,10 @@ def clip(**settings):
 def environment_channel(**settings):
     tower = {"width": 16, "layers": 1, "shared_layers": 1, "heads": 2}
     return EnvChannel(ChannelTransformer(**tower), EnvironmentTransformer(**tower), **settings)
+
+
+def recording(**settings):
+    return import_recording("x.npy", "x.safetensors", axes="U R T K", carrier_frequency=3e9, bandwidth=1e6, **settings)
 
 
 def scratch(**settings):
@@ -72,6 +99,24 @@ def test_they_are_named(build, name, value):
         (ChannelTransformer, "domain", "cir", "csi, angle_delay"), (ChannelTransformer, "pool", "mean", "class, all"),
         (lambda **s: HandFeatures(4, 8, **s), "kind", "sums", "profiles, power, raw"),
         (lambda **s: FineTune(LOS, TinyEncoder(), **s), "mode", "frozen", "scratch, probe, finetune, control"),
+        (ResNet, "stem_stride", 3, "2, 4"),
+        (lambda **s: clip(**s).configure_optimizers(), "schedule", "linear", "constant, cosine, restarts, plateau"),
+        (lambda **s: environment_channel(**s).configure_optimizers(), "optimizer", "adam", "adamw, muon"),
+        (lambda **s: synthesize(random_paths(), Array(1, 2), Array(), OFDM(4), **s), "reference", "centre",
+         "corner, center"),
+        (lambda **s: array_response(random_paths().aod, Array(1, 2), **s), "reference", "centre", "corner, center"),
+        (lambda **s: delay_angular(torch.ones(1, 1, 2, 4) + 0j, 2, **s), "reference", "last", "first, strongest, none"),
+        (lambda **s: SionnaRT(**s), "users", "disk", "grid, disc, random, points"),
+        (lambda **s: SionnaRT(**s), "bs_mount", "wall", "roof, street"),
+        (lambda **s: DeepMIMOCatalogue(**s), "missing", "ignore", "error, skip, download"),
+        (recording, "carrier_at", "center", "middle, lowest"),
+        (lambda **s: arrange(np.ones((2, 1, 4, 5, 2)), "U R T K C", {}, **s), "pairs", "iq", "IQ, QI"),
+        (lambda **s: arrange(np.ones((2, 3, 1, 4, 5)) + 0j, "U P R T K", {}, **s), "polarization", "V", "R, T"),
+        (lambda split: split_links([random_site()], split), "split", "blocks",
+         "random, spatial, time, area, city, site"),
+        (lambda **s: group_links([random_site()], **s), "group", "stations", "station, variant"),
+        (lambda extras: BatchMaker([random_site()], SimpleNamespace(**SETTINGS, extras=[extras])), "extras", "maps",
+         "map, geometry, domain"),
     ],
 )  # fmt: skip
 def test_words_are_named(build, name, word, known):

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from datamodules.errors import InputError, check_whole, finite_numbers
+from datamodules.errors import InputError, check_choice, check_whole, finite_numbers
 
 Pattern = Literal["isotropic", "dipole", "tr38901"]
 Polarization = Literal["single", "cross", "vh"]
@@ -89,6 +89,16 @@ class Array:
     def isotropic(self) -> bool:
         """Whether all elements are isotropic."""
         return self.pattern == "isotropic"
+
+
+def first_position(count: int, spacing: float, reference: Reference) -> float:
+    """Return the position of the first of several elements along an axis from the phase reference [wavelengths].
+
+    Raises:
+        InputError: The reference is unknown.
+    """
+    check_choice("reference", reference, Reference)
+    return -spacing * (count - 1) / 2 if reference == "center" else 0.0
 
 
 def rotation_matrix(orientation: tuple[float, float, float] | Tensor) -> Tensor:

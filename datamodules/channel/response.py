@@ -18,6 +18,7 @@ from datamodules.channel.arrays import (
     Reference,
     element_field,
     element_gain,
+    first_position,
     is_polarized,
     rotation_matrix,
     unit_vector,
@@ -162,7 +163,7 @@ def _split(length: int, step: float, offset: float, exact: bool = True) -> list[
 def _array_axes(array: Array, reference: Reference) -> list[list[list[float]]]:
     """Return the runs of element positions [wavelengths] for each axis of more than one element."""
     axes = [(n, d) for n, d in zip((array.rows, array.cols), array.spacing, strict=True) if n > 1]
-    return [_split(n, d, -d * (n - 1) / 2 if reference == "center" else 0.0) for n, d in axes]
+    return [_split(n, d, first_position(n, d, reference)) for n, d in axes]
 
 
 def _stack(axes: list[list[list[float]]]) -> tuple[Tensor, tuple[int, ...]]:

@@ -60,7 +60,7 @@ def synthesize(
         CSI, shape (U, R, T, K), or (U, N, R, T, K) with `times`, complex64. A link with no path is zero.
 
     Raises:
-        InputError: An array has two polarisations, and the paths have no `polarization`.
+        InputError: An array has two polarisations, and the paths have no `polarization`; or the reference is unknown.
         ValueError: Only some of `velocity`, `times` and `wavelength` are given, or `out` has the wrong shape.
     """
     given = [value is not None for value in (velocity, times, wavelength)]

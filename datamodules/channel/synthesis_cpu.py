@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.channel.arrays import Array, Reference, rotation_matrix
+from datamodules.channel.arrays import Array, Reference, first_position, rotation_matrix
 from datamodules.channel.ofdm import OFDM
 from datamodules.channel.synthesis_kernels import ROW_MAJOR, fill_factors, group_links
 from datamodules.sites.paths import Paths
@@ -128,7 +128,7 @@ def _progressions(
     """Return arguments of `fill_factors`: lengths of the five axes, phase increments, and frames of the arrays."""
     counts = [ue.rows, ue.cols, bs.rows, bs.cols, ofdm.num_subcarriers]
     spacing = [*ue.spacing, *bs.spacing]
-    starts = [-d * (n - 1) / 2 if reference == "center" else 0.0 for n, d in zip(counts, spacing, strict=False)]
+    starts = [first_position(n, d, reference) for n, d in zip(counts, spacing, strict=False)]
     steps = np.array([[*spacing, -ofdm.spacing, 1.0], [*starts, 0.0, 0.0]])
     bs_frame, ue_frame = (rotation_matrix(array.orientation)[None].numpy() for array in (bs, ue))
     return np.array(counts), steps, bs_frame, ue_frame

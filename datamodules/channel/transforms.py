@@ -8,6 +8,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from datamodules.errors import check_choice
+
 #: entry whose phase is removed from a channel: the first one, as in the code of twin feedback, the strongest, or none
 PhaseReference = Literal["first", "strongest", "none"]
 
@@ -175,6 +177,7 @@ def kept_energy(csi: Tensor, rows: int) -> Tensor:
 
 def _phase(flat: Tensor, reference: PhaseReference) -> Tensor:
     """Return the phasor (B,) of the reference entry of each row (B, N); 1 if that entry is zero."""
+    check_choice("reference", reference, PhaseReference)
     if reference == "none":
         return torch.ones_like(flat[:, 0])
     entry = flat[:, 0] if reference == "first" else flat.gather(1, flat.abs().argmax(1, keepdim=True)).squeeze(1)

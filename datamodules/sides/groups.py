@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, check_choice
 from datamodules.sites.site import Site, area_numbers
 
 #: attribute in which the links of a row differ
@@ -28,8 +28,10 @@ def group_links(
         variants: Names of the variants, in order; output of `variant_names`.
 
     Raises:
-        InputError: The areas differ in base stations or variants, or these do not share their users.
+        InputError: The group is unknown, or the areas differ in base stations or variants, or these do not share their
+            users.
     """
+    check_choice("data.group", group, Group)
     starts = np.cumsum([0, *(len(site) for site in sites)])
     rows = []
     for numbers in _sites_by_group(sites, group).values():

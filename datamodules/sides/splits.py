@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from datamodules.errors import InputError, shown
+from datamodules.errors import InputError, check_choice, shown
 from datamodules.sites.site import Site
 from datamodules.sites.user_matching import ground_numbers, user_numbers
 
@@ -53,7 +53,7 @@ def split_links(
         within the gap between two sides, and users recorded before and after it, are on no side.
 
     Raises:
-        InputError: A side is empty, a held-out name is unknown, or the fractions do not sum to 1.
+        InputError: The rule is unknown, a side is empty, a held-out name is unknown, or the fractions do not sum to 1.
     """
     rule = current_name(rule)
     if min(fractions) < 0 or not math.isclose(sum(fractions), 1.0, abs_tol=1e-6):
@@ -90,7 +90,12 @@ def split_links(
 
 
 def current_name(rule: Rule) -> Rule:
-    """Return the current name of a rule, with a warning for a former one."""
+    """Return the current name of a rule, with a warning for a former one.
+
+    Raises:
+        InputError: There is no such rule.
+    """
+    check_choice("data.split", rule, Rule)
     if rule != "site":
         return rule
     warnings.warn("the split `site` is now called `area`: write data.split: area", FutureWarning, stacklevel=3)

@@ -25,6 +25,7 @@ from foundation.encoder import Encoder
 Domain = Literal["csi", "cir", "angle_delay", "angle_delay_level"]
 Normalization = Literal["global", "link"]
 Norm = Literal["batch", "group"]
+Stride = Literal[2, 4]
 
 
 class ResNet(Encoder):
@@ -61,13 +62,13 @@ class ResNet(Encoder):
         normalize: Normalization = "global",
         width: float = 1.0,
         norm: Norm = "batch",
-        stem_stride: Literal[2, 4] = 4,
+        stem_stride: Stride = 4,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         check_positive("ResNet", width=width)
-        choices = (("domain", domain, Domain), ("normalize", normalize, Normalization), ("norm", norm, Norm))
-        for name, value, known in choices:
+        choices = {"domain": (domain, Domain), "normalize": (normalize, Normalization), "norm": (norm, Norm)}
+        for name, (value, known) in {**choices, "stem_stride": (stem_stride, Stride)}.items():
             check_choice(f"ResNet: {name}", value, known)
         if domain == "angle_delay_level" and normalize != "link":
             raise InputError("ResNet: domain angle_delay_level needs normalize: link, since its input has unit power")

@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 import yaml
 
-from datamodules.errors import DatasetNotFoundError, InputError
+from datamodules.errors import DatasetNotFoundError, InputError, check_choice
 from datamodules.sources.base import Recipe, Source, data_root
 from datamodules.sources.deepmimo.v4 import DeepMIMO, find_folder, plain_name
 
+Missing = Literal["error", "skip", "download"]
 _CSICLIP = Path(__file__).with_name("csiclip_scenarios.yaml")
 
 
@@ -30,7 +31,7 @@ class DeepMIMOCatalogue(Source):
         cache: Folder of finished sites.
 
     Raises:
-        InputError: The list is invalid, or lacks one of `names`.
+        InputError: The list is invalid, or lacks one of `names`, or `missing` is none of these words.
     """
 
     def __init__(
@@ -38,11 +39,12 @@ class DeepMIMOCatalogue(Source):
         file: str | None = None,
         names: list[str] | None = None,
         root: str | None = None,
-        missing: Literal["error", "skip", "download"] = "error",
+        missing: Missing = "error",
         max_paths: int = 20,
         cache: str | None = None,
     ) -> None:
         super().__init__(cache)
+        check_choice("missing", missing, Missing)
         self.scenarios = read_catalogue(_CSICLIP if file is None else Path(file).expanduser())
         unknown = sorted(set(names or ()) - set(self.scenarios))
         if unknown:

@@ -19,6 +19,7 @@ from datamodules.sources.raytracing import scenes
 #: (x_min, y_min, x_max, y_max) [m]
 Window = tuple[float, float, float, float]
 
+Mount = Literal["roof", "street"]
 #: version of the placement, to be raised when positions change, so that cached sites are rebuilt
 PLACING = 2
 #: largest height above the ground [m] of roads, kerbs and lawns, which count as ground
@@ -88,7 +89,7 @@ class SceneGeometry:
         self,
         number: int,
         window: Window,
-        mount: Literal["roof", "street"],
+        mount: Mount,
         height: float,
         reach: float,
         sees: Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]],

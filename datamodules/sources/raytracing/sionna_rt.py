@@ -13,15 +13,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from datamodules.errors import DatasetNotFoundError, InputError, refuse_pointer
+from datamodules.errors import DatasetNotFoundError, InputError, check_choice, refuse_pointer
 from datamodules.progress import Progress
 from datamodules.sites.paths import Paths
 from datamodules.sites.site import Site
 from datamodules.sources.base import Recipe, Source, restore_chunk, store_chunk
 from datamodules.sources.raytracing import scenes
-from datamodules.sources.raytracing.scene_geometry import PLACING, SceneGeometry, in_text, open_geometry
+from datamodules.sources.raytracing.scene_geometry import PLACING, Mount, SceneGeometry, in_text, open_geometry
 from datamodules.sources.raytracing.tracing import Tracer
 
+Users = Literal["grid", "disc", "random", "points"]
 #: samples x interactions x base stations x users of one call; Sionna's deterministic solver takes 50 bytes for each
 _CALL_SIZE = 10_000_000
 #: arguments of the positions, except `points`
@@ -81,11 +82,11 @@ class SionnaRT(Source):
         scene: str = "etoile",
         name: str | None = None,
         base_stations: int | list[list[float]] = 1,
-        bs_mount: Literal["roof", "street"] = "roof",
+        bs_mount: Mount = "roof",
         bs_height: float = 5.0,
         bs_orientation: tuple[float, float, float] = (0.0, 0.0, 0.0),
         sectors: int = 1,
-        users: Literal["grid", "disc", "random", "points"] = "disc",
+        users: Users = "disc",
         window: tuple[float, float, float, float] | None = None,
         spacing: float = 5.0,
         radius: float = 200.0,
@@ -105,6 +106,8 @@ class SionnaRT(Source):
         cache: str | None = None,
     ) -> None:
         super().__init__(cache)
+        check_choice("users", users, Users)
+        check_choice("bs_mount", bs_mount, Mount)
         for key, value, least in (
             ("sectors", sectors, 1),
             ("num_users", num_users, 1),

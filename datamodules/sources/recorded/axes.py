@@ -10,10 +10,11 @@ import einops
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, check_choice
 
 PairOrder = Literal["IQ", "QI"]
-Polarization = Literal["R", "T"] | int
+Side = Literal["R", "T"]
+Polarization = Side | int
 
 _FULL = ("p", "u", "n", "r1", "r2", "t1", "t2", "k", "c")
 _SPLIT = {"r": ("r1", "r2"), "t": ("t1", "t2")}
@@ -54,6 +55,9 @@ def arrange(
         InputError: The axes are invalid, or do not match the array.
     """
     names = re.findall("[a-z][0-9]*", axes.lower())
+    check_choice("pairs", pairs, PairOrder)
+    if isinstance(polarization, str):
+        check_choice("polarization", polarization, Side)
     _check(names, axes, array, polarization, narrowband)
     # antennas of an axis that is not split are columns
     written = re.sub(r"\b([rt])\b", r"\g<1>2", axes.lower())

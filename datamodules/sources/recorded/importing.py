@@ -12,11 +12,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, check_choice
 from datamodules.sources.base import renamed
 from datamodules.sources.recorded.arrays import load_array, locate
 from datamodules.sources.recorded.axes import PairOrder, Polarization, arrange
 from datamodules.sources.recorded.file import read_recording
+
+CarrierAt = Literal["middle", "lowest"]
 
 
 def import_recording(
@@ -26,7 +28,7 @@ def import_recording(
     axes: str,
     carrier_frequency: float,
     bandwidth: float,
-    carrier_at: Literal["middle", "lowest"] = "middle",
+    carrier_at: CarrierAt = "middle",
     csi: str = "csi",
     pairs: PairOrder = "IQ",
     polarization: Polarization | None = None,
@@ -88,6 +90,7 @@ def import_recording(
         DatasetNotFoundError: There is no such file.
         InputError: A file or an argument is invalid; nothing is written.
     """
+    check_choice("carrier_at", carrier_at, CarrierAt)
     city = renamed("import", "place", place, "city", city)
     said = {"bs": (bs_rows, bs_cols), "ue": (ue_rows, ue_cols)}
     for side, shape in said.items():
