@@ -175,7 +175,9 @@ def test_selection(tmp_path: Path) -> None:
     assert site.paths.num_paths == 2
     with pytest.raises(InputError, match=r"base stations \[1, 2\], not \[3\]"):
         DeepMIMOv3("street_3p5", str(tmp_path / "root"), [3]).recipes()
-    with pytest.raises(DatasetNotFoundError, match=r"'nowhere' is not in .*root, which holds street_3p5: set scenario, or root"):
+    with pytest.raises(
+        DatasetNotFoundError, match=r"'nowhere' is not in .*, which holds street_3p5: set scenario, or root"
+    ):
         DeepMIMOv3("nowhere", str(tmp_path / "root")).recipes()
 
 
