@@ -120,19 +120,21 @@ def bin_limit(past: Tensor, known: Signatures, noise: Tensor) -> Tensor:
     angles = torch.fft.fftn(known.space, dim=(-2, -1), norm="ortho").flatten(2).abs().square()
     taps = torch.fft.ifft(known.tones, dim=-1, norm="ortho").abs().square()
     turns = known.turns / known.turns[..., :1]
-    weighted = torch.einsum("bps,bpn->bnsp", angles.to(turns.dtype), turns)
-    lags = rearrange(weighted @ taps.to(turns.dtype).unsqueeze(1), "b n s k -> b (s k) n")
     instants = torch.arange(turns.shape[-1], device=past.device)
     lag = instants[:count].unsqueeze(1) - instants
-    covariance = torch.where(lag < 0, lags[..., lag.abs()].conj(), lags[..., lag.abs()])
-    sigma = _regularised(noise, lags[..., 0].real.amax(1))
-    eye = torch.eye(count, dtype=lags.dtype, device=lags.device)
-    seen = covariance[..., :count] + sigma[:, None, None, None] * eye
-    weights = torch.linalg.solve(seen, covariance[..., count:])
-    future = torch.einsum("bmnh,bmn->bmh", weights.conj(), to_bins(past.to(lags.dtype)))
+    bins = to_bins(past.to(turns.dtype))
+    future = torch.empty(*bins.shape[:2], turns.shape[-1] - count, dtype=bins.dtype, device=bins.device)
+    for link, turn in enumerate(turns):  # one by one: the covariances of all bins of many links would not fit
+        weighted = angles[link].to(turn.dtype).T.unsqueeze(1) * turn.T
+        lags = rearrange(weighted @ taps[link].to(turn.dtype), "s n k -> (s k) n")
+        covariance = torch.where(lag < 0, lags[:, lag.abs()].conj(), lags[:, lag.abs()])
+        sigma = _regularised(noise[link], lags[:, 0].real.amax())
+        eye = torch.eye(count, dtype=lags.dtype, device=lags.device)
+        weights = torch.linalg.solve(covariance[..., :count] + sigma * eye, covariance[..., count:])
+        future[link] = torch.einsum("mnh,mn->mh", weights.conj(), bins[link])
     return to_csi(future, past).to(past.dtype)
 
 
 def _regularised(noise: Tensor, level: Tensor) -> Tensor:
-    """Return the noise power (B,), or -120 dB of a level if that is more, so that a system has a solution."""
+    """Return the noise power, or -120 dB of a level if that is more, so that a system has a solution."""
     return torch.maximum(noise.double(), 1e-12 * level).clamp_min(1e-300)
