@@ -15,11 +15,11 @@ from datamodules.sites.paths import Paths
 def dft_codebook(array: Array, num_beams: int | None = None) -> Tensor:
     """Return the DFT beams of a linear or rectangular array.
 
-    The beams of n elements point at the n_b direction cosines (2 q - n_b) / n_b x spacing^-1 / 2, q = 0 .. n_b - 1, so
-    that -90 and +90 degrees, one and the same beam of a half-wavelength array, occur once. With as many beams as
+    The n_b beams along an axis point at the direction cosines (q - floor(n_b / 2)) / (n_b spacing), q = 0 .. n_b - 1,
+    so that -90 and +90 degrees, one and the same beam of a half-wavelength array, occur once. With as many beams as
     elements the codebook is unitary. A rectangular array takes the Kronecker product over rows and columns, both
-    oversampled by the same factor; with two polarisations each beam occurs with the second in opposite phase and in
-    phase.
+    oversampled by the same factor, up to rounding; with two polarisations each beam occurs with the second in opposite
+    phase and in phase.
 
     Args:
         array: The array; orientation and pattern have no effect.
@@ -29,7 +29,7 @@ def dft_codebook(array: Array, num_beams: int | None = None) -> Tensor:
         Codebook, shape (Q, T), unit norm rows, complex64; a beam s is applied as H s.
 
     Raises:
-        ValueError: `num_beams` is not the number of elements times a whole factor (its square for a rectangle).
+        ValueError: `num_beams` is no product of the beams over rows, columns and polarisations.
     """
     num_beams = num_beams or array.num_elements
     factor, phases = num_beams / array.num_elements, array.num_polarizations

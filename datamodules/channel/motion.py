@@ -114,7 +114,7 @@ class Sequence:
 
 
 def draw_motion(sequence: Sequence, area: Tensor, user: Tensor, seed: int = 0, span: Tensor | None = None) -> Motion:
-    """Draw mobility class, speed and uniform horizontal direction of the user of each link.
+    """Draw mobility class, speed and direction (`Sequence.directions`) of the user of each link.
 
     Args:
         sequence: Distribution of the motion.

@@ -85,9 +85,11 @@ def _check(sites: Sequence[Site], scenario: int) -> None:
         raise InputError(f"site {first.name} has no users")
     frequency_tag(first.carrier_frequency)
     for site in sites[1:]:
-        same_users = torch.equal(site.paths.position, first.paths.position)
-        if not same_users or site.carrier_frequency != first.carrier_frequency:
-            raise InputError(f"sites {first.name} and {site.name} do not share their users and carrier: not one area")
+        facts = [(each.carrier_frequency, each.environment.digest) for each in (site, first)]
+        if facts[0] != facts[1] or not torch.equal(site.paths.position, first.paths.position):
+            raise InputError(
+                f"sites {first.name} and {site.name} do not share their users, carrier and environment: not one area"
+            )
     for site in sites:
         if site.bs_orientation.any():
             warnings.warn(f"WAIR-D cannot hold the array orientation of site {site.name}: it is lost", stacklevel=3)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +31,12 @@ def save_links(file: str | Path, sites: Sequence[Site], links: NDArray[np.int64]
         links: Numbers of the links, counted through the sites in order, any shape.
 
     Raises:
-        InputError: The name of the file ends otherwise, or it cannot be written.
+        InputError: The name of the file ends otherwise, or it cannot be written, or two sites have the same name.
     """
     file, starts = Path(file), np.cumsum([0, *(len(site) for site in sites)])
     chosen = np.unique(np.asarray(links))
     site = np.searchsorted(starts, chosen, side="right") - 1
+    _check_unique((sites[number].name for number in np.unique(site)), sites)
     rows = {sites[number].name: chosen[site == number] - starts[number] for number in np.unique(site)}
     try:
         if _is_json(file):
@@ -57,7 +59,8 @@ def read_links(file: str | Path, sites: Sequence[Site]) -> NDArray[np.int64]:
         Numbers of the links, counted through the sites in order, shape (n,), ascending.
 
     Raises:
-        InputError: The file is not there or holds something else, or names a site or a row that the data lack.
+        InputError: The file is not there or holds something else, or names a site or a row that the data lack,
+            or a site of which they hold two.
     """
     file = Path(file).expanduser()
     refuse_pointer(file)
@@ -68,6 +71,7 @@ def read_links(file: str | Path, sites: Sequence[Site]) -> NDArray[np.int64]:
         raise InputError(f"cannot read links from {file}: {error}") from error
     starts = np.cumsum([0, *(len(site) for site in sites)])
     known = {site.name: number for number, site in enumerate(sites)}
+    _check_unique(rows, sites)
     links: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)]
     for name, part in rows.items():
         if name not in known:
@@ -80,6 +84,16 @@ def read_links(file: str | Path, sites: Sequence[Site]) -> NDArray[np.int64]:
             raise InputError(f"{file} names row {int(outside[0])} of site {name}, which has {size} links")
         links.append(starts[known[name]] + part.long().numpy())
     return np.unique(np.concatenate(links))
+
+
+def _check_unique(names: Iterable[str], sites: Sequence[Site]) -> None:
+    counts = Counter(site.name for site in sites)
+    for name in names:
+        if counts[name] > 1:
+            raise InputError(
+                f"{counts[name]} sites of the data are named {name}, which a file of links cannot tell apart: give "
+                "their sources different names"
+            )
 
 
 def _is_json(file: Path) -> bool:

@@ -57,7 +57,8 @@ class MatchedUsers(Source):
         if len({len(names) for names in sites.values()}) > 1:
             sizes = ", ".join(f"{name} has {len(names)}" for name, names in sites.items())
             raise InputError(f"the variants need the same base stations, but {sizes}: set base_stations of the sources")
-        digests = {name: [recipe.digest for recipe in recipes] for name, recipes in of.items()}
+        # in order, since the first source gives positions and rows
+        digests = [[name, *(recipe.digest for recipe in recipes)] for name, recipes in of.items()]
         first = next(iter(sites.values()))
         recipes = []
         for number, variant in enumerate(self.variants):

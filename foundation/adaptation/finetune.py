@@ -104,7 +104,7 @@ class FineTune(FoundationTask):
             self.reduce, num_features = nn.Sequential(nn.Dropout(), nn.Linear(token_width, tokens)), count * tokens
         self.head = head(num_features * base_stations)
         check_declared(self.head)
-        if base_stations > 1 and self.head.inputs:
+        if base_stations > 1 and (self.head.inputs or "csi" in self.head.requires):
             raise InputError(
                 f"the head {type(self.head).__name__} is for one base station: set model.base_stations to 1"
             )

@@ -29,7 +29,7 @@ def counterfactual(
     """Return the cross-entropy of the true environment against up to three modified ones of each link.
 
     Links of kind 0 or 1 and all NLOS links have two environments of another map scale, those of kind 6 one of inverted
-    LOS status, those of kind 7 one of another map, see `EnvChannel`.
+    LOS status, those of kind 7, and of kind 6 with unknown LOS status, one of another map, see `EnvChannel`.
 
     Args:
         encoder: Embeds maps (B, 1, 64, 64) and geometry vectors (B, 8).

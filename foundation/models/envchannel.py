@@ -64,8 +64,8 @@ class EnvChannel(FoundationTask):
         start_from: Checkpoint to start from, the whole or parts by name, see `FoundationTask`.
 
     Raises:
-        InputError: There is neither environment tower nor decoder, or no decoder for `rebuild_first` or `profile`, or
-            the towers differ in the size of embeddings or shared blocks.
+        InputError: A number is out of range, or there is neither environment tower nor decoder, or no decoder for
+            `rebuild_first` or `profile`, or the towers differ in the size of embeddings or shared blocks.
     """
 
     towers: ClassVar[dict[str, str]] = {"channel": "channel_encoder", "environment": "environment_encoder"}
@@ -99,6 +99,9 @@ class EnvChannel(FoundationTask):
             profile=profile,
             counterfactuals=counterfactuals,
         )
+        for name, share_of in {"rebuild_first": rebuild_first, "withheld": withheld}.items():
+            if not 0 <= share_of <= 1:
+                raise InputError(f"EnvChannel: {name} must be in [0, 1], got {share_of:g}")
         width = channel_encoder.num_features
         if environment_encoder is None and decoder is None:
             raise InputError("EnvChannel needs model.environment_encoder, model.decoder, or both")

@@ -1,8 +1,8 @@
 """Learning-rate schedules.
 
 `constant`; `cosine`, with 5 % warm-up, updated every step; `restarts`, three cosines, each twice as long as the
-previous one (environment-channel section IV-B); `plateau`, reduction by 0.8 after 10 epochs without improvement
-(CSI-CLIP section IV-B).
+previous one (environment-channel section IV-B); `plateau`, multiplication by 0.8 at the 11th validation in a
+row without improvement (CSI-CLIP section IV-B: by 0.8 every ten epochs without improvement).
 """
 
 from __future__ import annotations

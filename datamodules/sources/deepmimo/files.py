@@ -170,8 +170,12 @@ def _outline(faces: list[Floats]) -> shapely.Polygon:
 
 
 def _num_digits(inter: Tensor) -> Tensor:
-    """Return the number of interactions, the decimal digits of `inter`: 3 for 121, and 0 for 0, the direct path."""
-    return torch.where(inter >= 1, inter.clamp_min(1).log10().floor() + 1, torch.zeros_like(inter)).to(torch.uint8)
+    """Return the number of interactions, the decimal digits of `inter`: 3 for 121, and 0 for 0, the direct path.
+
+    Where they are unknown, NaN, it is 1, as DeepMIMO takes such a path for none of line of sight.
+    """
+    digits = inter.nan_to_num(1.0).clamp_min(1).log10().floor() + 1
+    return torch.where(inter == 0, 0, digits).to(torch.uint8)
 
 
 def _read_array(folder: Path, stem: str, key: str, shape: tuple[int | None, ...] | None = None) -> Floats:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import gc
 import importlib.metadata
 import importlib.util
+import os
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -50,7 +52,10 @@ def fingerprint(file: Path) -> dict[str, str]:
     Raises:
         InputError: The XML cannot be parsed, or a mesh is missing.
     """
-    return {part.name: sha256(part) for part in _own_files(file)}
+    parts = _own_files(file)
+    count = Counter(part.name for part in parts)
+    # meshes of one name are in different folders
+    return {part.name if count[part.name] == 1 else os.path.relpath(part, file.parent): sha256(part) for part in parts}
 
 
 def _own_files(file: Path) -> list[Path]:

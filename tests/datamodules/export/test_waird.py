@@ -82,6 +82,9 @@ def test_the_writer_refuses_what_is_no_area(tmp_path: Path) -> None:
         write_waird([area], tmp_path, scenario=2)
     with pytest.raises(InputError, match="share their users"):
         write_waird([[area[0], random_area(2, 2, 5, 6.0)[1]]], tmp_path)
+    bare = dataclasses.replace(area[1].environment, footprints=(), heights=np.zeros(0))
+    with pytest.raises(InputError, match="share their users, carrier and environment"):
+        write_waird([[area[0], dataclasses.replace(area[1], environment=bare)]], tmp_path)
     with pytest.raises(InputError, match=r"steps of 0\.1 GHz"):
         write_waird([[dataclasses.replace(area[0], carrier_frequency=28.55e9)]], tmp_path)
     write_waird([area], tmp_path)

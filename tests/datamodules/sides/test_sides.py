@@ -235,6 +235,18 @@ def test_rows_of_several_stations_are_in_sight_of_any(folder):
         assert set(batch["los"].tolist()) == {seen}
 
 
+def test_links_of_sites_of_one_name_are_not_mixed_up(tmp_path):
+    sites = twins()
+    sites[1] = dataclasses.replace(sites[1], name=sites[0].name)  # such as two bands of one scene
+    with pytest.raises(InputError, match="2 sites of the data are named munich_twin_bs0"):
+        save_links(tmp_path / "a.json", sites, [3, 1, 205])
+    save_links(tmp_path / "a.json", sites, [405])
+    assert read_links(tmp_path / "a.json", sites).tolist() == [405]
+    (tmp_path / "b.json").write_text('{"munich_twin_bs0": [1]}')
+    with pytest.raises(InputError, match="2 sites of the data are named munich_twin_bs0"):
+        read_links(tmp_path / "b.json", sites)
+
+
 def test_a_file_is_plain_json(tmp_path):
     sites = twins()
     save_links(tmp_path / "a.json", sites, [3, 1, 205])

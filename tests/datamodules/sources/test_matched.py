@@ -73,6 +73,14 @@ def test_changed_sources_are_matched_anew(source, root):
     assert all(a != b for a, b in zip(before, after, strict=True))
 
 
+def test_sources_in_another_order_are_matched_anew(root):
+    # the first gives positions, rows and area
+    one, other = scenario(root, "city"), scenario(root, "twin")
+    digests = [{recipe.digest for recipe in MatchedUsers(variants).recipes()}
+               for variants in ({"a": one, "b": other}, {"b": other, "a": one})]  # fmt: skip
+    assert not digests[0] & digests[1]
+
+
 def test_what_cannot_be_matched_is_named(root):
     with pytest.raises(InputError, match="at least two variants"):
         MatchedUsers({"low": scenario(root, "twin")})

@@ -303,6 +303,8 @@ def test_prediction_needs_a_sequence_and_one_station(checkpoint, data, tmp_path)
         fit(FineTune(lambda n: Prediction(n), checkpoint=checkpoint), data, tmp_path)
     with pytest.raises(InputError, match=r"head Prediction is for one base station: set model\.base_stations to 1"):
         FineTune(lambda n: Prediction(n), checkpoint=checkpoint, base_stations=2)
+    with pytest.raises(InputError, match=r"head Feedback is for one base station"):  # it would rebuild the last one
+        FineTune(lambda n: Feedback(n), checkpoint=checkpoint, base_stations=2)
 
 
 def test_a_joint_head_reads_the_past_and_takes_its_size_from_the_data(checkpoint, tmp_path):

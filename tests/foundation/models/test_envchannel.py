@@ -270,6 +270,8 @@ def test_the_papers_sizes(capsys):
             lambda: small(decoder=False, rebuild_first=0.5),
             "rebuild_first and model.profile need model.decoder, and there is none",
         ),
+        (lambda: small(rebuild_first=1.5), r"rebuild_first must be in \[0, 1\], got 1.5"),
+        (lambda: small(withheld=-0.1), r"withheld must be in \[0, 1\], got -0.1"),
         (lambda: small(decoder=False, environment=False), "needs model.environment_encoder, model.decoder, or both"),
         (
             lambda: EnvChannel(ChannelTransformer(embed_dim=8), EnvironmentTransformer(embed_dim=16)),

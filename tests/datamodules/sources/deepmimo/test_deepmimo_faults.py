@@ -56,6 +56,16 @@ def test_not_finite_values_are_masked(root: Path) -> None:
     assert all(torch.isfinite(value).all() for value in site.paths.as_dict().values())
 
 
+def test_paths_of_unknown_interactions_are_no_line_of_sight(root: Path) -> None:
+    before = source(root).sites()[0].paths
+    file = root / "street_3p5" / f"inter_{LINK}.npz"
+    write_array(file, "inter", np.full_like(np.load(file)["inter"], np.nan))
+    paths = source(root).sites()[0].paths
+    assert (before.los == 1).any()
+    assert torch.equal(paths.mask, before.mask)
+    assert (paths.los == 0).all()
+
+
 def remove(file: str) -> Callable[[Path], None]:
     return lambda folder: (folder / file).unlink()
 

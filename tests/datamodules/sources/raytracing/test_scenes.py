@@ -60,6 +60,21 @@ def test_materials_that_blender_has_numbered(tmp_path):
 
 
 @requires_sionna
+def test_every_mesh_of_a_scene_counts_in_its_key(tmp_path):
+    file = write_scene(tmp_path, {"house": HOUSE, "shed": HOUSE})
+    assert set(scenes.fingerprint(file)) == {"own.xml", "ground.ply", "house.ply", "shed.ply"}
+    for folder in ("house", "shed"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / f"{folder}.ply").rename(tmp_path / folder / "mesh.ply")
+    file.write_text(file.read_text().replace("house.ply", "house/mesh.ply").replace("shed.ply", "shed/mesh.ply"))
+    before = scenes.fingerprint(file)
+    for folder in ("house", "shed"):
+        (tmp_path / folder / "mesh.ply").write_bytes(b"other")
+        assert scenes.fingerprint(file) != before
+        before = scenes.fingerprint(file)
+
+
+@requires_sionna
 def test_an_error_of_the_reader_ends_with_its_cause(tmp_path):
     name = "house" * 30
     file = write_scene(tmp_path, {name: HOUSE})
