@@ -9,6 +9,7 @@ from datamodules.channel.arrays import Array, is_polarized
 from datamodules.channel.ofdm import OFDM
 from datamodules.channel.response import array_response
 from datamodules.channel.synthesis import fastest_factors, synthesize
+from datamodules.errors import InputError
 from datamodules.sites.paths import Paths
 
 
@@ -29,7 +30,7 @@ def dft_codebook(array: Array, num_beams: int | None = None) -> Tensor:
         Codebook, shape (Q, T), unit norm rows, complex64; a beam s is applied as H s.
 
     Raises:
-        ValueError: `num_beams` is no product of the beams over rows, columns and polarisations.
+        InputError: `num_beams` is no product of the beams over rows, columns and polarisations.
     """
     num_beams = num_beams or array.num_elements
     factor, phases = num_beams / array.num_elements, array.num_polarizations
@@ -38,7 +39,10 @@ def dft_codebook(array: Array, num_beams: int | None = None) -> Tensor:
     rows, cols = (round(n * factor) if n > 1 else 1 for n in (array.rows, array.cols))
     if phases * rows * cols != num_beams or min(rows, cols) < 1:
         size = f"{array.rows} x {array.cols}{' of two polarisations' if phases > 1 else ''}"
-        raise ValueError(f"no DFT codebook of {num_beams} beams for an array of {size}")
+        raise InputError(
+            f"no DFT codebook of {num_beams} beams for an array of {size}: set data.num_beams, such as to "
+            f"{array.num_elements} or {4 * array.num_elements}"
+        )
     beams = torch.kron(_dft(array.rows, rows), _dft(array.cols, cols))
     return torch.kron(_dft(phases, phases), beams)
 

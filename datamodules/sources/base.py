@@ -33,11 +33,19 @@ class Recipe:
         parameters: All settings that determine the result, as plain data; their hash is part of the folder names.
         make: Called with a folder for unfinished work, which survives an interruption and is removed after success;
             yields the sites in the order of `names`.
+
+    Raises:
+        InputError: A name cannot be that of a folder.
     """
 
     names: tuple[str, ...]
     parameters: dict[str, Any]
     make: Callable[[Path], Iterable[Site]]
+
+    def __post_init__(self) -> None:
+        for name in self.names:
+            if not name or Path(name).name != name or name.startswith("."):
+                raise InputError(f"{name!r} cannot name a site: names hold no '/' and begin with no dot")
 
     @property
     def digest(self) -> str:

@@ -136,6 +136,8 @@ class DeepMIMO(Source):
                     _fetch(self.scenario, Path(work).resolve())
                 os.replace(Path(work) / self.scenario, self.root / self.scenario)
         except Exception as error:  # the package prints its errors and raises later ones of any type
+            if (folder := find_folder(self.root, self.folder_name)) is not None:
+                return folder  # another process was faster
             said = re.search(r"[^\n]*(fail|error).*", chatter.getvalue(), re.IGNORECASE | re.DOTALL)
             reason = textwrap.shorten(said.group() if said else str(error), 120, placeholder=" ...")
             raise DatasetNotFoundError(

@@ -7,6 +7,7 @@ from datamodules.channel.arrays import Array
 from datamodules.channel.codebook import beam_power, beam_power_of_paths, dft_codebook
 from datamodules.channel.ofdm import OFDM
 from datamodules.channel.synthesis import synthesize
+from datamodules.errors import InputError
 from datamodules.sites.paths import Paths
 from tests.datamodules.rays import random_paths
 
@@ -51,5 +52,5 @@ def test_power_from_rays_equals_power_from_csi(bs, ue):
 
 
 def test_impossible_codebook_is_refused():
-    with pytest.raises(ValueError, match="no DFT codebook of 65 beams"):
+    with pytest.raises(InputError, match=r"no DFT codebook of 65 beams .*: set data\.num_beams, such as to 64 or 256"):
         dft_codebook(Array(8, 8), 65)

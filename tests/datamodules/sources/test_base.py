@@ -1,8 +1,10 @@
 import pytest
 
 from datamodules import WAIRD, DeepMIMO, DeepMIMOCatalogue, DeepMIMOv3, Recorded
+from datamodules.errors import InputError
 from datamodules.sites.inventory import cache_folder
 from datamodules.sites.link_file import read_links
+from datamodules.sources.base import Recipe
 from tests.datamodules.rays import random_site
 
 SOURCES = {
@@ -41,6 +43,12 @@ def test_files_of_a_home_folder_are_found(monkeypatch, tmp_path):
     assert names == ["a", "b"]
     (tmp_path / "links.json").write_text('{"site": [3, 1]}')
     assert read_links("~/links.json", [random_site("site", 5)]).tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("name", ["a/b", "../a", ".a", ""])
+def test_a_site_is_named_by_what_can_name_a_folder(name):
+    with pytest.raises(InputError, match="cannot name a site"):
+        Recipe((name,), {}, lambda work: [])
 
 
 def test_a_catalogue_lies_with_its_scenarios(monkeypatch, tmp_path):

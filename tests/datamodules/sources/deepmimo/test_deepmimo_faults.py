@@ -280,6 +280,15 @@ def test_download(
     assert capsys.readouterr().out == ""
 
 
+def test_another_process_downloads_the_same(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(scenario: str, folder: Path) -> None:
+        for place in (folder, tmp_path / "empty"):
+            shutil.copytree(root / scenario, place / scenario)
+
+    monkeypatch.setattr("datamodules.sources.deepmimo.v4._fetch", fetch)
+    assert len(source(tmp_path / "empty", download=True).recipes()) == len(source(root).recipes())
+
+
 def test_download_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import deepmimo
     import requests
