@@ -52,7 +52,7 @@ def synthesize(
             `bs.orientation` rotates the array. By default the global frame.
         velocity: User velocity [m/s], shape (3,) or (U, 3); needs `times` and `wavelength`.
         times: Snapshot instants [s], shape (N,), or (U, N) of each link; adds the axis N.
-        wavelength: Carrier wavelength [m], a number or of shape (U,).
+        wavelength: Carrier wavelength [m], a number or of shape () or (U,).
         reference: Phase reference of both arrays: the corner element (DeepMIMO) or the centre (Sionna).
         out: Output tensor of the same shape, such as an earlier result; not with autograd.
 
@@ -76,6 +76,8 @@ def synthesize(
         raise ValueError(f"out must be contiguous complex64 of shape {shape}, got {out.dtype} {tuple(out.shape)}")
     if velocity is not None:
         velocity = velocity.to(paths.gain.device).expand(num_links, 3)
+    if isinstance(wavelength, Tensor):
+        wavelength = wavelength.to(paths.gain.device).expand(num_links)
 
     moving = [value for value in (mount, velocity, times, wavelength) if isinstance(value, Tensor)]
     needs_grad = _needs_grad(*paths.as_dict().values(), *moving)

@@ -109,6 +109,8 @@ class Paths:
             raise InputError("user positions must be finite")
         mask = torch.isfinite(gain.abs()) & (gain.abs() > 0) & torch.isfinite(delay)
         mask &= torch.isfinite(aod).all(-1) & torch.isfinite(aoa).all(-1)
+        if polarization is not None:
+            mask &= torch.isfinite(polarization).flatten(2).all(-1)
         if los is None:
             los = (mask & (bounces == 0)).any(1)
         los = torch.where(mask.any(1), los.to(torch.int8), torch.tensor(-1, dtype=torch.int8))

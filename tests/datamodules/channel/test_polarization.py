@@ -123,6 +123,16 @@ def test_snapshots_gradients_and_mounts():
     assert matrix.grad[1].any()
 
 
+def test_paths_whose_polarization_is_no_number_are_removed():
+    paths = polarized()
+    fields = paths.as_dict() | {"polarization": paths.polarization.clone()}
+    fields["polarization"][2, 1, 0, 1] = complex(math.nan, 0)
+    del fields["mask"]
+    built = Paths.build(**fields)
+    assert built.mask.sum() == paths.mask.sum() - 1
+    assert synthesize(built, Array(2, 2, polarization="cross"), Array(), TONES).isfinite().all()
+
+
 @pytest.mark.parametrize("ue", [Array(), Array(1, 2, polarization="cross")])
 def test_beams(ue):
     paths, bs = polarized(), Array(2, 4, polarization="cross")

@@ -90,6 +90,8 @@ def test_time_axis_follows_the_doppler_of_each_path():
     csi = synthesize(paths, bs, ue, ofdm, velocity=velocity, times=times, wavelength=0.0857)
     assert csi.shape == (12, 6, 2, 4, 16)
     assert error(csi, reference(paths, bs, ue, ofdm, times=times, velocity=velocity, wavelength=0.0857)) < 4e-6
+    scalar = synthesize(paths, bs, ue, ofdm, velocity=velocity, times=times, wavelength=torch.tensor(0.0857))
+    assert torch.allclose(scalar, csi, atol=1e-4 * csi.abs().max().item())
     still = synthesize(paths, bs, ue, ofdm)
     assert torch.equal(csi[:, 0], still)
 
