@@ -26,7 +26,7 @@ from datamodules.sides.balanced_sampler import BalancedSampler, domain_of_rows
 from datamodules.sides.groups import Group, variant_names
 from datamodules.sides.sides import make_sides
 from datamodules.sides.splits import SIDES, Fractions, Rule
-from datamodules.sources.base import Source
+from datamodules.sources.base import Source, listed
 from datamodules.sources.build import build
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class ChannelDataModule(LightningDataModule):
         seed: Random seed of subsets, orders, views and motion.
 
     Raises:
-        InputError: A number is out of range, or an argument belongs to another `group`.
+        InputError: There is no source, a number is out of range, or an argument belongs to another `group`.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class ChannelDataModule(LightningDataModule):
         )  # fmt: skip
         seeds = {"split_seed": split_seed, "seed": seed}
         check_not_negative("data", guard=guard, num_beams=num_beams, num_workers=num_workers, **seeds)
-        self.sources = source if isinstance(source, list) else [source]
+        self.sources = listed(source)
         self.cache, self._given = self.sources[0].cache, (bs, ue, ofdm)
         self.split, self.fractions, self.block, self.holdout = split, fractions, block, holdout or []
         self.guard, self.num_labels, self.train_links = guard, num_labels, train_links

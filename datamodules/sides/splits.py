@@ -56,7 +56,7 @@ def split_links(
         InputError: The rule is unknown, a side is empty, a held-out name is unknown, or the fractions do not sum to 1.
     """
     rule = current_name(rule)
-    if min(fractions) < 0 or not math.isclose(sum(fractions), 1.0, abs_tol=1e-6):
+    if len(fractions) != 3 or min(fractions) < 0 or not math.isclose(sum(fractions), 1.0, abs_tol=1e-6):
         raise InputError(f"data.fractions must be three numbers of sum 1, got {tuple(fractions)}")
     if holdout and rule not in ("area", "city"):
         raise InputError(f"data.holdout is for data.split `area` or `city`, not `{rule}`: set one, or leave it out")

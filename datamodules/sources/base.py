@@ -107,6 +107,18 @@ class Source(ABC):
         return found
 
 
+def listed(source: Source | list[Source]) -> list[Source]:
+    """Return one or several sources as a list.
+
+    Raises:
+        InputError: There is none.
+    """
+    sources = source if isinstance(source, list) else [source]
+    if not sources:
+        raise InputError("data.source names no source: give one, such as those of experiments/data/")
+    return sources
+
+
 def data_root(kind: str, root: str | None) -> Path:
     """Return `root` if given, else `$CSI_DATA/<kind>`, else `data/<kind>`."""
     return (

@@ -189,6 +189,7 @@ def test_the_guard_band_is_what_a_search_over_all_pairs_finds():
         ({"rule": "city", "holdout": ["atlantis"]}, "names atlantis, but the data hold city"),
         ({"rule": "random", "holdout": ["city"]}, "data.holdout is for data.split `area` or `city`, not `random`"),
         ({"rule": "random", "fractions": (0.5, 0.1, 0.1)}, "three numbers of sum 1"),
+        ({"rule": "random", "fractions": (0.8, 0.2)}, "three numbers of sum 1"),
         ({"rule": "spatial", "block": 0.0}, "block must be positive"),
     ],
 )

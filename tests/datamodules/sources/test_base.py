@@ -2,6 +2,7 @@ import pytest
 
 from datamodules import WAIRD, DeepMIMO, DeepMIMOCatalogue, DeepMIMOv3, Recorded
 from datamodules.errors import InputError
+from datamodules.module import ChannelDataModule
 from datamodules.sites.inventory import cache_folder
 from datamodules.sites.link_file import read_links
 from datamodules.sources.base import Recipe
@@ -43,6 +44,11 @@ def test_files_of_a_home_folder_are_found(monkeypatch, tmp_path):
     assert names == ["a", "b"]
     (tmp_path / "links.json").write_text('{"site": [3, 1]}')
     assert read_links("~/links.json", [random_site("site", 5)]).tolist() == [1, 3]
+
+
+def test_no_source_is_named():
+    with pytest.raises(InputError, match=r"data\.source names no source"):
+        ChannelDataModule([])
 
 
 @pytest.mark.parametrize("name", ["a/b", "../a", ".a", ""])
