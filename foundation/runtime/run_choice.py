@@ -20,6 +20,10 @@ from foundation.runtime.runs import CHECKPOINTS, Run, check_name, first_process,
 _MAY_CHANGE = re.compile(r"(trainer|experiment|runs|run_id|ckpt_path|then_test)(\.|$)|data\.(batch_size|predict_on)$")
 #: settings without effect on the data
 _IDLE = re.compile(r"data\.num_workers$|data\..*\b(cache|root|download)$|model\..*\bcheckpoint$|model\.start_from")
+#: settings that are mappings of any entries
+_MAPPING = re.compile(
+    r"(^|\.)(train_on|validate_on|test_on|num_labels|mobility|variants|angle_spreads|weights|thresholds|lambdas|start_from)$"
+)
 
 
 class Choice(NamedTuple):
@@ -221,16 +225,25 @@ def first_with(section: str, files: list[Path]) -> Path | None:
     return next((file for file in files if section in _content(file)), None)
 
 
-def differences(old: Any, new: Any, key: str = "") -> Iterator[Difference]:
+def is_mapping(key: str) -> bool:
+    """Return whether the entries of a setting are given by the user, not by a class or a release."""
+    return _MAPPING.search(key) is not None
+
+
+def differences(old: Any, new: Any, key: str = "", mapping: bool = False) -> Iterator[Difference]:
     """List the settings with different values in two composed configurations.
 
-    Settings of only one configuration are ignored: they differ by class, which is itself listed, or by release. Classes
-    are compared by name without their module.
+    Settings of only one configuration are ignored: they differ by class, which is itself listed, or by release. Entries
+    of mappings, such as the conditions of a side, are not. Classes are compared by name without their module.
     """
     if isinstance(old, dict) and isinstance(new, dict):
+        mapping = (mapping or is_mapping(key)) and "class_path" not in old
+        if mapping and old.keys() != new.keys():
+            yield Difference(key, old, new)
+            return
         for name in old.keys() & new.keys():
             inner = key if name == "init_args" else f"{key}.{name}" if key else str(name)
-            yield from differences(old[name], new[name], inner)
+            yield from differences(old[name], new[name], inner, mapping)
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for number, (one, other) in enumerate(zip(old, new, strict=True)):
             yield from differences(one, other, f"{key}.{number}")

@@ -1,5 +1,6 @@
 """Which run a command works on, and what it must not overwrite or mix."""
 
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -7,7 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import datamodules
+import foundation
+import heads
 from foundation.checkpoint import read_checkpoint
+from foundation.runtime.run_choice import differences, is_mapping
 from tests.foundation.commands import QUIET, lightning, process, rows, summary, the_run, weights
 
 pytestmark = pytest.mark.usefixtures("toy_folder")
@@ -122,6 +127,34 @@ def test_what_a_run_says_of_other_data_lies_in_a_folder_of_its_own():
     assert len(list(Path("runs/toy/1").glob("on-more-*/summary.json"))) == 1
     assert lightning("predict", "--data.batch_size", "7", config=own) == 0
     assert len(list(Path("runs/toy/1").glob("on-*"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "keys"),
+    [
+        ({"data": {"class_path": "a.D", "init_args": {"test_on": {"los": 1}}}},
+         {"data": {"class_path": "b.D", "init_args": {"test_on": {"los": 1, "variant": "twin"}}}}, ["data.test_on"]),
+        ({"data": {"num_labels": {"twin": 9}}}, {"data": {"num_labels": {"target": 9}}}, ["data.num_labels"]),
+        ({"data": {"source": {"variants": {"low": {"max_depth": 2}}}}},
+         {"data": {"source": {"variants": {"low": {"max_depth": 2, "foliage": True}}}}}, ["data.source.variants.low"]),
+        # by release
+        ({"data": {"bs": {"rows": 1}}}, {"data": {"bs": {"rows": 1, "polarization": "single"}}}, []),
+        ({"data": {"source": {"variants": {"a": {"class_path": "S", "init_args": {"seed": 0}}}}}},
+         {"data": {"source": {"variants": {"a": {"class_path": "S", "init_args": {"seed": 0, "new": 1}}}}}}, []),
+    ],
+)  # fmt: skip
+def test_entries_of_one_of_two_mappings_are_differences(old, new, keys):
+    assert [change.key for change in differences(old, new)] == keys
+    assert [change.key for change in differences(new, old)] == keys
+
+
+def test_all_settings_that_are_mappings_are_known():
+    kinds = [getattr(package, name) for package in (datamodules, foundation, heads) for name in package.__all__]
+    kinds = [kind for kind in kinds if isinstance(kind, type) and not issubclass(kind, Exception | datamodules.Site)]
+    taken = [entry for kind in kinds for entry in inspect.signature(kind).parameters.items()]
+    given = {name for name, parameter in taken if "dict[" in str(parameter.annotation)}
+    assert {"test_on", "mobility", "variants", "lambdas"} <= given
+    assert {name for name in given if not is_mapping(f"data.{name}")} == set()
 
 
 def test_runs_and_checkpoints_of_a_home_folder_are_found(monkeypatch):
