@@ -80,7 +80,8 @@ class BatchMaker:
             are those of the first link, except `los`, which is the maximum over the links.
 
     Raises:
-        InputError: `symmetry` is set for recorded CSI or with `group`, or one of `extras` is unknown.
+        InputError: `symmetry` is set for recorded CSI or with `group`, or one of `extras` is unknown, or `geometry` is
+            asked for and not all positions are known.
     """
 
     def __init__(self, sites: Sequence[Site], data: Settings) -> None:
@@ -92,6 +93,12 @@ class BatchMaker:
             check_choice("data.extras", extra, Extra)
         if self.symmetry is not None and self.group_size is not None:
             raise InputError("data.symmetry transforms single links: it cannot be used with data.group")
+        unlocated = [site.name for site in sites if not site.links.position.isfinite().all()]
+        if "geometry" in self.extras and unlocated:
+            raise InputError(
+                f"data.extras: geometry needs the positions of all users, and some of site {unlocated[0]} are unknown: "
+                "leave it out"
+            )
         self.names = name_keys(site.name for site in sites)
         self.areas = name_keys(site.area for site in sites)
         frames = torch.stack([site.bs_orientation for site in sites])

@@ -57,6 +57,17 @@ def test_arrays_and_grid_come_from_the_recording(tmp_path: Path) -> None:
     assert (plain.bs, plain.ue, plain.ofdm) == (Array(1, T), Array(1, R), OFDM(K, 20e6))
 
 
+def test_geometry_needs_the_positions_of_all_users(tmp_path: Path) -> None:
+    position = torch.rand(U, 3)
+    file = write(tmp_path / "a.safetensors", position=position)
+    assert serve(file, split="random", extras=["geometry"]).sample()["geometry"].isfinite().all()
+    position[2] = torch.nan
+    file = write(tmp_path / "b.safetensors", position=position)
+    with pytest.raises(InputError, match=r"data\.extras: geometry needs the positions .* some of site b are unknown"):
+        serve(file, split="random", extras=["geometry"])
+    assert serve(file, split="random", extras=["map"]).sample()["map"].isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
