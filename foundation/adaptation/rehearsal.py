@@ -24,7 +24,7 @@ class RehearsalDataModule(ChannelDataModule):
         **kwargs: See `ChannelDataModule`.
 
     Raises:
-        InputError: `mix` is outside [0, 1], or a world has no link, or `balance` is given.
+        InputError: `mix` is outside [0, 1], or a world has no link, or `balance` or a group is given.
     """
 
     def __init__(self, *args: Any, target: str = "target", mix: float | None = None, **kwargs: Any) -> None:
@@ -33,6 +33,8 @@ class RehearsalDataModule(ChannelDataModule):
             raise InputError(f"data.mix must be in [0, 1], got {mix:g}")
         if self.balance is not None:
             raise InputError("data.balance cannot be used where data.mix sets the shares of two worlds: leave it out")
+        if self.group is not None:
+            raise InputError("data.group cannot be used where single links of two worlds are mixed: leave it out")
         self.target, self.mix = target, mix
 
     def train_dataloader(self) -> DataLoader[Batch]:

@@ -36,7 +36,8 @@ class WAIRD(Source):
         root: Folder that holds `scenario_1/` or `data/scenario_1/`; by default `$CSI_DATA/waird`, or `data/waird`.
         scenario: 1, many areas with few users, or 2, few areas with many users.
         areas: Which areas: numbers, text like "1-1000,2000", "paper-train" (1001-10000) or "paper-test" (1-1000) after
-            env_channel section IV-A, or all that are found. Numbers in a list must exist, gaps in a range are skipped.
+            environment-channel section IV-A, or all that are found. Numbers in a list must exist, gaps in a range are
+            skipped.
         frequency: Carrier [Hz]; 2.6, 6, 28, 60 and 100 GHz are released.
         max_paths: Number of strongest paths to keep for each link.
         exclude_scenario_2: Whether scenario 1 excludes the areas of scenario 2, so that training on the one and testing

@@ -296,6 +296,8 @@ def test_a_study_takes_every_rule_of_selection():
 def test_a_mix_of_worlds_is_not_balanced_as_well(tmp_path):
     with pytest.raises(InputError, match=r"data\.balance.*data\.mix"):
         RehearsalDataModule(DeepMIMO("street", root=str(tmp_path)), mix=0.5, balance=["los"])
+    with pytest.raises(InputError, match=r"data\.group cannot be used"):
+        RehearsalDataModule(DeepMIMO("street", root=str(tmp_path)), mix=0.5, base_stations=2)
 
 
 def test_epochs_of_rehearsal_have_the_share_that_is_asked_for():
