@@ -11,10 +11,10 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, get_args
 
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 #: errors of the file system that the user can resolve
-_OF_THE_DISK = {
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
-    errno.ENAMETOOLONG,
+_OF_THE_DISK = _FULL | {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
 }  # fmt: skip
 #: negative numbers on a command line, of which argparse would take -1e-3 as an option
 NEGATIVE_NUMBER = re.compile(r"-(\.?\d|inf|nan)")
@@ -38,8 +38,11 @@ def remedied(error: BaseException) -> str | None:
         return text
     if isinstance(error, FileNotFoundError):
         return text if error.filename is None else f"{error.filename} does not exist"
-    if isinstance(error, OSError) and error.errno in _OF_THE_DISK and error.filename is not None:
-        return f"{error.filename}: {error.strerror}: give another folder, or free the disk"
+    if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+        # what is written to a full disk has no name
+        if error.filename is not None or error.errno in _FULL:
+            where = "" if error.filename is None else f"{error.filename}: "
+            return f"{where}{error.strerror}: give another folder, or free the disk"
     return None
 
 

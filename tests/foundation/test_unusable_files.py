@@ -1,6 +1,8 @@
 """A file in the place of a folder, or a folder in that of a file, is one line that names it, in every command."""
 
+import errno
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,12 +10,13 @@ from safetensors import SafetensorError
 
 import datamodules.__main__
 import foundation.cli
-from datamodules.errors import InputError
+from datamodules.errors import InputError, remedied
 from datamodules.sources.recorded.example import write_example
 from datamodules.sources.recorded.importing import import_recording
 from foundation import CsiFeedback
 from foundation.evaluation import prediction_curves
 from foundation.nets.csinetplus import CSINetPlus
+from foundation.runtime.resume import AtomicCheckpointIO
 from foundation.studies import dashboard, results, run
 from foundation.tuning import tune
 from tests.foundation.towers import save_checkpoint
@@ -76,6 +79,25 @@ def test_programs_of_studies_end_alike(module, args, file, capsys, monkeypatch):
         module.main()
     assert ended.value.code == 2
     one_line(capsys, f"{file}/x", "Not a directory")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_no_bug(tmp_path, monkeypatch):
+    with pytest.raises(OSError, match="No space left") as caught, open("/dev/full", "w") as full:
+        full.write("text")
+    assert remedied(caught.value) == "No space left on device: give another folder, or free the disk"
+    assert remedied(OSError(errno.EPERM, "Operation not permitted")) is None, "of no file"
+
+    def into_full(checkpoint, file):
+        with open("/dev/full", "wb") as full:
+            full.write(bytes(10))
+
+    monkeypatch.setattr("torch.save", into_full)
+    (tmp_path / "last.ckpt").write_text("earlier")
+    with pytest.raises(OSError, match="No space left") as caught:
+        AtomicCheckpointIO().save_checkpoint({}, tmp_path / "last.ckpt")
+    assert remedied(caught.value).startswith(f"{tmp_path / 'last.ckpt'}: No space left on device: give another folder")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("last.ckpt", "earlier")]
 
 
 @pytest.mark.parametrize("module", ["example", "importing"])
