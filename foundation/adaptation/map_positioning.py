@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, check_not_negative, check_positive
 from datamodules.maps.area_maps import AreaMaps
 from datamodules.progress import Progress
 from foundation.adaptation.finetune import FineTune, Mode
@@ -58,7 +58,7 @@ class MapPositioning(FineTune):
 
     Raises:
         InputError: The mode is not `probe`, the head is no `Positioning`, the checkpoint has no environment tower, or
-            `step` or `radius` is not positive.
+            `step` or `radius` is not positive, or `sharpness` negative.
     """
 
     parts: ClassVar[dict[str, str]] = {"head": "head", "environment": "environment"}
@@ -79,6 +79,8 @@ class MapPositioning(FineTune):
         optimizer: OptimizerName = "adamw",
         start_from: StartFrom = None,
     ) -> None:
+        check_positive("MapPositioning", step=step, radius=radius)
+        check_not_negative("MapPositioning", sharpness=sharpness)
         if mode != "probe":
             raise InputError(f"MapPositioning has frozen towers: set model.mode to probe, not {mode}")
         super().__init__(
@@ -96,8 +98,6 @@ class MapPositioning(FineTune):
         if not isinstance(self.head, Positioning):
             raise InputError(f"MapPositioning needs the head Positioning, not {type(self.head).__name__}")
         self.environment = load_encoder(checkpoint, tower="environment").requires_grad_(False)
-        if not (step > 0 and radius > 0):
-            raise InputError(f"model.step and model.radius must be positive, got {step} and {radius}")
         self.step, self.radius, self.sharpness = step, radius, sharpness
         self._candidates: dict[int, tuple[Tensor, Tensor]] = {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from itertools import product
@@ -293,6 +294,10 @@ class EnvChannel(FoundationTask):
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer and its schedule (section IV-B)."""
+        if self.rebuild_first and not math.isfinite(self.trainer.estimated_stepping_batches):
+            raise InputError(
+                "model.rebuild_first is a share of the training: set trainer.max_epochs or trainer.max_steps"
+            )
         stages = (self.rebuild_first, 1.0) if self.rebuild_first else (1.0,)
         return self.optimizers_with([(self, self.lr)], self.weight_decay, self.schedule, stages, self.optimizer)
 

@@ -129,8 +129,9 @@ def test_what_it_cannot_do_is_said(checkpoint, tmp_path):
         MapPositioning(head, checkpoint, mode="scratch")
     with pytest.raises(InputError, match="needs the head Positioning, not LOS"):
         MapPositioning(lambda n: LOS(n), checkpoint)
-    for setting in ({"step": 0.0}, {"radius": -1.0}, {"radius": float("nan")}):
-        with pytest.raises(InputError, match="must be positive"):
+    for setting in ({"step": 0.0}, {"radius": -1.0}, {"radius": float("nan")}, {"step": float("inf")},
+                    {"sharpness": float("nan")}):  # fmt: skip
+        with pytest.raises(InputError, match=r"must (not be negative|be positive)"):
             MapPositioning(head, checkpoint, **setting)
     alone = save(tmp_path / "y.ckpt", None, decoder=lambda n: _decoder(n))
     with pytest.raises(InputError, match="no part 'environment'"):

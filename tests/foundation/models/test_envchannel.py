@@ -1,5 +1,7 @@
 """The environment-channel two-tower: its losses, sizes and training."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -199,6 +201,13 @@ def test_the_reconstruction_may_come_first(tmp_path):
     assert moved["environment"][-1]
     assert min(rates[half - 2 : half]) < 0.2 * max(rates[:half]), "a cosine for each part"
     assert max(rates[half:]) > 0.8 * max(rates)
+
+
+def test_a_training_without_an_end_has_no_first_share():
+    model = small(rebuild_first=0.5, schedule="constant")
+    model._trainer = SimpleNamespace(estimated_stepping_batches=float("inf"), precision="32-true")
+    with pytest.raises(InputError, match=r"rebuild_first is a share of the training: set trainer\.max_epochs"):
+        model.configure_optimizers()
 
 
 def test_some_links_do_not_tell_their_line_of_sight():
