@@ -106,7 +106,8 @@ def test_predictors_are_scored_once_on_the_same_data(tmp_path, monkeypatch):
 
     def scores(name, snr_db):
         model = FineTune(lambda d: Prediction(d, "given"), ClassicalPredictor(name, **SIZE), mode="control")
-        trainer = Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_progress_bar=False)
+        options = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False}
+        trainer = Trainer(default_root_dir=tmp_path, **options)
         trainer.test(model, datamodule=data(tmp_path, snr_db), verbose=False)
         found = {key.rsplit("/", 1)[-1]: float(value) for key, value in trainer.callback_metrics.items()}
         own = ("nmse_db", "nmse_antenna_db", "beam_top1", "rate_loss", "macs", "cpu_ms")
