@@ -181,8 +181,12 @@ def not_found(kind: str, scenario: str, root: Path) -> str:
 
 
 def city_of(scenario: str) -> str:
-    """Return a scenario's name without its frequency: `city_0_newyork` for `city_0_newyork_3p5`."""
-    return re.sub(r"_\d+(p\d+)?b?(_(lwm|s|dyn))?$", "", scenario)
+    """Return a scenario's name without its frequency: `city_0_newyork` for `city_0_newyork_3p5`.
+
+    The streets of `o1b` are those of `o1`, with blockers and reflectors.
+    """
+    name = re.sub(r"_\d+(p\d+)?b?(_(lwm|s|dyn))?$", "", scenario)
+    return "o1" if name == "o1b" else name
 
 
 def select_base_stations(wanted: list[int] | None, available: list[int], scenario: str) -> list[int]:

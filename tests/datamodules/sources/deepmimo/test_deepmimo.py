@@ -142,6 +142,7 @@ def test_gain_is_that_of_the_geometry(root: Path) -> None:
         ("i2_28b", "i2"),
         ("boston5g_3p5", "boston5g"),
         ("o1_drone_200", "o1_drone"),
+        ("o1b_3p5", "o1"),
         ("officefloor1", "officefloor1"),
     ],
 )
