@@ -69,7 +69,8 @@ def data(tmp_path_factory):
         write_scenario(root / "deepmimo", scenario, num_users=120, seed=seed)
     for scenario in ("city_11_santaclara", "city_12_fortworth", "city_15_indianapolis", "city_19_oklahoma"):
         write_v3(root / "deepmimo_v3", f"{scenario}_3p5", num_users=80, num_base_stations=3)
-    write_waird([random_area(seed, 2, 40, 6.0) for seed in range(3)], root / "waird", first_id=1)
+    # on both sides of the area by which waird.yaml parts training and test
+    write_waird([random_area(seed, 2, 40, 6.0) for seed in range(5)], root / "waird", first_id=999)
     site = random_site(num_users=80)
     csi = synthesize(site.paths, Array(1, 32), Array(), OFDM(64, 10e6))
     np.savez(root / "measured.npz", csi=csi.numpy(), position=site.paths.position.numpy())
