@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextvars import Context
 from itertools import chain
 from types import FrameType
@@ -16,6 +16,7 @@ from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
 from torch import Tensor, nn
 
 from datamodules.errors import InputError
+from heads.base import of_links
 
 
 class Encoder(nn.Module, HyperparametersMixin, ABC):
@@ -131,13 +132,3 @@ class Encoder(nn.Module, HyperparametersMixin, ABC):
     def beyond_tokens(self) -> Iterable[nn.Parameter]:
         """Return the parameters between tokens and features, on which the tokens do not depend."""
         return ()
-
-
-def of_links(compute: Callable[..., Tensor], *inputs: Tensor, **named: Any) -> Tensor:
-    """Return `compute` of inputs (B, ...), which may have no link, as in evaluation over several processes.
-
-    Since not every layer accepts an empty batch (see `ShardedSampler`), a link of zeros is then computed and removed.
-    """
-    if inputs and not len(inputs[0]):
-        return compute(*(value.new_zeros(1, *value.shape[1:]) for value in inputs), **named)[:0]
-    return compute(*inputs, **named)

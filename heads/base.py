@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -102,15 +102,9 @@ class Head(nn.Module, ABC):
     def answer(self, features: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """Return the output of `forward` for features (B, D), with its further `inputs` taken from the batch.
 
-        Batches may be empty, as in evaluation over several processes. Since not every layer accepts an empty batch, a
-        sample of zeros is then computed and removed.
+        Batches may be empty, see `of_links`.
         """
-        given = [features, *(batch[key] for key in self.inputs)]
-        if len(features):
-            prediction: Tensor = self(*given)
-            return prediction
-        nothing: Tensor = self(*(value.new_zeros(1, *value.shape[1:]) for value in given))[:0]
-        return nothing
+        return of_links(self, features, *(batch[key] for key in self.inputs))
 
     @abstractmethod
     def loss(self, prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
@@ -153,6 +147,16 @@ class Head(nn.Module, ABC):
                 outlines [m], and `train_position` (n, 3), the positions of the training users [m].
         """
         return {}
+
+
+def of_links(compute: Callable[..., Tensor], *inputs: Tensor, **named: Any) -> Tensor:
+    """Return `compute` of inputs (B, ...), which may have no link, as in evaluation over several processes.
+
+    Since not every layer accepts an empty batch (see `ShardedSampler`), a link of zeros is then computed and removed.
+    """
+    if inputs and not len(inputs[0]):
+        return compute(*(value.new_zeros(1, *value.shape[1:]) for value in inputs), **named)[:0]
+    return compute(*inputs, **named)
 
 
 def check_declared(head: Head) -> None:

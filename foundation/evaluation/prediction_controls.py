@@ -157,7 +157,6 @@ class PredictionControls(Callback):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         clean = batch.get("clean_csi", batch["csi"])
-        noise = (batch["csi"] - clean).abs().square().mean((1, 2, 3, 4))
         facts = {"snr_db": snr(batch["csi"], clean)}
         velocity, times = motion(data, batch)
         if velocity is not None:
@@ -174,6 +173,7 @@ class PredictionControls(Callback):
         for name in (name for name in _CHOOSING if name in predictions):
             self._choose(f"{name}_", predictions[name], target)
         if _LIMITS.keys() <= self._errors.keys() and velocity is not None:
+            noise = (batch["csi"] - clean).abs().square().mean((1, 2, 3, 4))
             rays, mount = rays_of(data.sides["test"].sites, batch), data._make._mount(batch["site"])
             known = Signatures.of(rays, data.bs, data.ue, data.ofdm, velocity, times, 1.0, mount)
             for name, predict in _LIMITS.items():

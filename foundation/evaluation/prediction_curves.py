@@ -73,9 +73,7 @@ def cells(rows: Sequence[Row], metric: str = "nmse_db") -> dict[str, dict[str, f
         held = {name: statistics.fmean(each) for (where, name), each in values.items() if where == data}
         scored = [held[name] for name in _CLASSICAL if name in held]
         classical = {"classical": min(scored)} if scored else {}
-        kept = {
-            name: held[name] for name in (*variants, "hold", "limit_bin", "limit", "fd_t", "snr_db") if name in held
-        }
+        kept = {name: held[name] for name in (*variants, *_GIVEN, "fd_t", "snr_db") if name in held}
         found[data] = kept | classical
     return found
 

@@ -9,8 +9,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from datamodules.errors import InputError, check_positive
-from foundation.encoder import Encoder, of_links
+from foundation.encoder import Encoder
 from foundation.nets.contwin import past_image
+from heads.base import of_links
 
 
 def two_stages(
