@@ -28,6 +28,8 @@ from datamodules.sources.deepmimo.v4 import (
     select_base_stations,
 )
 
+#: version of the reader, to be raised when its output changes, so that cached sites are rebuilt
+_VERSION = 1
 #: rows of a user's path table
 _PHASE, _DELAY, _POWER, _AOA_AZ, _AOA_ZENITH, _AOD_AZ, _AOD_ZENITH, _LOS = range(8)
 
@@ -102,6 +104,7 @@ class DeepMIMOv3(Source):
         require(params)
         parameters = {
             "source": "DeepMIMOv3",
+            "version": _VERSION,
             "scenario": self.scenario,
             "base_station": base_station,
             "max_paths": self.max_paths,

@@ -25,6 +25,9 @@ from datamodules.sites.site import Site
 from datamodules.sources.base import Recipe, Source, data_root, file_stamps
 from datamodules.sources.deepmimo.files import Facts, link_suffix, read_environment, read_link
 
+#: version of the reader, to be raised when its output changes, so that cached sites are rebuilt
+_VERSION = 1
+
 
 class DeepMIMO(Source):
     """Base stations of a DeepMIMO 4 scenario, one site each, named `<scenario>_bs<id>`.
@@ -89,6 +92,7 @@ class DeepMIMO(Source):
         files = [f for f in sorted(folder.iterdir()) if f.name.startswith(shared) or f.stem.endswith(tuple(links))]
         parameters = {
             "source": "DeepMIMO",
+            "version": _VERSION,
             "scenario": self.scenario,
             "base_station": base_station,
             "transmitter": point,

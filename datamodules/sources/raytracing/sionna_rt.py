@@ -160,7 +160,8 @@ class SionnaRT(Source):
         tracing = {**dataclasses.asdict(self.tracer), "file": scenes.fingerprint(self.tracer.file)}
         placing = {key: getattr(self, key) for key in _PLACING}
         if self.points is not None:
-            placing["points"] = hashlib.sha256(self._given_points().tobytes()).hexdigest()
+            points = self._given_points()
+            placing["points"] = hashlib.sha256(f"{points.shape}".encode() + points.tobytes()).hexdigest()
         version = importlib.metadata.version("sionna-rt")
         versions = {"sionna-rt": version, "placing": PLACING}
         return {"source": "sionna_rt", **versions, "scene": self.tracer.file.stem, **tracing, **placing}

@@ -181,6 +181,12 @@ def test_changed_data_is_read_anew(root: Path) -> None:
     assert before[1] == after[1]
 
 
+def test_data_of_another_version_of_the_reader_are_read_anew(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {recipe.digest for recipe in source(root).recipes()}
+    monkeypatch.setattr("datamodules.sources.deepmimo.v4._VERSION", 2)
+    assert not before & {recipe.digest for recipe in source(root).recipes()}
+
+
 def test_older_extensions(root: Path) -> None:
     from scipy.io import savemat
 

@@ -187,6 +187,17 @@ def test_given_points_keep_their_order(tmp_path):
 
 
 @requires_sionna
+def test_points_of_other_shapes_are_other_sites():
+    flat = [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]
+    digests = {
+        recipe.digest
+        for points in (flat, np.reshape(flat, (2, 3)).tolist())
+        for recipe in SionnaRT(**CANYON, users="points", points=points).recipes()
+    }
+    assert len(digests) == 2
+
+
+@requires_sionna
 def test_killed_run_resumes_to_the_same_bytes(tmp_path, monkeypatch):
     facts = {**CANYON, "users": "grid", "window": (-40, -8, 40, 8), "spacing": 4, "chunk": 16}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
