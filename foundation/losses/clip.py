@@ -23,15 +23,11 @@ class CLIPLoss(TemperatureLoss):
     over processes equals the loss of one process with the whole batch.
 
     Args:
-        temperature: Initial value of the learned temperature.
-        max_scale: Largest inverse temperature; CLIP clamps at 100.
+        temperature: Initial value of the learned temperature, such as 0.07 in CLIP.
 
     Raises:
         InputError: The temperature is not positive.
     """
-
-    def __init__(self, temperature: float = 0.07, max_scale: float = 100.0) -> None:
-        super().__init__(temperature, max_scale)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the loss of embeddings (B, D), normalised here, with negatives of all processes."""

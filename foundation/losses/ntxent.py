@@ -31,11 +31,10 @@ class NTXentLoss(TemperatureLoss):
     Args:
         temperature: Initial value of the learned temperature: 0.1 in the text of the paper, 0.5 in its Table 6.
         negatives: Selection from the pool: the `farthest` rows from the anchor, as in the mining of the paper; the
-            `nearest`, the usual hard negatives; or with `none` the whole pool, which by default is every other row, the
-            ablation A1 of the paper.
+            `nearest`, the usual hard negatives; or with `none` the whole pool, the ablation A1 of the paper
+            where that is every other row.
         num_negatives: Number of negatives. The paper states both 50 and an eighth of all rows; by default an eighth of
             the rows of all processes, and at least one.
-        max_scale: Largest inverse temperature.
 
     Raises:
         InputError: An argument is out of range.
@@ -46,45 +45,39 @@ class NTXentLoss(TemperatureLoss):
         temperature: float = 0.1,
         negatives: Negatives = "farthest",
         num_negatives: int | None = None,
-        max_scale: float = 100.0,
     ) -> None:
-        super().__init__(temperature, max_scale)
+        super().__init__(temperature)
         check_positive("NTXentLoss", num_negatives=num_negatives)
         check_choice("NTXentLoss: negatives", negatives, Negatives)
         self.negatives, self.num_negatives = negatives, num_negatives
 
-    def forward(self, embeddings: Tensor, positives: Tensor, pool: Tensor | None = None) -> Tensor:
+    def forward(self, embeddings: Tensor, positives: Tensor, pool: Tensor) -> Tensor:
         """Return the loss, a scalar.
 
         Args:
             embeddings: Shape (B, D), normalised here. M is the number of rows of all processes, ordered by rank.
-            positives: Mask of the positives of each anchor, bool (B, M); or an index of each row, int64 (B,), gathered
-                here: rows of equal index are positives, such as the views of one link.
-            pool: Mask of the rows from which negatives are mined, bool (B, M); by default all.
+            positives: Mask of the positives of each anchor, bool (B, M).
+            pool: Mask of the rows from which negatives are mined, bool (B, M).
 
         Raises:
-            ValueError: A mask is not of shape (B, M), or the index not of shape (B,).
+            ValueError: A mask is not of shape (B, M).
         """
         own = unit(embeddings)
-        if positives.dtype != torch.bool:
-            if positives.shape != own.shape[:1]:
-                raise ValueError(f"the index of positives must have shape {(len(own),)}, got {tuple(positives.shape)}")
-            positives = positives.unsqueeze(1) == gather(positives)
         return self._loss(own, gather(own), rank() * len(own), positives, pool)
 
-    def local(self, embeddings: Tensor, positives: Tensor, pool: Tensor | None = None) -> Tensor:
+    def local(self, embeddings: Tensor, positives: Tensor, pool: Tensor) -> Tensor:
         """Return the loss of embeddings (B, D) with pairs of the same rows alone; masks are (B, B)."""
         own = unit(embeddings)
         return self._loss(own, own, 0, positives, pool)
 
-    def _loss(self, own: Tensor, rows: Tensor, first: int, positives: Tensor, pool: Tensor | None) -> Tensor:
+    def _loss(self, own: Tensor, rows: Tensor, first: int, positives: Tensor, pool: Tensor) -> Tensor:
         shape = (len(own), len(rows))
         for name, mask in (("positives", positives), ("pool", pool)):
-            if mask is not None and mask.shape != shape:
+            if mask.shape != shape:
                 raise ValueError(f"{name} must have shape {shape}, got {tuple(mask.shape)}")
-        itself = torch.arange(shape[1], device=own.device) == (first + _column(shape[0], own.device))
-        positives = positives & ~itself
-        pool = ~(positives | itself) if pool is None else pool & ~(positives | itself)
+        anchors, others = (torch.arange(count, device=own.device) for count in shape)
+        itself = others == first + anchors.unsqueeze(1)
+        positives, pool = positives & ~itself, pool & ~(positives | itself)
         with torch.autocast(own.device.type, enabled=False):  # half precision would round the cosines
             similarity = own @ rows.T
         kept = positives | self._mine(similarity.detach(), pool)
@@ -102,7 +95,3 @@ class NTXentLoss(TemperatureLoss):
         hardness = similarity if self.negatives == "nearest" else -similarity
         chosen = hardness.masked_fill(~pool, -math.inf).topk(min(count, pool.shape[1])).indices
         return torch.zeros_like(pool).scatter(1, chosen, True) & pool
-
-
-def _column(length: int, device: torch.device) -> Tensor:
-    return torch.arange(length, device=device).unsqueeze(1)

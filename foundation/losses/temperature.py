@@ -9,28 +9,29 @@ from torch import Tensor, nn
 
 from datamodules.errors import InputError, check_positive
 
+#: largest inverse temperature, as in CLIP
+_MAX_SCALE = 100.0
+
 
 class TemperatureLoss(nn.Module):
     """Base class of losses of cosine similarities divided by a learned temperature.
 
     Args:
-        temperature: Initial temperature, within the range of the learned one: 1 / `max_scale` to 1.
-        max_scale: Largest inverse temperature; CLIP clamps at 100.
+        temperature: Initial temperature, within the range of the learned one: 0.01 to 1.
 
     Raises:
         InputError: The temperature is outside its range.
     """
 
-    def __init__(self, temperature: float, max_scale: float = 100.0) -> None:
+    def __init__(self, temperature: float = 0.07) -> None:
         super().__init__()
-        check_positive(type(self).__name__, temperature=temperature, max_scale=max_scale)
-        if not 1 / max_scale <= temperature <= 1:
+        check_positive(type(self).__name__, temperature=temperature)
+        if not 1 / _MAX_SCALE <= temperature <= 1:
             raise InputError(
-                f"{type(self).__name__}: temperature must be {1 / max_scale:g} to 1, to which training clamps it, "
+                f"{type(self).__name__}: temperature must be {1 / _MAX_SCALE:g} to 1, to which training clamps it, "
                 f"got {temperature:g}"
             )
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
-        self.max_log_scale = math.log(max_scale)
 
     @property
     def scale(self) -> Tensor:
@@ -40,4 +41,4 @@ class TemperatureLoss(nn.Module):
     @torch.no_grad()
     def clamp(self) -> None:
         """Clamp the temperature to its range; called after every optimizer step, as in CLIP."""
-        self.log_scale.clamp_(0.0, self.max_log_scale)
+        self.log_scale.clamp_(0.0, math.log(_MAX_SCALE))

@@ -42,8 +42,9 @@ def test_is_symmetric_and_has_finite_gradients():
     assert torch.isfinite(loss.log_scale.grad)
 
 
-def test_temperature_is_clamped_as_clip_does():
-    loss = CLIPLoss(0.07)
+@pytest.mark.parametrize("kind", [CLIPLoss, NTXentLoss])
+def test_temperature_is_clamped_as_clip_does(kind):
+    loss = kind(0.07)
     assert loss.scale.item() == pytest.approx(1 / 0.07)
     with torch.no_grad():
         loss.log_scale.fill_(9.0)
@@ -54,7 +55,7 @@ def test_temperature_is_clamped_as_clip_does():
     loss.clamp()
     assert loss.scale.item() == pytest.approx(1)
     with pytest.raises(ValueError, match="temperature must be positive"):
-        CLIPLoss(0.0)
+        kind(0.0)
 
 
 def test_retrieval_counts_within_batches():
