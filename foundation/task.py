@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW, Optimizer
 
 from datamodules.batch import SETTINGS
-from datamodules.errors import InputError, check_choice
+from datamodules.errors import InputError, check_choice, check_not_negative, check_positive
 from datamodules.progress import activity
 from foundation.checkpoint import check_fit, load_model, load_part, read_checkpoint
 from foundation.contract import describe_data, with_earlier
@@ -36,11 +36,20 @@ class DivergedError(InputError):
 class FoundationTask(LightningModule):
     """Base class of all models: optimizer, schedule, input statistics, and checkpoints that `load_encoder` reads.
 
+    Args:
+        lr: Learning rate.
+        weight_decay: Weight decay, not applied to biases, norms and scalars.
+        schedule: Learning-rate schedule, see `foundation.optim.schedules`.
+        optimizer: `adamw`, or `muon`, which differs for the matrices of attention blocks, see `Muon`.
+        start_from: Checkpoint of the initial weights; or, for each part by name, such as `decoder`, the checkpoint of
+            this part under the same name.
+
     Attributes:
         monitor: Logged name of the value that selects the best checkpoint.
         monitor_mode: Whether a small (`min`) or a large (`max`) value is better.
-        start_from: Checkpoint of the initial weights; or, for each part by name, such as `decoder`, the checkpoint of
-            this part under the same name. Set by the argument of the same name of a model.
+
+    Raises:
+        InputError: The learning rate is not positive, or the weight decay negative.
     """
 
     monitor: str = "val/loss"
@@ -49,9 +58,22 @@ class FoundationTask(LightningModule):
     towers: ClassVar[dict[str, str]] = {"encoder": "encoder"}
     #: other parts by name in checkpoints, with their attributes
     parts: ClassVar[dict[str, str]] = {}
-    start_from: StartFrom = None
     #: description of the training data in checkpoints, see `describe_data`
     trained_on: dict[str, Any] | None = None
+
+    def __init__(
+        self,
+        lr: float = 1e-3,
+        weight_decay: float = 0.01,
+        schedule: Schedule = "cosine",
+        optimizer: OptimizerName = "adamw",
+        start_from: StartFrom = None,
+    ) -> None:
+        super().__init__()
+        check_positive(type(self).__name__, lr=lr)
+        check_not_negative(type(self).__name__, weight_decay=weight_decay)
+        self.lr, self.weight_decay, self.schedule = lr, weight_decay, schedule
+        self.optimizer, self.start_from = optimizer, start_from
 
     def describe(self) -> dict[str, Any]:
         """Return the names of model, head and mode, for the summary of the run."""
@@ -220,53 +242,46 @@ class FoundationTask(LightningModule):
         model: Self = super().load_from_checkpoint(rewritten, **{**kwargs, "weights_only": True})
         return model
 
-    def optimizers_with(
-        self,
-        groups: Iterable[tuple[nn.Module | Iterable[nn.Parameter], float]],
-        weight_decay: float,
-        schedule: Schedule,
-        stages: Sequence[float] = (1.0,),
-        optimizer: OptimizerName = "adamw",
-    ) -> Any:
-        """Return an optimizer with a schedule.
+    def configure_optimizers(self) -> Any:
+        """Return the optimizer of all parameters, and the schedule."""
+        return self.optimizers_with([(self, self.lr)])
+
+    def optimizers_with(self, groups: Iterable[tuple[nn.Module, float]], stages: Sequence[float] = (1.0,)) -> Any:
+        """Return the optimizer with its schedule.
 
         Args:
             groups: Modules with their learning rates; parameters without gradient are omitted.
-            weight_decay: Weight decay, not applied to biases, norms and scalars.
-            schedule: See `foundation.optim.schedules`.
             stages: Ends of the stages of training, as fractions of its steps; each has a `cosine` schedule.
-            optimizer: `adamw`, or `muon`, which differs for the matrices of attention blocks, see `Muon`.
 
         Raises:
             InputError: The schedule or the optimizer is unknown.
         """
-        check_choice("schedule", schedule, Schedule)
-        check_choice("optimizer", optimizer, OptimizerName)
-        hidden = set(hidden_matrices(self)) if optimizer == "muon" else set()
+        check_choice("schedule", self.schedule, Schedule)
+        check_choice("optimizer", self.optimizer, OptimizerName)
+        hidden = set(hidden_matrices(self)) if self.optimizer == "muon" else set()
         settings = []
         for module, lr in groups:
-            parameters = [p for p in (module.parameters() if isinstance(module, nn.Module) else module)]
-            parameters = [p for p in parameters if p.requires_grad]
+            parameters = [p for p in module.parameters() if p.requires_grad]
             for decay, orthogonal, chosen in (
-                (weight_decay, True, [p for p in parameters if p in hidden]),
-                (weight_decay, False, [p for p in parameters if p.ndim > 1 and p not in hidden]),
+                (self.weight_decay, True, [p for p in parameters if p in hidden]),
+                (self.weight_decay, False, [p for p in parameters if p.ndim > 1 and p not in hidden]),
                 (0.0, False, [p for p in parameters if p.ndim <= 1]),
             ):
                 if chosen:
                     settings.append({"params": chosen, "lr": lr, "weight_decay": decay, "orthogonal": orthogonal})
         # fused is one pass over the parameters; with mixed precision Lightning could not clip its gradients
         fused = self._trainer is None or "mixed" not in str(self.trainer.precision)
-        result: Optimizer = (Muon if optimizer == "muon" else AdamW)(settings, fused=fused)
-        if schedule == "constant":
+        result: Optimizer = (Muon if self.optimizer == "muon" else AdamW)(settings, fused=fused)
+        if self.schedule == "constant":
             return result
-        if schedule == "plateau":
+        if self.schedule == "plateau":
             # stepped where there is a new score: at a validation
             often = self.trainer.check_val_every_n_epoch or 1
             scheduling = {"scheduler": plateau(result, self.monitor_mode), "monitor": self.monitor, "frequency": often}
         else:
             steps = self.trainer.estimated_stepping_batches
             scheduling = {
-                "scheduler": cosine(result, steps, RESTARTS if schedule == "restarts" else stages),
+                "scheduler": cosine(result, steps, RESTARTS if self.schedule == "restarts" else stages),
                 "interval": "step",
             }
         return {"optimizer": result, "lr_scheduler": scheduling}

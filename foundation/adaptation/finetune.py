@@ -79,11 +79,11 @@ class FineTune(FoundationTask):
         optimizer: OptimizerName = "adamw",
         start_from: StartFrom = None,
     ) -> None:
-        super().__init__()
+        super().__init__(lr, weight_decay, schedule, optimizer, start_from)
         self.save_hyperparameters()
         check_choice(f"{type(self).__name__}: mode", mode, Mode)
-        check_positive(type(self).__name__, base_stations=base_stations, lr=lr, encoder_lr=encoder_lr)
-        check_not_negative(type(self).__name__, weight_decay=weight_decay, tokens=tokens)
+        check_positive(type(self).__name__, base_stations=base_stations, encoder_lr=encoder_lr)
+        check_not_negative(type(self).__name__, tokens=tokens)
         names: list[str | None] = [*tower] if tower else [None]
         encoders = [find_encoder(mode, encoder, checkpoint, name) for name in names]
         self.encoder = encoders[0]
@@ -108,8 +108,7 @@ class FineTune(FoundationTask):
             raise InputError(
                 f"the head {type(self.head).__name__} is for one base station: set model.base_stations to 1"
             )
-        self.mode, self.lr, self.encoder_lr, self.start_from = mode, lr, encoder_lr, start_from
-        self.weight_decay, self.schedule, self.optimizer = weight_decay, schedule, optimizer
+        self.mode, self.encoder_lr = mode, encoder_lr
         self.name = type(self.head).__name__.lower()
         self.monitor_mode = self.head.monitor_mode
         prefixes = [f"{name}_" for name in names] if len(names) > 1 else [""]
@@ -311,9 +310,5 @@ class FineTune(FoundationTask):
             return None
         encoder_lr = self.lr if self.mode == "scratch" else self.encoder_lr
         learned = [self.head] if self.reduce is None else [self.reduce, self.head]
-        return self.optimizers_with(
-            [(self.encoder, encoder_lr), (self.further, encoder_lr), *((part, self.lr) for part in learned)],
-            self.weight_decay,
-            self.schedule,
-            optimizer=self.optimizer,
-        )
+        encoders = [(self.encoder, encoder_lr), (self.further, encoder_lr)]
+        return self.optimizers_with([*encoders, *((part, self.lr) for part in learned)])

@@ -24,7 +24,7 @@ from datamodules.channel.codebook import (
     top_codewords,
 )
 from datamodules.channel.draws import LinkDraws, name_keys
-from datamodules.errors import InputError, check_choice, check_finite, check_not_negative, check_positive
+from datamodules.errors import InputError, check_choice, check_finite
 from foundation.baselines.calibration import nearest_mean, places
 from foundation.link_metrics import LinkMean, LinkQuantile
 from foundation.models.calibration_scores import SCORES, SHOWN, SWEEP, metrics_of_test
@@ -90,10 +90,8 @@ class TwinCalibration(FoundationTask):
         schedule: Schedule = "cosine",
         start_from: StartFrom = None,
     ) -> None:
-        super().__init__()
+        super().__init__(lr, weight_decay, schedule, start_from=start_from)
         self.save_hyperparameters()
-        check_positive("TwinCalibration", lr=lr)
-        check_not_negative("TwinCalibration", weight_decay=weight_decay)
         check_finite("TwinCalibration", snr_db=snr_db)
         check_choice("TwinCalibration: labels", labels, Labels)
         if not 1 <= codewords <= antennas:
@@ -101,8 +99,6 @@ class TwinCalibration(FoundationTask):
         self.variants = list(variants)
         self.net = Calibrator(antennas, reads)
         self.codewords, self.labels, self.snr_db = codewords, labels, snr_db
-        self.start_from = start_from
-        self.lr, self.weight_decay, self.schedule = lr, weight_decay, schedule
         self.register_buffer("codebook", dft_codebook(Array(1, antennas)), persistent=False)
         self.val_metrics = nn.ModuleDict({"loss": LinkMean(), "cosine": LinkMean()})
         self.test_metrics = metrics_of_test()
@@ -312,7 +308,3 @@ class TwinCalibration(FoundationTask):
         """
         weights = self(self._variants(batch)[:, 0], batch["position"] - batch["bs_position"])
         return {"weights": weights, "codewords": top_codewords(weights, self.codewords), **link_identity(batch)}
-
-    def configure_optimizers(self) -> Any:
-        """Return Adam and the schedule."""
-        return self.optimizers_with([(self, self.lr)], self.weight_decay, self.schedule)

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from datamodules.errors import InputError, check_choice, check_not_negative, check_positive
+from datamodules.errors import InputError, check_choice, check_positive
 from foundation.encoder import Encoder
 from foundation.gather import concatenate, gather, gather_rows
 from foundation.losses.clip import retrieval, spread
@@ -87,19 +87,17 @@ class ConTwin(FoundationTask):
         start_from: StartFrom = None,
         objective: Objective = "contrast",
     ) -> None:
-        super().__init__()
+        super().__init__(lr, weight_decay, schedule, start_from=start_from)
         self.save_hyperparameters()
-        check_positive("ConTwin", embed_dim=embed_dim, rho=rho, lr=lr)
-        check_not_negative("ConTwin", weight_decay=weight_decay)
+        check_positive("ConTwin", embed_dim=embed_dim, rho=rho)
         check_choice("ConTwin: pool", pool, Pool)
         check_choice("ConTwin: objective", objective, Objective)
-        self.encoder, self.start_from = encoder, start_from
+        self.encoder = encoder
         width = encoder.num_features
         self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, embed_dim))
         self.loss = NTXentLoss(temperature, negatives, num_negatives)
         self.rho, self.weights, self.pool, self.lambdas = rho, weights, pool, lambdas
         self.thresholds = {**THRESHOLDS, **(thresholds or {})}
-        self.lr, self.weight_decay, self.schedule = lr, weight_decay, schedule
         self.decoder: nn.Linear | None = None
         if objective == "reconstruction":
             if not isinstance(encoder, CNNTransformer):
@@ -222,10 +220,6 @@ class ConTwin(FoundationTask):
         """Return features and embeddings of the observed channels, with position, site, user and LOS status."""
         features, embedding = self(batch["csi"])
         return {"features": features, "embedding": nn.functional.normalize(embedding, dim=-1), **link_identity(batch)}
-
-    def configure_optimizers(self) -> Any:
-        """Return AdamW and the schedule."""
-        return self.optimizers_with([(self, self.lr)], self.weight_decay, self.schedule)
 
     def configure_callbacks(self) -> list[Callback]:
         """Return the online probe and the collapse alarm."""

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from datamodules.errors import check_not_negative, check_positive
+from datamodules.errors import check_positive
 from foundation.encoder import Encoder
 from foundation.gather import concatenate, gather_rows
 from foundation.losses.clip import CLIPLoss, mixed, retrieval, spread
@@ -50,16 +50,13 @@ class CSICLIP(FoundationTask):
         schedule: Schedule = "plateau",
         start_from: StartFrom = None,
     ) -> None:
-        super().__init__()
+        super().__init__(lr, weight_decay, schedule, start_from=start_from)
         self.save_hyperparameters()
-        check_positive("CSICLIP", embed_dim=embed_dim, temperature=temperature, lr=lr)
-        check_not_negative("CSICLIP", weight_decay=weight_decay)
+        check_positive("CSICLIP", embed_dim=embed_dim, temperature=temperature)
         self.csi_encoder, self.cir_encoder = csi_encoder, cir_encoder
         self.csi_projection = nn.Linear(csi_encoder.num_features, embed_dim, bias=False)
         self.cir_projection = nn.Linear(cir_encoder.num_features, embed_dim, bias=False)
         self.loss = CLIPLoss(temperature)
-        self.start_from = start_from
-        self.lr, self.weight_decay, self.schedule = lr, weight_decay, schedule
         self._validated: list[dict[str, Tensor]] = []
 
     def prepare_from(self, datamodule: Any) -> None:
@@ -122,10 +119,6 @@ class CSICLIP(FoundationTask):
             "cir_embedding": nn.functional.normalize(b, dim=-1),
         }
         return {"features": features, **embeddings, **link_identity(batch)}
-
-    def configure_optimizers(self) -> Any:
-        """Return AdamW and the schedule (section IV-B)."""
-        return self.optimizers_with([(self, self.lr)], self.weight_decay, self.schedule)
 
     def configure_callbacks(self) -> list[Callback]:
         """Return the online probe and the collapse alarm."""

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from datamodules.channel.arrays import Array
 from datamodules.channel.codebook import noise_power, precoder, rate
 from datamodules.channel.transforms import kept_energy, to_csi
-from datamodules.errors import check_not_negative, check_positive
 from foundation.baselines.feedback import CHANCE_DB, PrincipalComponents, matching_pursuit, paths_of
 from foundation.link_metrics import LinkMean, LinkMeanDb
 from foundation.nets.autoencoder import Autoencoder
@@ -52,13 +51,9 @@ class CsiFeedback(FoundationTask):
         schedule: Schedule = "cosine",
         start_from: StartFrom = None,
     ) -> None:
-        super().__init__()
+        super().__init__(lr, weight_decay, schedule, start_from=start_from)
         self.save_hyperparameters()
-        check_positive("CsiFeedback", lr=lr)
-        check_not_negative("CsiFeedback", weight_decay=weight_decay)
         self.autoencoder = autoencoder
-        self.start_from = start_from
-        self.lr, self.weight_decay, self.schedule = lr, weight_decay, schedule
         self.val_metrics, self.test_metrics = _metrics(), _metrics()
         self.controls = nn.ModuleDict({"pca_nmse_db": LinkMeanDb(), "pursuit_nmse_db": LinkMeanDb()})
         self._components: PrincipalComponents | None = None
@@ -141,10 +136,6 @@ class CsiFeedback(FoundationTask):
         error = torch.full(batch["csi"].shape[:1], torch.nan, device=self.device)
         error[powered(batch.get("clean_csi", batch["csi"]))] = self.compare(batch)["error"]
         return {"code": self.autoencoder(batch["csi"]), "nmse": error, **link_identity(batch)}
-
-    def configure_optimizers(self) -> Any:
-        """Return Adam and the schedule."""
-        return self.optimizers_with([(self, self.lr)], self.weight_decay, self.schedule)
 
     def _score(self, stage: str, metrics: nn.ModuleDict, compared: dict[str, Tensor]) -> None:
         csi, rebuilt, target, error = (compared[key] for key in ("csi", "rebuilt", "target", "error"))

@@ -90,16 +90,11 @@ class EnvChannel(FoundationTask):
         optimizer: OptimizerName = "adamw",
         start_from: StartFrom = None,
     ) -> None:
-        super().__init__()
+        super().__init__(lr, weight_decay, schedule, optimizer, start_from)
         self.save_hyperparameters()
-        check_positive("EnvChannel", temperature=temperature, lr=lr)
-        check_not_negative(
-            "EnvChannel",
-            weight_decay=weight_decay,
-            reconstruction=reconstruction,
-            profile=profile,
-            counterfactuals=counterfactuals,
-        )
+        check_positive("EnvChannel", temperature=temperature)
+        weights = {"reconstruction": reconstruction, "profile": profile, "counterfactuals": counterfactuals}
+        check_not_negative("EnvChannel", **weights)
         for name, share_of in {"rebuild_first": rebuild_first, "withheld": withheld}.items():
             if not 0 <= share_of <= 1:
                 raise InputError(f"EnvChannel: {name} must be in [0, 1], got {share_of:g}")
@@ -126,8 +121,6 @@ class EnvChannel(FoundationTask):
         self.rebuild_first, self.withheld = rebuild_first, withheld
         self.loss = CLIPLoss(temperature)
         self.reconstruction, self.counterfactuals = reconstruction, counterfactuals
-        self.start_from = start_from
-        self.lr, self.weight_decay, self.schedule, self.optimizer = lr, weight_decay, schedule, optimizer
         self._kept: list[dict[str, Tensor]] = []
         self._zero_shot: ZeroShot | None = None
 
@@ -299,7 +292,7 @@ class EnvChannel(FoundationTask):
                 "model.rebuild_first is a share of the training: set trainer.max_epochs or trainer.max_steps"
             )
         stages = (self.rebuild_first, 1.0) if self.rebuild_first else (1.0,)
-        return self.optimizers_with([(self, self.lr)], self.weight_decay, self.schedule, stages, self.optimizer)
+        return self.optimizers_with([(self, self.lr)], stages)
 
     def configure_callbacks(self) -> list[Callback]:
         """Return the online probe and the collapse alarm."""
