@@ -22,8 +22,9 @@ from datamodules.sources.base import Recipe, Source
 from datamodules.sources.tr38901.cdl_rays import ANGLES, MODELS, Model, drop_cdl
 from datamodules.sources.tr38901.rays import NEEDS_SIONNA, Release
 
-#: version of the source, to be raised when its output changes, so that cached sites are rebuilt
-_VERSION = 1
+#: version of the source, to be raised when its output changes, so that cached sites are rebuilt; that of sites with
+#: `angle_spreads` is of its own
+_VERSION, _SCALED_VERSION = 1, 2
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class CDL(Source):
         speeds: User speeds [m/s]; directions are uniform and horizontal.
         frequency: Carrier [Hz].
         links: Number of links of each site.
-        angle_spreads: Root mean square angle spread [rad] to scale the clusters of a table to, by name (`aod`, `aoa`,
+        angle_spreads: Root mean square angle spread [rad] to scale the rays of a table to, by name (`aod`, `aoa`,
             `zod`, `zoa`; clause 7.7.5.1); by default, and for names left out, the table's own.
         polarization: `single`, vertical, or `dual`, with the cross-polarisation ratio of the table, for arrays with
             `polarization: cross` or `vh`; it takes twice the space.
@@ -120,7 +121,8 @@ class CDL(Source):
             if self.doppler == "departure":
                 made["doppler"] = self.doppler
             with needs("tr38901", NEEDS_SIONNA):
-                versions = {"version": _VERSION, "sionna-no-rt": importlib.metadata.version("sionna-no-rt")}
+                version = _SCALED_VERSION if self.angle_spreads else _VERSION
+                versions = {"version": version, "sionna-no-rt": importlib.metadata.version("sionna-no-rt")}
             conditions = {"model": line.model, "delay_spread": line.delay_spread, "speed": line.speed}
             parameters = {"source": "cdl", **versions, **conditions, **made}
             recipes.append(Recipe((line.name,), parameters, partial(self._make, line, parameters)))

@@ -46,8 +46,8 @@ def drop_cdl(
         count: Number of links.
         seed: Random seed.
         release: Version of the tables.
-        spreads: Root mean square angle spread [rad] that the clusters are scaled to, by the names of `ANGLES`, about
-            their mean (eq 7.7-5); the table's where it is left out.
+        spreads: Root mean square angle spread [rad] that the rays are scaled to, by the names of `ANGLES`, about their
+            mean (eq 7.7-5); the table's where it is left out.
         polarized: Whether paths have a `polarization`, with the table's cross-polarisation ratio.
 
     Returns:
@@ -60,12 +60,16 @@ def drop_cdl(
     clusters, line_of_sight = power[table["los"] :], power[: table["los"]]
     rays = len(_OFFSETS)
     angles = {}
+    weights = torch.cat([line_of_sight, (clusters / rays).repeat_interleave(rays)])
     for name in ANGLES:
-        mean = scaled(table[name], power, None if spreads is None else spreads.get(name))
-        around = mean[table["los"] :, None] + math.radians(table[f"c{name}"]) * _OFFSETS
+        direct, mean = table[name][: table["los"]], table[name][table["los"] :]
+        around = mean[:, None] + math.radians(table[f"c{name}"]) * _OFFSETS
+        if spreads is not None and name in spreads:
+            both = scaled(torch.cat([direct, around.flatten()]), weights, spreads[name])
+            direct, around = both[: table["los"]], both[table["los"] :].reshape(around.shape)
         order = torch.rand(count, *around.shape, generator=generator).argsort(-1)
         drawn = around.expand(count, -1, -1).gather(2, order).flatten(1)
-        angles[name] = torch.cat([mean[: table["los"]].expand(count, -1), drawn], 1)
+        angles[name] = torch.cat([direct.expand(count, -1), drawn], 1)
     phase = 2 * math.pi * torch.rand(count, len(clusters) * rays, generator=generator, dtype=torch.float64)
     amplitude = (clusters / rays).sqrt().repeat_interleave(rays)
     gain = torch.polar(amplitude.expand_as(phase), phase)
@@ -76,12 +80,12 @@ def drop_cdl(
         ratio = torch.full_like(phase, 10 ** (table["xpr"] / 10))
         scattered = scattered_polarization(torch.cat([phase.unsqueeze(-1), others], -1), ratio)
         polarization = torch.cat([DIRECT_POLARIZATION.expand(count, len(line_of_sight), 2, 2), scattered], 1)
-    direct = line_of_sight.sqrt().to(gain.dtype).expand(count, -1)
+    ahead = line_of_sight.sqrt().to(gain.dtype).expand(count, -1)
     delay = torch.cat([table["delay"][: table["los"]], table["delay"][table["los"] :].repeat_interleave(rays)])
     bounces = torch.ones(len(delay), dtype=torch.uint8)
     bounces[: table["los"]] = 0
     return Paths.build(
-        gain=torch.cat([direct, gain], 1),
+        gain=torch.cat([ahead, gain], 1),
         delay=(delay * delay_spread).expand(count, -1),
         aod=torch.stack([angles["aod"], angles["zod"]], -1),
         aoa=torch.stack([angles["aoa"], angles["zoa"]], -1),
@@ -111,10 +115,11 @@ def load_table(model: Model, release: Release) -> dict[str, Any]:
     }
 
 
-def scaled(angles: Tensor, power: Tensor, spread: float | None) -> Tensor:
-    """Scale angles of clusters [rad] about their mean to a root mean square spread (clause 7.7.5.1, annex A)."""
-    if spread is None:
-        return angles
+def scaled(angles: Tensor, power: Tensor, spread: float) -> Tensor:
+    """Scale angles of rays [rad] about their mean to a root mean square spread (clause 7.7.5.1, annex A).
+
+    They contain the offsets from their cluster, which are scaled as well.
+    """
     mean, own = angle_spread(angles, power)
     away = torch.remainder(angles - mean + math.pi, 2 * math.pi) - math.pi
     return mean + spread / own * away
