@@ -206,7 +206,10 @@ def count(module):
 
 
 def test_areas_are_capped(tmp_path):
-    assert count(build(tmp_path, stations(), max_per_area=50)) == 50
+    one, other = (build(tmp_path, stations(), max_per_area=50, seed=seed) for seed in (0, 1))
+    assert count(one) == 50
+    kept = [set(module.sides["all"].links.tolist()) for module in (one, other)]
+    assert kept[0] != kept[1], "drawn at random"
     assert count(build(tmp_path / "two", max_per_area=50)) == 100, "one name, but other users on other ground"
     module = build(tmp_path, stations(), max_per_area=30, base_stations=3)
     assert count(module) == 30

@@ -102,6 +102,31 @@ def test_nmse_is_the_mean_of_ratios_over_links_with_a_channel(kind: str) -> None
 
 
 @every_kind
+def test_loss_is_the_mean_of_ratios_or_of_their_logarithms(kind: str) -> None:
+    batch, head = moving(5), heads()[kind]
+    prediction = batch["next_csi"] + 1e-7 * torch.tensor([0, 1, 10, 30, 100]).reshape(-1, 1, 1, 1, 1)
+    batch["next_csi"][3] = 0
+    truth, guess = (value.numpy().astype(complex) for value in (batch["next_csi"], prediction))
+    errors = [
+        np.mean([(abs(guess[b, h] - truth[b, h]) ** 2).sum() / (abs(truth[b, h]) ** 2).sum() for h in range(H)])
+        for b in (0, 1, 2, 4)
+    ]
+    expected = np.mean(np.log(np.array(errors) + 1e-4)) if kind == "filter" else np.mean(errors)
+    assert head.loss(prediction, batch).item() == pytest.approx(expected, rel=1e-4)
+    assert head.labelled(batch) == 4
+
+
+@pytest.mark.parametrize("kind", ["direct", "table 6"])
+def test_layers_predict_in_units_of_the_past(kind: str) -> None:
+    head, csi, features = heads()[kind], moving(5)["csi"], torch.randn(5, D)
+    raw = head.network(features).reshape(5, H, R, T, K, 2)
+    power = csi.abs().square().flatten(1)
+    level = (power.mean(1) if kind == "direct" else power.amax(1)).sqrt()  # the tanh of Table 6 is at most 1
+    expected = torch.complex(raw[..., 0], raw[..., 1]) * level.reshape(5, 1, 1, 1, 1)
+    torch.testing.assert_close(head(features, csi), expected, rtol=1e-5, atol=0)
+
+
+@every_kind
 def test_loss_falls_on_one_batch(kind: str) -> None:
     head, batch, features = heads()[kind], moving(), torch.randn(24, D)
     optimizer = torch.optim.Adam(head.parameters(), lr=1e-2)

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -39,6 +40,22 @@ def test_a_path_along_a_beam_is_best_served_by_it(index):
     power = beam_power(synthesize(paths, Array(1, 16), Array(), OFDM(4)), codebook)
     assert power.argmax() == index
     assert power.max() == pytest.approx(16 * 4, rel=1e-5)
+
+
+def test_beams_of_a_rectangle_are_numbered_as_its_elements():
+    # beam (q, p) of 4 x 8 points at the direction cosines (q - 2) / 2 along the rows and (p - 4) / 4 along the columns
+    row, column = np.divmod(np.arange(32), 8)
+    for q, p in ((3, 5), (1, 7), (2, 0)):
+        wave = np.exp(1j * np.pi * (row * (q - 2) / 2 + column * (p - 4) / 4)).reshape(1, 1, 32, 1)
+        power = beam_power(torch.tensor(wave, dtype=torch.complex64), dft_codebook(Array(4, 8)))[0]
+        assert power.argmax() == 8 * q + p
+        assert power.max() == pytest.approx(32, rel=1e-5)
+
+
+def test_beams_of_two_polarisations_have_the_second_in_opposite_phase_and_in_phase():
+    alone = dft_codebook(Array(2, 4)) / math.sqrt(2)
+    expected = torch.cat([torch.cat([alone, -alone], 1), torch.cat([alone, alone], 1)])
+    torch.testing.assert_close(dft_codebook(Array(2, 4, polarization="cross")), expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("ue", [Array(), Array(pattern="dipole"), Array(2, 2)])

@@ -18,7 +18,7 @@ from datamodules.channel.codebook import (
     top_codewords,
 )
 from datamodules.channel.draws import LinkDraws
-from foundation.baselines.calibration import nearest_mean
+from foundation.baselines.calibration import nearest_mean, places
 
 CODEBOOK = dft_codebook(Array(1, 8))
 
@@ -95,6 +95,15 @@ def test_noise_has_the_power_asked_for():
 def test_hits_are_of_the_strongest():
     weights = torch.tensor([[0.1, 0.9, 0.3], [0.5, 0.2, 0.1]])
     assert is_selected(torch.tensor([[2, 1], [1, 2]]), weights).tolist() == [1, 0]
+
+
+def test_links_of_another_base_station_are_no_neighbours():
+    # the second user stands at the place of the third, but is served by another base station 40 m away
+    stations, users = [[0.0, 0.0], [0.0, 0.0], [40.0, 0.0]], [[10.0, 0.0], [12.0, 0.0], [12.0, 0.0]]
+    bs_position, position = (torch.tensor([[*row, 1.5] for row in rows]) for rows in (stations, users))
+    spots = places({"position": position - bs_position, "bs_position": bs_position})
+    assert nearest_mean(spots[1:2], spots[[0, 2]], torch.eye(2)).tolist() == [[1, 0]]
+    torch.testing.assert_close(spots, torch.cat([position, bs_position], 1))
 
 
 @pytest.mark.parametrize("neighbours", [1, 3])

@@ -1,5 +1,6 @@
 """Views: of links, of sequences, and of the paper on ConTwin."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -82,12 +83,30 @@ def test_noise_has_the_snr_it_says():
     assert 10 * torch.log10(snr) == pytest.approx(10, abs=0.1)
 
 
-def test_phase_and_timing_leave_magnitudes():
+def test_noise_is_as_strong_in_a_faded_snapshot_as_in_others():
+    csi = torch.zeros(200, 4, 1, 4, 32, dtype=torch.complex64)
+    csi[:, 0] = 2.0  # mean power 1
+    noise = (Noise((10.0, 10.0))(csi, draws(200)) - csi).abs().square().mean((0, 2, 3, 4))
+    assert noise.tolist() == pytest.approx([0.1] * 4, rel=0.05)
+
+
+def test_a_common_phase_is_uniform_over_the_circle():
+    csi = torch.randn(4000, 1, 2, 2, dtype=torch.complex64)
+    turn = CommonPhase()(csi, draws(4000)) / csi
+    torch.testing.assert_close(turn, turn[:, :, :1, :1].expand_as(turn))
+    turn = turn[:, 0, 0, 0]
+    torch.testing.assert_close(turn.abs(), torch.ones(4000))
+    assert turn.mean().abs() < 0.06, "four standard errors"
+    assert turn.square().mean().abs() < 0.06
+
+
+def test_a_timing_offset_delays_all_paths_by_so_many_taps():
     csi = torch.randn(8, 1, 4, 16, dtype=torch.complex64)
-    for view in (CommonPhase(), TimingOffset((0.0, 3.0))):
-        seen = view(csi, draws(8))
-        assert torch.allclose(seen.abs(), csi.abs(), atol=1e-5)
-        assert not torch.allclose(seen, csi)
+    taps, late = (np.fft.ifft(h.numpy()) for h in (csi, TimingOffset((3.0, 3.0))(csi, draws(8))))
+    np.testing.assert_allclose(late, np.roll(taps, 3, -1), atol=1e-5)
+    offset = -(TimingOffset((0.0, 3.0))(csi, draws(8)) / csi).angle()[:, 0, 0, 1] * 16 / (2 * np.pi)
+    assert ((offset > 0) & (offset < 3)).all()
+    assert offset.unique().numel() == 8
 
 
 def test_partial_subcarriers_keep_their_share_and_the_power():

@@ -175,6 +175,43 @@ def test_the_guard_band_is_what_a_search_over_all_pairs_finds():
     assert not guard_band(sites, masks, 0.0).any()
 
 
+def test_the_guard_band_of_a_street_is_what_one_reads_off_it():
+    #  at [m]    0      4     50      52      100     103 (on a roof)
+    sides = ["train", "test", "train", "test", "train", "validation"]
+    place = torch.tensor([[x, 0.0, 1.5] for x in (0.0, 4.0, 50.0, 52.0, 100.0, 103.0)])
+    place[5, 2] = 30.0
+    served = {"a0": [1, 1, 1, 0, 1, 1], "a1": [0, 0, 1, 0, 1, 1], "b0": [1, 1, 1, 1, 1, 1]}
+    sites = []
+    for name, reached in served.items():
+        site = random_site(name, 6, area=name[0], city=name[0])
+        los = torch.where(torch.tensor(reached) == 1, 0, -1).to(torch.int8)
+        sites.append(dataclasses.replace(site, links=dataclasses.replace(site.paths, position=place, los=los)))
+    # users of another city, whose own coordinates are the same, are all on the train side
+    of = np.array([*sides, *sides, *["train"] * 6])
+    masks = tuple(of == side for side in ("train", "validation", "test"))
+    barred = guard_band(sites, masks, 5.0).reshape(3, 6)
+    wanted = [True, False, False, False, True, False]  # the test user at 52 m has no path at all
+    assert barred.tolist() == [wanted, wanted, [False] * 6]
+
+
+def test_a_side_in_time_ends_with_the_last_whole_window():
+    # 20 windows of 1.5 s, one a second: cuts at 8 and 14 s, and a gap of a window after each
+    begin = torch.arange(20, dtype=torch.float64)
+    csi = torch.ones(20, 2, 1, 1, 4, dtype=torch.complex64)
+    links = Recording.build(csi, torch.zeros(20, 3), interval=1.5)
+    links = dataclasses.replace(links, timestamps=torch.stack([begin, begin + 1.5], 1))
+    masks = split_links([dataclasses.replace(random_site("a", 20), links=links)], "time", (0.4, 0.3, 0.3))
+    assert [np.flatnonzero(mask).tolist() for mask in masks] == [[*range(7)], [10, 11, 12], [16, 17, 18, 19]]
+
+
+def test_the_share_of_validation_is_that_of_all_areas():
+    xs = [1000.0 * i for i in range(16)]
+    sites = [moved(random_site(f"s{i}", 20, i, f"a{i}", "there" if i < 4 else "here"), x) for i, x in enumerate(xs)]
+    for seed in range(3):
+        masks = split_links(sites, "city", (0.5, 0.25, 0.25), holdout=["there"], seed=seed)
+        assert [mask.reshape(16, 20).all(1).sum() for mask in masks] == [8, 4, 4]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

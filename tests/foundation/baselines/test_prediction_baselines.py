@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from datamodules.channel.arrays import Array
-from datamodules.channel.linear_prediction import ahead, angle_delay, from_angle_delay, noise_power, to_bins
+from datamodules.channel.linear_prediction import (
+    ahead,
+    angle_delay,
+    from_angle_delay,
+    link_order,
+    noise_power,
+    to_bins,
+)
 from datamodules.channel.ofdm import OFDM, SPEED_OF_LIGHT
 from datamodules.channel.synthesis import synthesize
 from datamodules.sites.paths import Paths
@@ -294,6 +301,10 @@ def test_noise_is_told_from_the_weakest_bins():
     path = torch.exp(1j * 0.3 * torch.arange(16)).reshape(1, -1, 1, 1, 1)
     assert noise_power(to_bins(noise)).numpy() == pytest.approx(0.01, rel=0.03)
     assert noise_power(to_bins(noise + path)).numpy() == pytest.approx(0.01, rel=0.03)
+
+
+def test_an_order_leaves_two_windows_to_be_fitted_to():
+    assert [link_order(count) for count in (2, 3, 5, 11, 12, 40)] == [1, 1, 3, 9, 10, 10]
 
 
 def test_iterated_weights_are_those_of_the_model():

@@ -176,6 +176,24 @@ def test_features_are_the_prediction(name):
     torch.testing.assert_close(head(features, past), encoder.predict(past))
 
 
+def test_parameters_are_fitted_to_the_clean_past_and_the_noise_in_it():
+    g = torch.Generator().manual_seed(0)
+    clean = torch.randn(40, 6, 1, 4, 8, dtype=torch.complex64, generator=g).cumsum(1)
+    clean *= torch.logspace(-7, -5, 40).reshape(-1, 1, 1, 1, 1)
+    noise = (
+        torch.randn(clean.shape, dtype=clean.dtype, generator=g)
+        * clean.abs().square().mean((1, 2, 3, 4)).sqrt()[:, None, None, None, None]
+    )
+    share = torch.tensor([0.1, 0.3]).repeat(20).reshape(-1, 1, 1, 1, 1)  # noise over power, and so the mean SNR is 5
+    batch = {"csi": clean + share.sqrt() * noise, "clean_csi": clean, "next_csi": clean[:, :1]}
+    encoder = ClassicalPredictor("kalman", **SIZE)
+    encoder.prepare(batch)
+    assert encoder.snr.item() == pytest.approx(5, rel=0.03)
+    assert encoder.rho.item() == pytest.approx(prediction.fit_ar1(clean), rel=1e-6)
+    expected = prediction.kalman(batch["csi"], 1, float(encoder.rho), float(encoder.snr))
+    torch.testing.assert_close(encoder.predict(batch["csi"]), expected)
+
+
 def test_vector_prony_is_the_least_squares_of_the_last_snapshot():
     g = torch.Generator().manual_seed(0)
     past = torch.randn(2, 6, 1, 4, 8, dtype=torch.complex128, generator=g)

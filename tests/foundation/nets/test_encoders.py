@@ -61,6 +61,25 @@ def test_links_without_power_count_in_no_statistic(csi, make):
     assert torch.equal(few.std, all_of_them.std)
 
 
+def test_hand_features_are_standardised_sums_over_angle_and_delay(csi):
+    csi = csi.numpy().astype(complex)
+    unit = csi / np.sqrt((abs(csi) ** 2).mean((1, 2, 3), keepdims=True))
+    bins = abs(np.fft.fft(np.fft.ifft(unit, norm="ortho"), axis=2, norm="ortho")).mean(1)
+    level = 10 * np.log10((abs(csi) ** 2).mean((1, 2, 3)))[:, None]
+    raw = unit.mean(1).reshape(len(unit), -1)
+    expected = {
+        "profiles": np.concatenate([bins.sum(1), bins.sum(2), level], 1),  # over angles, over delays
+        "power": level,
+        "raw": np.stack([raw.real, raw.imag], -1).reshape(len(unit), -1),
+    }
+    given = torch.from_numpy(csi).to(torch.complex64)
+    for kind, values in expected.items():
+        hand = HandFeatures(csi.shape[2], csi.shape[3], kind)
+        hand.prepare({"csi": given})
+        standard = (values - values.mean(0)) / values.std(0, ddof=1)
+        np.testing.assert_allclose(hand(given), standard, atol=2e-3)
+
+
 def test_a_link_without_power_does_not_outweigh_the_others(csi):
     hand, net = HandFeatures(8, 16), ResNet("resnet18", normalize="link", width=0.25)
     silent = torch.zeros_like(csi)
