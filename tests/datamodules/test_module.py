@@ -278,6 +278,9 @@ def test_statistics_see_the_train_side_only(tmp_path):
     links = module.sides["train"].links
     position = torch.cat([site.paths.position for site in module.sides["train"].sites])[links]
     assert torch.allclose(statistics["position_mean"], position.mean(0) - torch.tensor([0, 0, 10.0]), atol=1e-3)
+    assert torch.allclose(statistics["position_std"], position.std(0, correction=0), atol=1e-3)
+    los = torch.cat([site.paths.los for site in module.sides["train"].sites])[links]
+    assert statistics["los_counts"].tolist() == [(los == 0).sum(), (los == 1).sum()]
     assert statistics["beam_counts"].sum() == len(links) == statistics["los_counts"].sum()
 
 

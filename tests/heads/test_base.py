@@ -208,6 +208,9 @@ def test_an_error_map_shows_buildings_and_training_users(features: Tensor, batch
     [walls] = [c for c in axes.collections if isinstance(c, LineCollection)]
     assert len(walls.get_segments()) == 6
     [users] = [line for line in axes.lines if line.get_label() == "training users"]
+    [shown] = [c for c in axes.collections if not isinstance(c, LineCollection)]
+    known = batch["position"].isfinite().all(1)
+    assert torch.allclose(torch.tensor(shown.get_offsets().data).float(), batch["position"][known, :2])
     assert len(users.get_xdata()) == 9
 
 

@@ -64,6 +64,12 @@ def test_a_site_may_fix_the_speed() -> None:
     assert 3 - 1e-5 <= speed[1::2].min() < speed[1::2].max() <= 4 + 1e-5
 
 
+def test_a_window_is_so_many_whole_intervals() -> None:
+    assert [Sequence(3, interval, window=window).steps for interval, window in ((0.1, 0.3), (5e-3, 26e-3))] == [3, 5]
+    assert Sequence(3).steps == 0
+    assert [Sequence(3, 0.1, window=0.3, horizon=horizon).length for horizon in (0, 1, 5)] == [6, 6, 8]
+
+
 def test_classes_of_speeds() -> None:
     speed = torch.tensor([0.0, 0.1, 6 / 3.6, 8.0, 30 / 3.6, 33.0])
     assert mobility_class(speed).tolist() == [0, 1, 1, 1, 2, 2]

@@ -1,11 +1,12 @@
 import math
 import zlib
 
+import numpy as np
 import pytest
 import torch
 
 from datamodules.channel.arrays import Array
-from datamodules.sides.domains import AXES, UNKNOWN, domain_labels, site_domains, speed_spans
+from datamodules.sides.domains import AXES, UNKNOWN, Worlds, domain_labels, site_domains, speed_spans
 from datamodules.sites.environment import Environment
 from datamodules.sites.recording import Recording
 from datamodules.sites.site import Site
@@ -43,6 +44,19 @@ def test_codes() -> None:
 def test_no_tilt_reads_as_unknown(degrees: int) -> None:
     table = site_domains([random_site("a", 3)], Array(orientation=(0.0, math.radians(degrees), 0.0)))
     assert table[0, AXES.index("tilt")] == degrees != UNKNOWN
+
+
+def test_rows_of_several_links_have_the_labels_that_all_of_them_have() -> None:
+    facts = [{"variant": "twin"}, {"variant": "twin"}, {"variant": "target"}]
+    sites = [random_site(name, 3, i, domain=domain) for i, (name, domain) in enumerate(zip("abc", facts, strict=True))]
+    rows = np.array([[0, 3], [0, 6], [4, 1]])
+    los = torch.cat([site.paths.los for site in sites]).tolist()
+    worlds = Worlds(sites, rows, Array())
+    assert worlds.labels("variant").tolist() == ["twin", "", "twin"]
+    assert worlds.labels("frequency").tolist() == ["3500"] * 3
+    assert worlds.labels("los").tolist() == [
+        str(best) if (best := max(los[i] for i in row)) >= 0 else "" for row in rows
+    ]
 
 
 def test_labels_of_links() -> None:

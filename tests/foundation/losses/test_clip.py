@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from datamodules.errors import InputError
-from foundation.losses.clip import CLIPLoss, retrieval
+from foundation.losses.clip import CLIPLoss, mixed, retrieval
 from foundation.losses.ntxent import NTXentLoss
 
 
@@ -65,6 +65,14 @@ def test_retrieval_counts_within_batches():
     # the first batch is wrong for all, the second right for one of three
     assert retrieval(eye, shifted, 1, batch=3).item() == pytest.approx(1 / 6)
     assert retrieval(eye, eye, 1, batch=4) == 1, "an incomplete batch is left out"
+
+
+def test_rows_are_mixed_alike_and_always_so():
+    one, other = mixed(torch.arange(300), torch.arange(300) * 2)
+    assert torch.equal(other, 2 * one)
+    assert torch.equal(one.sort().values, torch.arange(300))
+    assert (one[1:] - one[:-1]).abs().float().median() > 30, "neighbours stay beside each other"
+    assert torch.equal(mixed(torch.arange(300))[0], one)
 
 
 def test_collapsed_embeddings_score_chance():

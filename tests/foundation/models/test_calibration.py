@@ -122,6 +122,10 @@ def test_direct_is_the_cosine_of_the_two_channels(tmp_path):
     grid = [(net._known[0][:, :3] - p).norm(dim=1).argmin() for p in data.sides["test"].batch["position"]]
     known = net.feedback(net.links(data.sides["test"].batch), net._known[1][grid], 4)
     assert tested["test/grid_cosine"] == pytest.approx(cosine(csi[:, 1], known).mean().item(), abs=1e-6)
+    near = [(net._known[0][:, :3] - p).norm(dim=1).argsort()[:4] for p in data.sides["test"].batch["position"]]
+    weights = torch.stack([net._known[1][four].mean(0) for four in near])
+    known = net.feedback(net.links(data.sides["test"].batch), weights, 4)
+    assert tested["test/neighbours_cosine"] == pytest.approx(cosine(csi[:, 1], known).mean().item(), abs=1e-6)
 
 
 def test_labels_are_shares_of_the_weights_or_of_those_reported():

@@ -14,6 +14,7 @@ from tests.foundation.losses.test_clip import reference
 from tests.foundation.losses.test_ntxent import reference as slow_ntxent
 from tests.foundation.models.test_calibration import model as calibration
 from tests.foundation.models.test_calibration import street
+from tests.foundation.models.test_envchannel import data as environment_data
 from tests.foundation.models.test_envchannel import small as envchannel
 from tests.foundation.towers import TinyEncoder, tiny_clip
 
@@ -215,3 +216,39 @@ def test_an_adaptation_validates_over_labelled_links_whatever_their_batches():
         whole = model.head.loss(model(batch), batch)
     model.on_validation_epoch_end()
     assert found["val/loss"].item() == pytest.approx(whole.item(), rel=1e-5)
+
+
+def test_environment_channel_scores_both_directions_of_all_batches():
+    model = envchannel(decoder=False)
+    model._trainer = SimpleNamespace(datamodule=SimpleNamespace(batch_size=64), strategy=None)
+    found = captured(model)
+    a = draw(40, 16)
+    b = a + draw(40, 16, seed=1) + torch.tensor([2.0] + [0.0] * 15)
+    known = torch.tensor([1.0, 0.0, torch.nan, 1.0] * 10)
+    rows = {"channel": a, "environment": b, "los_accuracy": known, "scale_accuracy": torch.arange(40.0)}
+    model._kept = [{key: value[part] for key, value in rows.items()} for part in (slice(0, 33), slice(33, 40))]
+    model.on_validation_epoch_end()
+    forth, back = retrieved(a, b), retrieved(b, a)
+    assert forth != back
+    assert found["val/channel_to_environment/retrieval_top1"].item() == pytest.approx(forth)
+    assert found["val/environment_to_channel/retrieval_top1"].item() == pytest.approx(back)
+    assert found["val/los_accuracy"].item() == pytest.approx(2 / 3)
+    assert found["val/scale_accuracy"].item() == pytest.approx(19.5)
+    assert found["val/loss"].item() == pytest.approx(reference(a.numpy(), b.numpy(), 0.07), rel=1e-4)
+
+
+def test_environment_channel_tells_line_of_sight_and_scale_by_the_nearest_environment(tmp_path):
+    model, module = envchannel(decoder=False).eval(), environment_data(tmp_path)
+    batch = module.finish(next(iter(module.val_dataloader())))
+    with torch.no_grad():
+        model.validation_step(batch, 0)
+        channel, kept, tower = model(batch)[0], model._kept[0], model.environment_encoder
+        for i in range(0, len(channel), 5):
+            vector = batch["geometry"][i].repeat(5, 1)
+            vector[:2, 6] = torch.tensor([0.0, 1.0])  # 0 is line of sight
+            vector[2:, 7] *= torch.tensor([0.8, 1.0, 1.2])
+            made = tower(batch["map"][i].repeat(5, 1, 1, 1), vector)
+            cosine = torch.nn.functional.cosine_similarity(made, channel[i : i + 1])
+            if batch["los"][i] >= 0:
+                assert kept["los_accuracy"][i] == float(cosine[:2].argmax() == 1 - batch["los"][i])
+            assert kept["scale_accuracy"][i] == float(cosine[2:].argmax() == 1)

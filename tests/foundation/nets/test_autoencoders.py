@@ -93,6 +93,13 @@ def test_blocks_refine_and_keep_what_they_refine(csi):
     assert torch.allclose(net.rebuild(code), net.rebuilder[:4](code))
 
 
+def test_what_is_decoded_is_laid_out_as_what_is_encoded(csi):
+    net = CSINetPlus(code_size=64, rows=8, antennas=4)
+    net.compress, net.rebuild = lambda pixels: pixels.flatten(1), lambda code: 3 * code.reshape(-1, 2, 8, 4)
+    channel = net.observe(csi)[0]
+    torch.testing.assert_close(net.decode(net.encode_channel(channel)), channel)
+
+
 def test_an_autoencoder_is_rebuilt_from_its_settings():
     net = CSINetPlus(code_size=6, rows=8, antennas=4, reference="first", bits=3, blocks=2)
     again = CSINetPlus(**net.hparams)

@@ -1,5 +1,6 @@
 import copy
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from foundation.losses.clip import CLIPLoss
 from foundation.losses.ntxent import NTXentLoss
 from foundation.models.zeroshot import similarities
 from foundation.nets.resnet import ResNet
-from foundation.runtime.probe import OnlineProbe
+from foundation.runtime.probe import CollapseAlarm, OnlineProbe
 from heads import LOS
 from tests.datamodules.rays import random_site
 from tests.datamodules.test_module import build
@@ -70,6 +71,27 @@ def test_a_probe_learns_from_batches_of_one():
     assert not torch.equal(probe.head.layers.weight, before)
     assert probe.net[0].running_mean == pytest.approx(5, rel=1e-2)
     assert torch.isfinite(probe.net[0].running_var).all()
+
+
+def test_a_probe_validates_by_what_it_has_learned_of_the_features():
+    probe = OnlineProbe(2)
+    with torch.no_grad():
+        probe.head.layers.weight.copy_(torch.tensor([[-1.0, 0.0], [1.0, 0.0]]))
+        probe.head.layers.bias.copy_(torch.tensor([0.5, 0.0]))
+        probe.net[0].running_mean.fill_(3.0)
+    seen = {"features": torch.full((6, 2), 4.0)}  # above the mean, so in sight; all alike, of no spread of their own
+    probe.on_validation_batch_end(None, None, seen, {"los": torch.ones(6, dtype=torch.int8)}, 0)
+    assert probe.metrics["accuracy"].compute() == 1
+
+
+@pytest.mark.parametrize(("spread", "warned"), [(0.099, True), (0.101, False), (float("nan"), False)])
+def test_the_alarm_is_given_below_its_threshold(spread, warned):
+    alarm = CollapseAlarm("x")
+    trainer = SimpleNamespace(callback_metrics={"x": torch.tensor(spread)}, sanity_checking=False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        alarm.on_validation_end(trainer, None)
+    assert bool(caught) is alarm.warned is warned
 
 
 @pytest.mark.parametrize(("train", "batch_size"), [(1, 32), (3, 1)])
