@@ -52,19 +52,16 @@ def test_a_plateau_takes_a_fifth_off_at_the_eleventh_score_without_improvement(m
 
 
 class Task(FoundationTask):
-    def __init__(self):
-        super().__init__()
+    def __init__(self, schedule, optimizer="adamw"):
+        super().__init__(1.0, 0.3, schedule, optimizer)
         self.net = nn.Sequential(nn.Linear(4, 8), attention_blocks(1, 8, 2))
-
-    def configured(self, schedule, optimizer, steps=70):
-        self._trainer = SimpleNamespace(estimated_stepping_batches=steps, precision="32-true")
-        return self.optimizers_with([(self.net, 1.0)], 0.3, schedule, optimizer=optimizer)
+        self._trainer = SimpleNamespace(estimated_stepping_batches=70, precision="32-true")
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_matrices_alone_are_decayed(optimizer):
-    task = Task()
-    groups = task.configured("constant", optimizer).param_groups
+    task = Task("constant", optimizer)
+    groups = task.configure_optimizers().param_groups
     decay = {parameter: group["weight_decay"] for group in groups for parameter in group["params"]}
     assert {name: decay[p] for name, p in task.named_parameters()} == {
         name: 0.3 if p.ndim == 2 else 0.0 for name, p in task.named_parameters()
@@ -72,7 +69,7 @@ def test_matrices_alone_are_decayed(optimizer):
 
 
 def test_restarts_are_three_cosines_each_twice_as_long_step_by_step():
-    configured = Task().configured("restarts", "adamw")
+    configured = Task("restarts").configure_optimizers()
     scheduling = configured["lr_scheduler"]
     assert scheduling["interval"] == "step"
     found = []
