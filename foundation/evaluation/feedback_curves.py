@@ -30,6 +30,10 @@ _NAMES = {
 _COLORS = dict(zip(_NAMES.values(), (
     "#000000", "#0072b2", "#56b4e9", "#999999", "#e69f00", "#d55e00", "#8c564b", "#009e73", "#bcbd22", "#cc79a7",
 ), strict=True))  # fmt: skip
+#: names in the figure of curves over links that a model was refined by
+_REFINED = set(_NAMES.values()) - set(_WORLDS.values())
+#: colours of curves of other names
+_OTHERS = ("#882255", "#332288", "#ddcc77", "#aa4499")
 #: names of the rules that chose the links of figure 5
 _RULES = {"high_NMSE": "links of largest NMSE", "random": "random links"}
 #: the number of training or refinement samples in the name of a variant
@@ -66,7 +70,8 @@ def _curve(row: Row) -> str:
 def figure4(rows: Sequence[Row], theirs: Mapping[str, Sequence[float]]) -> Figure:
     """Draw NMSE against the number of samples, ours over the authors' (twin feedback figure 4).
 
-    Matching pursuit and chance are lines across; the title states seeds and split.
+    Matching pursuit and chance are lines across; the title states seeds and split. The authors' curves of refined
+    models are drawn beside refined models of ours alone.
 
     Args:
         rows: Results of a study, see `curves`; means over seeds are drawn, with the lowest and the highest.
@@ -82,29 +87,33 @@ def figure4(rows: Sequence[Row], theirs: Mapping[str, Sequence[float]]) -> Figur
             axes.axhline(float(np.mean(level)), color="0.6", linewidth=0.8, linestyle="-.")
             place = (0.995, float(np.mean(level)))
             axes.annotate(name, place, xycoords=axes.get_yaxis_transform(), ha="right", va="bottom", fontsize="x-small")
-    for name in (name for name in theirs if name != "samples"):
-        axes.plot(theirs["samples"], theirs[name], ":", color=_COLORS[name], linewidth=1.2, label=f"{name} [authors]")
     ours, drawn = curves(rows), dict[str, str]()
+    refined = {name for name in ours if _NAMES.get(name) in _REFINED}
+    refined |= {_curve(row) for row in rows if row.metric == "replaces"}
+    shown_of_theirs = [name for name in theirs if name != "samples" and (refined or name not in _REFINED)]
+    for name in shown_of_theirs:
+        axes.plot(theirs["samples"], theirs[name], ":", color=_COLORS[name], linewidth=1.2, label=f"{name} [authors]")
     for number, (name, points) in enumerate(ours.items()):
         counts = sorted(points)
         means = [float(np.mean(points[count])) for count in counts]
         spread = np.abs([(np.min(points[c]), np.max(points[c])) for c in counts] - np.array(means)[:, None]).T
         shown = _NAMES.get(name, name.replace("_", " "))
-        drawn[shown] = _COLORS.get(shown, f"C{number}")
+        drawn[shown] = _COLORS.get(shown, _OTHERS[number % len(_OTHERS)])
         axes.errorbar(
-            counts, means, spread, fmt="o-" if name in _WORLDS else "s-", color=drawn[shown],
+            counts, means, spread, fmt="s-" if name in refined else "o-", color=drawn[shown],
             # the twin's curve may lie on that of the target
             linewidth=3.0 if name == "target" else 1.5, markersize=5, capsize=2, label=f"{shown}, ours",
         )  # fmt: skip
+    samples = "links of the world trained on"
     axes.set(
         xscale="log", ylabel="NMSE on target links in no training set [dB]",
-        xlabel="links of the world trained on (circles), or target links of the refinement (squares)",
+        xlabel=f"{samples} (circles), or target links of the refinement (squares)" if refined else samples,
     )  # fmt: skip
     axes.grid(alpha=0.3)
-    drawn |= {name: _COLORS[name] for name in theirs if name != "samples"}
+    drawn |= {name: _COLORS[name] for name in shown_of_theirs}
     lines = [Line2D([], [], color=color, linewidth=3, label=name) for name, color in drawn.items()]
     styles = [Line2D([], [], color="0.3", marker="o", label="ours")]
-    styles += [Line2D([], [], color="0.3", linestyle=":", label="the authors'")] if theirs else []
+    styles += [Line2D([], [], color="0.3", linestyle=":", label="the authors', random split")] if theirs else []
     figure.legend(handles=[*styles, *lines], loc="outside lower center", fontsize="small", ncols=3, frameon=False)
     axes.set_title(_facts(rows, ours), fontsize="small", color="0.3")
     return figure

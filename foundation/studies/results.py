@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -34,35 +35,64 @@ PAPERS = {
 #: introduction to the tables
 _PREFACE = (
     "Built from `experiments/results.csv` by `make results`, without manual entries. `make reproduce` makes rows that",
-    "are missing there. ± is the standard deviation over seeds; several areas of one city are averaged within each",
-    "seed first, and `place` has their number. `labels` is the number of labelled training links. `checkpoint` is the",
-    "checkpoint that was tested: `last` is the final one, `best of 4 by 186 links` the best of 4 on that number of",
-    "labelled links of the validation side, in addition to `labels`. `split` is the rule that assigns users to sides:",
-    "`spatial, guard 5 m` drops users of the train side within 5 m of a user of another side; rows with `spatial`",
-    "alone have no guard band, which makes them optimistic. *Tuned on* names the data on which sizes, steps and rates",
-    "were chosen. Wide tables omit details, which `experiments/results.csv` has.",
+    "are missing there. Above the tables of a study its variants are described, the first column; docs has [models and",
+    "tasks](docs/models.md), and [splits, metrics and controls](docs/protocols.md). All data are simulated.",
 )
-#: meaning of metrics, by the name or its end
-COLUMNS = {
+#: meaning of what all tables have
+_COMMON = {
+    "`mode`": "what was trained: `finetune` encoder and head, `probe` the head on a frozen encoder, `scratch` both "
+    "from random weights, `control` a head on an encoder without training, or nothing, `pretrain` the whole model, "
+    "`zeroshot` nothing after pre-training",
+    "`labels`": "number of training links, labelled if the task has labels; of a zero-shot test those of its "
+    "pre-training",
+    "±, `seeds`": "standard deviation over seeds, which draw weights and labelled links on one split, and their "
+    "number; several areas of one city are averaged within each seed first, and `place` has their number",
+    "`split`": "rule that assigns users to sides: `spatial, guard 5 m` drops users of the train side within 5 m of a "
+    "user of another side; `spatial` alone has no guard band, and `random` puts test users of a map beside training "
+    "users, which makes both optimistic",
+    "`checkpoint`": "checkpoint that was tested: `last` is the final one, `best of 4 by 186 links` the best of 4 on "
+    "that number of labelled links of the validation side, in addition to `labels`",
+    "*italics*": "references on the same test links",
+    "training": "duration for the rows of the tables; a pre-training without a row of its own is not counted",
+    "tuned on": "data on which sizes, steps and rates were chosen",
+}
+#: meaning of metrics, by the name or a part of it
+_METRICS = {
     "accuracy": "share of links of the right class",
     "balanced_accuracy": "mean over classes of the share of their links that are found",
     "f1": "mean of F1 over classes, 0 to 1",
     "top1, top3, top5": "share of links whose best beam is the first, or among the first 3 or 5, of the prediction",
     "gain_db": "power of the chosen beam over that of the best one",
-    "se_ratio": "spectral efficiency of the chosen beam over that of the best one",
+    "se_ratio": "spectral efficiency of the chosen beam over that of the best one; in CSI feedback over that with "
+    "perfect CSI",
     "mean_m, median_m, cdf90_m": "horizontal positioning error: mean, median and 90th percentile",
     "nmse_db": "error power over power of the true channel of a link, mean over links; 0 dB is the NMSE of zeros",
-    "csi_nmse_db": "the same over all delays of the channel, of which a feedback network keeps the first",
-    "cosine": "similarity of reconstructed and true channel, 0 to 1; `p10` is its 10th percentile",
-    "rate, rate_loss": "achievable rate, and the rate lost by the choice of beam at an SNR of 10 dB [bit/s/Hz]",
+    "nmse_antenna_db": "the same for each antenna and step ahead over subcarriers, mean over all, as in CSI-4CAST",
+    "csi_nmse_db": "NMSE over all delays of the channel, of which a feedback network keeps the first",
+    "cosine": "similarity of reconstructed and true channel, 0 to 1; `p10` is its 10th percentile, `los` and `nlos` "
+    "are of users with and without line of sight",
+    "rate, perfect_rate": "achievable rate [bit/s/Hz] by the reconstructed channel and by the true one, at an SNR of "
+    "one antenna of 10 dB in CSI feedback and 20 dB in calibration",
+    "rate_loss": "rate lost by the choice of beam [bit/s/Hz], at an SNR of 10 dB of the best one",
     "hit_rate": "share of links whose best codeword is among those that are sent",
     "kept_energy": "share of the channel's power in the delays that the code describes",
     "snr_db, fd_t": "SNR of the observed past; Doppler shift times interval, its mean and largest value (`fd_t_max`)",
     "macs, cpu_ms": "multiply-adds of matrix products and convolutions, and CPU time [ms], for one link",
     "match": "share of links whose environment is found among those of their base station (`user`) or their area",
-    "chance": "the same by guessing",
+    "scale, map": "zero-shot tasks: the true scale of a map among three, the true map beside one with a building moved",
+    "chance": "the same by guessing; in CSI feedback the NMSE between unrelated channels",
     "pca, pursuit": "references of CSI feedback: principal components and matching pursuit with as many numbers",
+    "hold, zero": "references of prediction: the last snapshot, and zeros",
+    "ar1, kalman": "the last snapshot times one coefficient for all links, and the Kalman filter of that model",
+    "wiener": "one linear filter for all links, fitted to the train side",
+    "link_ar, pad, pad_vector": "an autoregression of each link, one of each angle-delay bin of it (PAD), and PAD by "
+    "vector Prony",
+    "limit, limit_bin": "linear MMSE predictors that know the rays of a link, from the past of all bins or of a bin "
+    "alone",
     "held_nmse_db, replaces": "NMSE on held-out links of the target; share of seeds that keep the refined model",
+    "forgotten_db": "increase of the NMSE in a world over the lowest of earlier stages",
+    "correlation": "largest correlation of target links with links of the twin (twin feedback eq 14), mean over "
+    "those of the largest NMSE or random ones",
 }
 
 
@@ -78,7 +108,7 @@ def publish(rows: list[Row], page: Path = PAGE, folder: Path = FOLDER) -> None:
     loaded = {name: Study.load(file) for name, file in files.items()}
     papers = {name: study.paper for name, study in loaded.items() if study.paper in PAPERS}
     experiments = list(dict.fromkeys(row.experiment for row in rows))
-    parts = ["# Results", "", *_PREFACE, "", *_legend({row.metric for row in rows}), ""]
+    parts = ["# Results", "", *legend({row.metric for row in rows})]
     if made := [name for name in STUDIES if name in experiments]:
         commands = " and ".join(f"`make study STUDY={name}`" for name in made)
         comments = [line for name in made for line in [*_comment(files[name]), ""]]
@@ -99,20 +129,24 @@ def publish(rows: list[Row], page: Path = PAGE, folder: Path = FOLDER) -> None:
     write_whole(page, "\n".join(parts))
 
 
-def _legend(metrics: set[str]) -> list[str]:
-    """Return the table of the meaning of metrics, without those that there are none of."""
+def legend(metrics: set[str]) -> list[str]:
+    """Return the lines that explain the tables, without metrics that there are none of.
+
+    Args:
+        metrics: Names of the metrics of all rows.
+    """
     parts = {part for metric in metrics for part in _parts(metric)}
-    known = {names: meaning for names, meaning in COLUMNS.items() if parts & set(names.split(", "))}
+    known = {names: meaning for names, meaning in _METRICS.items() if parts & set(names.split(", "))}
     lines = [[", ".join(f"`{name}`" for name in names.split(", ")), meaning] for names, meaning in known.items()]
-    return [ruled([["metric", "meaning"], *lines])] if lines else []
+    explained = [ruled([["metric", "meaning"], *lines]), ""] if lines else []
+    return [*_PREFACE, "", ruled([["everywhere", "meaning"], *map(list, _COMMON.items())]), "", *explained]
 
 
 def _parts(metric: str) -> Iterator[str]:
-    """Yield all starts and ends of the name of a metric."""
+    """Yield all runs of successive words of the name of a metric, such as `cosine` of `grid_cosine_los`."""
     words = metric.split("_")
-    for at in range(1, len(words) + 1):
-        yield "_".join(words[:at])
-        yield "_".join(words[-at:])
+    for start, end in itertools.combinations(range(len(words) + 1), 2):
+        yield "_".join(words[start:end])
 
 
 def _picture(name: str, rows: list[Row], page: Path) -> list[str]:
@@ -166,7 +200,7 @@ def _facts(rows: list[Row]) -> str:
     duration = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
     hardware = " and ".join(dict.fromkeys(row.hardware.replace("1 cores ", "1 core ") for row in rows))
     tuned = "; ".join(dict.fromkeys(row.tuned_on or "not recorded" for row in rows))
-    return f"{cities}; {duration} of training in all on {hardware}. Tuned on: {tuned}."
+    return f"{cities}; {duration} of training on {hardware}. Tuned on: {tuned}."
 
 
 def main() -> None:

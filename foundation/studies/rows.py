@@ -18,8 +18,8 @@ from foundation.studies.study import Study
 #: the file of all rows
 ROWS = Path("experiments/results.csv")
 _ZERO_SHOT = re.compile(r"(?P<variant>.+)-zeroshot(-@.+?)?(?P<seed>-s\d+)?")
-#: keys of a summary that describe training
-_OF_TRAINING = ("n_train", "n_validation", "train_cities", "train_places", "validations", "wall_s")
+#: keys of a summary that describe training, with their values where it is not known
+_OF_TRAINING = {"n_train": 0, "n_validation": 0, "train_cities": [], "validations": 0, "wall_s": 0.0}
 #: suffix of the run ids of a study, see `study._name`
 _DATA_AND_SEED = re.compile(r"(-@(?P<data>.+?))?(-s\d+)?$")
 
@@ -50,7 +50,8 @@ class Row:
         metric: Name of the metric.
         value: Its value, in SI units or as a fraction.
         metrics: Number of metrics of the run, one row each, by which missing rows are found.
-        n_train: Number of labelled training links.
+        n_train: Number of training links, labelled if the task has labels; 0 if not recorded. Of a zero-shot test, as
+            the next two, those of the model's pre-training.
         n_validation: Number of validation links; 0 if not recorded.
         scored: Number of checkpoints scored on the validation side, of which the best was tested; 1 if only the last
             was, without a choice; 0 if not recorded, or without training.
@@ -151,18 +152,28 @@ def collect(runs: Path, study: Study) -> list[Row]:
     """Return the rows of all tested runs of a study; zero-shot tests have the training keys of their pre-training."""
     files = sorted((runs / study.name).glob("*/summary.json"))
     summaries = {summary["run_id"]: summary for summary in map(read_summary, files) if summary}
-    trained = [_with_training(summary, summaries) for summary in summaries.values()]
+    trained = [_with_training(summary, summaries, runs, study) for summary in summaries.values()]
     return [row for summary in trained for row in rows_of(summary, study)]
 
 
-def _with_training(summary: dict[str, Any], summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return a summary in which the training keys of a zero-shot test are those of its pre-training."""
+def _with_training(
+    summary: dict[str, Any], summaries: dict[str, dict[str, Any]], runs: Path, study: Study
+) -> dict[str, Any]:
+    """Return a summary in which the training keys of a zero-shot test are those of its pre-training.
+
+    The keys of the test itself describe the train side of the data that it is tested on, which no model was trained on.
+    """
     found = _ZERO_SHOT.fullmatch(summary["run_id"])
     if not found:
         return summary
     names = [f"pretrain-{found['variant']}{seed}" for seed in (found["seed"] or "", "")]
     behind = next((summaries[name] for name in names if name in summaries), {})
-    return summary | {key: behind[key] for key in _OF_TRAINING if key in behind}
+    if folder := study.source_run(runs, found["variant"], data_of(summary["run_id"]), summary.get("seed") or 0):
+        behind = read_summary(folder / "summary.json")
+    cities = behind.get("train_cities", behind.get("train_places", []))
+    return (
+        summary | _OF_TRAINING | {key: behind[key] for key in _OF_TRAINING if key in behind} | {"train_cities": cities}
+    )
 
 
 def read(file: Path) -> list[Row]:

@@ -134,6 +134,12 @@ class Study:
                 commands.append((_name(baseline, task, mode, name, seed), [*start, *drawn]))
         return [(run_id, [*(_within(runs, arg) for arg in args), "--run_id", run_id]) for run_id, args in commands]
 
+    def source_run(self, runs: Path, variant: str, data: str, seed: int) -> Path | None:
+        """Return the folder of the run of another study that a variant comes from (`checkpoints`); None for others."""
+        if variant not in self.checkpoints:
+            return None
+        return Path(_within(runs, self._checkpoint(runs, variant, data, seed))).parents[1]
+
     @property
     def _pretrainings(self) -> dict[str, list[str]]:
         """Return the arguments of `lightning fit` by variant, one for each size."""

@@ -156,7 +156,7 @@ def _table(head: str, rows: list[Row]) -> str:
             row.mode,
             *[row.data] * with_data,
             *[where] * with_places,
-            f"{row.n_train:,}",
+            f"{row.n_train:,}" if row.n_train else "",
         ]
         shown.append([*start, *values, f"{row.params_trained:,}", row.split, _choice(group), str(len(seeds))])
     return ruled([columns, *_once(shown, alike)])

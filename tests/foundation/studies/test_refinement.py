@@ -256,16 +256,16 @@ def test_figures_draw_ours_over_the_authors(ran, tmp_path):
     refine(given, tmp_path)
     rows = collect(tmp_path, given)
     rows.append(dataclasses.replace(rows[0], variant="naive-to-station", metric="pursuit_nmse_db", value=0.0))
-    figure = figure4(rows, {"samples": [10, 40], "target": [1.8, -1.4]})
-    [axes] = figure.axes
+    [axes] = (figure := figure4(rows, {"samples": [10, 40], "target": [1.8, -1.4]})).axes
     drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
     assert drawn["target [authors]"] == [[10, 1.8], [40, -1.4]]
     bars = {bar.get_label(): bar.lines[0].get_xydata().tolist() for bar in axes.containers}
     assert bars == {
         "longer, ours": [[1, -5]], "mixed, ours": [[2, -5]], "naive, ours": [[2, -5]], "twin, ours": [[15, -5]]
     }, "of what is trained from scratch the links that it had, not those asked for"  # fmt: skip
+    assert [bar[0].get_marker() for bar in axes.containers] == ["o", "s", "s", "s"], "refined models have squares"
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == ["ours", "the authors'", "twin", "longer", "mixed", "naive", "target"]
+    assert legend == ["ours", "the authors', random split", "twin", "longer", "mixed", "naive", "target"]
     assert axes.get_title() == "mean of 2 seeds, bars from the lowest to the highest; split: random"
     level = [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "-."]
     assert level == pytest.approx([-26])

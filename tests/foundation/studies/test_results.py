@@ -1,15 +1,17 @@
 """Results: what a row says of its run, and what a table makes of the rows."""
 
+import csv
 import statistics
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from foundation.demo import pretraining_effect
 from foundation.studies import results
 from foundation.studies.matrix import matrix
-from foundation.studies.results import publish
+from foundation.studies.results import legend, publish
 from foundation.studies.rows import read, rows_of, with_rows, write
 from foundation.studies.study import Study
 from foundation.studies.tables import table
@@ -280,6 +282,16 @@ def test_a_variant_is_named_without_its_task():
     assert line["beam"] == "vit"
 
 
+def test_the_legend_explains_every_metric_of_the_published_results():
+    with (Path(__file__).parents[3] / "experiments/results.csv").open(newline="") as stream:
+        published = {row["metric"] for row in csv.DictReader(stream)}
+    assert len(published) > 100
+    assert [
+        metric for metric in sorted(published) if not any("metric | meaning" in each for each in legend({metric}))
+    ] == []
+    assert not any("metric | meaning" in each for each in legend({"nonsense"}))
+
+
 def test_the_page_says_what_the_metrics_mean_and_all_hardware(tmp_path):
     rows = [replace(row, hardware="2 cores A") for row in run(metrics={"test/top1": 0.25, "test/los_chance": 0.5})]
     rows += [replace(row, run="other", wall_s=7200.0, hardware="1 cores B") for row in rows]
@@ -289,4 +301,4 @@ def test_the_page_says_what_the_metrics_mean_and_all_hardware(tmp_path):
     assert "| `top1`, `top3`, `top5` | share of links" in page
     assert "| `chance` |" in page
     assert "`nmse_db`" not in page
-    assert "2.0 h of training in all on 2 cores A and 1 core B." in page
+    assert "2.0 h of training on 2 cores A and 1 core B." in page

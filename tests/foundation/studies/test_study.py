@@ -185,7 +185,21 @@ def test_a_zero_shot_test_says_what_its_model_learned_from(tmp_path):
     filtered, other = collect(tmp_path, X)
     assert (filtered.variant, filtered.data, filtered.value) == ("filter", "fast", -9.0)
     assert (filtered.n_train, filtered.n_validation, filtered.scored, filtered.wall_s) == (75, 216, 2, 48.5)
-    assert other.n_train == 1512, "of a model from elsewhere nothing is known"
+    assert (other.n_train, other.train_cities) == (0, ""), "of a model from elsewhere nothing is known"
+
+
+def test_a_zero_shot_test_of_another_studys_model_says_what_that_learned_from(tmp_path):
+    study = Study("x", [3], checkpoints={"full": "runs/other/pretrain-full-s{seed}/checkpoints/best.ckpt"})
+    tested = {
+        "experiment": "x", "run_id": "full-zeroshot-s3", "mode": "zeroshot", "head": None, "seed": 3, "n_train": 1043,
+        "train_cities": ["munich"], "test_cities": ["munich"], "metrics": {"test/nmse_db": -4.0},
+    }  # fmt: skip
+    learned = {"run_id": "pretrain-full-s3", "n_train": 41186, "train_places": ["etoile"], "validations": 6}
+    for name, summary in (("x/full-zeroshot-s3", tested), ("other/pretrain-full-s3", learned)):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "summary.json").write_text(json.dumps(summary))
+    (row,) = collect(tmp_path, study)
+    assert (row.n_train, row.scored, row.train_cities, row.test_cities) == (41186, 6, "etoile", "munich")
 
 
 def test_zero_shot_scores_stand_in_a_table_of_their_own():
@@ -195,7 +209,7 @@ def test_zero_shot_scores_stand_in_a_table_of_their_own():
     }  # fmt: skip
     lines = table(rows_of(summary, X)).splitlines()
     assert lines[0].startswith("| zero-shot | mode | labels | los_accuracy [%] | los_chance [%] | nmse_db [dB] |")
-    assert lines[2].startswith("| full | zeroshot | 0 | 93.0 | 57.0 | -1.90 |")
+    assert lines[2].startswith("| full | zeroshot |  | 93.0 | 57.0 | -1.90 |"), "labels are not recorded"
 
 
 @pytest.mark.parametrize(
