@@ -38,6 +38,14 @@ def test_metrics_equal_numpy(batches: list[Batch]) -> None:
         assert values[name].item() == pytest.approx(value, rel=1e-5), name
 
 
+def test_the_figure_of_the_gain_shows_losses() -> None:
+    power = torch.tensor([[1.0, 0.5], [0.1, 1.0], [1.0, 0.0]])
+    given = {"beam": torch.tensor([0, 1, 0]), "beam_power": power * 1e-9}
+    logits = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])  # the second, the second, and the best beam
+    curve = Beam(D, num_beams=2).figures(logits, given)["gain_loss_cdf"].axes[0].lines[0].get_xdata()
+    assert [curve[0], curve[500], curve[-1]] == pytest.approx([0.0, 10 * np.log10(2), 10.0], abs=1e-5)
+
+
 def test_perfect_prediction(batch: Batch) -> None:
     head = Beam(D, num_beams=Q)
     logits = batch["beam_power"] / batch["beam_power"].amax()

@@ -25,6 +25,20 @@ FREQUENCY = 3.5e9
 BOUNDS = (-100.0, -100.0, 100.0, 100.0)
 
 
+def test_symmetries_are_drawn_evenly():
+    draws = LinkDraws(0, torch.arange(8000))
+    world = WorldSymmetry(stretch=(0.8, 1.2)).draw(draws)
+    assert ((torch.bincount(world.quarters, minlength=4) / 8000) - 0.25).abs().max() < 0.02
+    assert world.mirrored.float().mean() == pytest.approx(0.5, abs=0.02)
+    assert ((torch.histc(world.stretch, 4, 0.8, 1.2) / 8000) - 0.25).abs().max() < 0.02
+    joint = torch.stack([world.quarters.float(), world.mirrored.float(), world.stretch])
+    assert (torch.corrcoef(joint) - torch.eye(3)).abs().max() < 0.05
+    still = WorldSymmetry(turn=False, mirror=False).draw(draws)
+    assert not still.quarters.any()
+    assert not still.mirrored.any()
+    assert (still.stretch == 1).all()
+
+
 def free_space(position: torch.Tensor, station: torch.Tensor) -> Paths:
     """Return the direct ray of every user, from the closed form."""
     away = (position - station).double()

@@ -91,6 +91,7 @@ def test_positives_and_pool_are_those_of_the_domains(batch):
     same_domain = (domain.unsqueeze(1) == domain).all(-1)
     assert same_link.sum() == 2 * len(link), "two views of each link"
     assert torch.equal(small().pairs(link, domain, link, domain)[0], same_domain | same_link)
+    assert not torch.logical_and(*small(rho=3).pairs(link, domain, link, domain)).any(), "both of some pairs"
     positives, pool = small(rho=None).pairs(link, domain, link, domain)
     assert torch.equal(positives, same_link)
     scenario, los, mobility = ((domain[:, None, a] != domain[:, a]) for a in (0, 1, 2))

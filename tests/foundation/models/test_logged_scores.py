@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from foundation import ConTwin, CsiFeedback, CSINetPlus, FineTune
+from foundation import ConTwin, CsiFeedback, CSINetPlus, Encoder, FineTune
 from foundation.losses.clip import spread
 from heads import LOS, Joint, Positioning
 from tests.foundation.losses.test_clip import reference
@@ -85,9 +85,18 @@ def test_csi_clip_pairs_the_two_views(step):
         assert made["loss"].item() == logged["loss"].item() == expected
 
 
+class Plain(Encoder):
+    """Hands on the first numbers of a channel, so that the embeddings of different channels differ."""
+
+    num_features = 16
+
+    def forward(self, csi):
+        return torch.view_as_real(csi).flatten(1)[:, :16]
+
+
 def contwin(**settings):
     torch.manual_seed(0)
-    return ConTwin(TinyEncoder(), embed_dim=8, rho=None, pool="all", negatives="none", **settings)
+    return ConTwin(Plain(), embed_dim=8, rho=None, pool="all", negatives="none", **settings)
 
 
 def test_contwin_pairs_the_views_of_each_link():
@@ -107,7 +116,7 @@ def test_contwin_pairs_the_views_of_each_link():
         model.validation_step({key: v[:4] if key != "views" else [x[:4] for x in v] for key, v in batch.items()}, 0)
         model.validation_step({key: v[4:] if key != "views" else [x[4:] for x in v] for key, v in batch.items()}, 1)
     expected = pytest.approx(slow_ntxent(q, other, every, 0.1, "none", None), rel=1e-4)
-    assert logged["loss"].item() == expected
+    assert logged["loss"].item() == expected != pytest.approx(math.log(2 * count - 1), abs=0.1)
     assert logged["positives"].item() == 1
     assert logged["pool"].item() == 2 * count - 2
     found = captured(model)
@@ -213,7 +222,9 @@ def test_an_adaptation_validates_over_labelled_links_whatever_their_batches():
     with torch.no_grad():
         for number, rows in enumerate((slice(0, 5), slice(5, 7))):
             model.validation_step({key: value[rows] for key, value in batch.items()}, number)
-        whole = model.head.loss(model(batch), batch)
+        whole, raw = model.head.loss(model(batch), batch), model(batch)
+        several = model._loss([raw, 0.5 * raw], batch)
+        assert several.item() == pytest.approx((whole + model.head.loss(0.5 * raw, batch)).item() / 2, rel=1e-5)
     model.on_validation_epoch_end()
     assert found["val/loss"].item() == pytest.approx(whole.item(), rel=1e-5)
 
