@@ -21,6 +21,29 @@ ENCODERS := $(patsubst experiments/encoders/%.yaml,%,$(wildcard experiments/enco
 # those with a pre-training
 MODELS := $(strip $(foreach name,$(ENCODERS),$(if $(wildcard experiments/$(name).yaml),$(name))))
 
+# The variables that each target takes; any other on the command line is a slip, which `make` would ignore.
+TAKES_demo := ARGS
+TAKES_test := WORKERS ARGS
+TAKES_test-slow := WORKERS ARGS
+TAKES_data := DATA ARGS
+TAKES_pretrain := MODEL DATA ARGS
+TAKES_finetune := TASK MODEL MODE CKPT DATA ARGS
+TAKES_study := STUDY
+TAKES_refine := ARGS
+TAKES_results := STUDY
+TAKES_tune := EXPERIMENT TRIALS ARGS
+TAKES_dashboard := EXPERIMENT ARGS
+TAKES_reproduce := PAPER
+TAKES_report := RUNS ARGS
+ifeq ($(MAKELEVEL),0)
+TAKEN := $(strip $(foreach goal,$(MAKECMDGOALS),$(TAKES_$(goal))))
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+STRANGE := $(filter-out $(TAKEN) PYTHON MAKEFLAGS,$(GIVEN))
+ifneq ($(STRANGE),)
+$(error $(STRANGE) does not apply to $(MAKECMDGOALS), which takes $(or $(TAKEN),no variable))
+endif
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow lint types format data bench pretrain finetune study refine results reproduce tune dashboard report clean
 
@@ -73,9 +96,11 @@ finetune: $(READY) ## adapt to TASK= [MODEL= MODE=finetune|probe|scratch|control
 	@test -n "$(TASK)" || { echo "error: TASK is missing: give one, such as make finetune TASK=beam" >&2; exit 2; }
 	@test -f experiments/finetune/$(TASK).yaml || { echo "error: no experiments/finetune/$(TASK).yaml; tasks:" \
 		"$(patsubst experiments/finetune/%.yaml,%,$(wildcard experiments/finetune/*.yaml))" >&2; exit 2; }
+	@case "$(MODE)" in probe|finetune) ;; *) test -z "$(CKPT)" || \
+		{ echo "error: CKPT is for MODE=probe or finetune: MODE=$(MODE) starts from new weights" >&2; exit 2; }; esac
 	@case "$(MODE)" in probe|finetune) file=experiments/$(MODEL).yaml; models="$(MODELS)";; \
 		*) file=experiments/encoders/$(MODEL).yaml; models="$(ENCODERS)"; esac; \
-	test -n "$(CKPT)" -o -f "$$file" || { echo "error: no $$file for MODEL=$(MODEL) and MODE=$(MODE); models: $$models" >&2; exit 2; }
+	test -n "$(CKPT)" || grep -qs '^model:' "$$file" || { echo "error: no $$file for MODEL=$(MODEL) and MODE=$(MODE); models: $$models" >&2; exit 2; }
 	@set -- --config "experiments/encoders/$(MODEL).yaml"; \
 	newest() { ls -t runs/$(MODEL)/*/$$1 2>/dev/null | head -n 1; }; \
 	case "$(MODE)" in probe|finetune) \
@@ -83,6 +108,8 @@ finetune: $(READY) ## adapt to TASK= [MODEL= MODE=finetune|probe|scratch|control
 		if [ -z "$$checkpoint" ] && [ -z "$$finished" ]; then \
 			test -z "$$stopped" || { echo "error: the pre-training of $$stopped was stopped: finish it with make pretrain" \
 				"MODEL=$(MODEL) ARGS='--ckpt_path last', or give CKPT=" >&2; exit 2; }; \
+			$(BIN)/python -m foundation.runtime.rehearsal experiments/$(MODEL).yaml --config experiments/finetune/$(TASK).yaml \
+				$(CONFIG) --model.mode $(MODE) $(ARGS) || exit; \
 			$(MAKE) --no-print-directory pretrain ARGS= DATA= || exit; finished="$$(newest summary.json)"; \
 		fi; \
 		set -- --model.checkpoint "$${checkpoint:-$${finished%summary.json}checkpoints/best.ckpt}"; \

@@ -53,6 +53,7 @@ class Settings(Protocol):
     ue: Array
     ofdm: OFDM
     codebook: Tensor | None
+    num_beams: int | None
     views: list[View] | None
     observation: list[View]
     sequence: Snapshots | None
@@ -79,6 +80,9 @@ class BatchMaker:
         data: Settings. Without `sequence`, a recording gives its first snapshot. The labels of a row of several links
             are those of the first link, except `los`, which is the maximum over the links.
 
+    Attributes:
+        keys: Keys of a batch; without `position` when no position is known.
+
     Raises:
         InputError: `symmetry` is set for recorded CSI or with `group`, or one of `extras` is unknown, or `geometry` is
             asked for and not all positions are known.
@@ -93,8 +97,7 @@ class BatchMaker:
             check_choice("data.extras", extra, Extra)
         if self.symmetry is not None and self.group_size is not None:
             raise InputError("data.symmetry transforms single links: it cannot be used with data.group")
-        unlocated = [site.name for site in sites if not site.links.position.isfinite().all()]
-        if "geometry" in self.extras and unlocated:
+        if "geometry" in self.extras and (unlocated := [site.name for site in sites if not site.is_located]):
             raise InputError(
                 f"data.extras: geometry needs the positions of all users, and some of site {unlocated[0]} are unknown: "
                 "leave it out"
@@ -107,20 +110,9 @@ class BatchMaker:
         self.spans = speed_spans(sites)
         self.domains = site_domains(sites, self.bs)
         self.maps = AreaMaps.draw(sites, cache=data.cache) if {"map", "geometry"} & set(self.extras) else None
-        self.located = any(site.links.position.isfinite().all(1).any() for site in sites)
+        self.keys = keys_of(data, any(site.links.position.isfinite().all(1).any() for site in sites))
         if self.symmetry is not None and not sites[0].links.has_rays:
             raise InputError("data.symmetry transforms paths, which recorded CSI does not have: leave it out")
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """Keys of a batch; without `position` when no position is known."""
-        given = tuple(key for key in _GIVEN if key != "position" or self.located)
-        keys: tuple[str, ...] = ("csi", *given, *self.extras, *["clean_csi"] * bool(self.observation))
-        if self.codebook is not None:
-            keys += ("beam", "beam_power")
-        if self.snapshots is not None and self.snapshots.horizon:
-            keys += ("next_csi",)
-        return (*keys, "views") if self.views is not None else keys
 
     @torch.no_grad()
     def __call__(self, rows: Batch, epoch: int = 0, training: bool = False) -> Batch:
@@ -268,6 +260,22 @@ class BatchMaker:
             return None
         site = rows["site"]
         return draw_motion(self.snapshots, self.areas[site], rows["user"], self.seed, self.spans[site])
+
+
+def keys_of(data: Settings, located: bool = True) -> tuple[str, ...]:
+    """Return the keys of a batch.
+
+    Args:
+        data: Settings.
+        located: Whether any position is known; else there is no `position`.
+    """
+    given = tuple(key for key in _GIVEN if key != "position" or located)
+    keys: tuple[str, ...] = ("csi", *given, *data.extras, *["clean_csi"] * bool(data.observation))
+    if data.num_beams:
+        keys += ("beam", "beam_power")
+    if data.sequence is not None and data.sequence.horizon:
+        keys += ("next_csi",)
+    return (*keys, "views") if data.views is not None else keys
 
 
 def _paths(rows: Batch) -> Paths | None:

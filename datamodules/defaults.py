@@ -96,7 +96,7 @@ def rule_of(sites: Sequence[Site], split: Rule | None) -> Rule:
     """
     if split is not None:
         return current_name(split)
-    if all(site.links.position.isfinite().all() for site in sites):
+    if all(site.is_located for site in sites):
         return "spatial"
     if all(site.links.timestamps is not None for site in sites):
         return "time"

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.batch import BatchMaker, Extra
+from datamodules.batch import BatchMaker, Extra, keys_of
 from datamodules.channel.arrays import Array
 from datamodules.channel.codebook import dft_codebook
 from datamodules.channel.impairments import View
@@ -163,8 +163,8 @@ class ChannelDataModule(LightningDataModule):
 
     @property
     def batch_keys(self) -> tuple[str, ...]:
-        """Keys of a finished batch."""
-        return self._make.keys
+        """Keys of a finished batch; before the sites are opened, as the settings have them."""
+        return self._make.keys if self.sides else keys_of(self)
 
     def prepare_data(self) -> None:
         """Make missing sites, by one process of each machine, and verify the checksums of all.

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -101,19 +101,34 @@ def main(args: list[str] | None = None, callbacks: Sequence[Callback] = (), rais
         return 0
     if args[0] not in (*_COMMANDS, "export") and not args[0].startswith("-"):
         return _say(f"error: unknown command '{args[0]}': must be one of {', '.join(_COMMANDS)}, export", 2)
-    from datamodules.progress import activity
+
+    def work() -> None:
+        if args[0] == "export":
+            from datamodules.progress import activity
+
+            _filter_messages()
+            with activity("loading PyTorch"):
+                from foundation.export import command
+
+            command.main(args[1:])
+        else:
+            run(args, callbacks)
+
+    return guarded(work, raises)
+
+
+def guarded(work: Callable[[], object], raises: bool = False) -> int:
+    """Return the exit status of work that may be stopped or find invalid input, which is one line; see `main`.
+
+    Args:
+        work: The work.
+        raises: Whether errors are raised rather than printed; see `user_error`.
+    """
     from foundation.runtime.stopping import INTERRUPTED, TERMINATED, Terminated, ended_by_sigterm, resume_hint
 
     try:
         with ended_by_sigterm():
-            if args[0] == "export":
-                _filter_messages()
-                with activity("loading PyTorch"):
-                    from foundation.export import command
-
-                command.main(args[1:])
-            else:
-                run(args, callbacks)
+            work()
     except Terminated as leaving:
         return _say(f"terminated{resume_hint(leaving)}", TERMINATED)
     except KeyboardInterrupt as leaving:
@@ -135,12 +150,13 @@ def main(args: list[str] | None = None, callbacks: Sequence[Callback] = (), rais
     return 0
 
 
-def run(args: list[str], callbacks: Sequence[Callback] = ()) -> Commands:
+def run(args: list[str], callbacks: Sequence[Callback] = (), dry: bool = False) -> Commands:
     """Run a command and return what it built; errors are exceptions.
 
     Args:
         args: The command line without the program's name.
         callbacks: Callbacks of the trainer in addition to those of the command line.
+        dry: Whether model, data and trainer are built and checked only.
     """
     from datamodules.progress import activity
 
@@ -168,7 +184,7 @@ def run(args: list[str], callbacks: Sequence[Callback] = ()) -> Commands:
             module = importlib.import_module(package)
             for name in getattr(module, "__all__", ()):
                 getattr(module, name)
-    return Commands(args, callbacks)
+    return Commands(args, callbacks, dry)
 
 
 def _filter_messages() -> None:

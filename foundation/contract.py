@@ -1,4 +1,4 @@
-"""Description of the training data in checkpoints, and its comparison with other data."""
+"""What a model asks of data, and the description of the training data in checkpoints."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from datamodules.batch import SETTINGS
 from datamodules.channel.impairments import Noise
 from datamodules.channel.motion import MOBILITIES, SPEEDS
 from datamodules.channel.ofdm import SPEED_OF_LIGHT
@@ -21,6 +22,41 @@ from foundation.encoder import Encoder
 _LINKS = 256
 #: deviations from the mean power from which a warning is given, and the least deviation assumed [dB]
 _FAR, _LEAST_DB = 4.0, 3.0
+
+
+def check_keys(datamodule: Any, reads: str, keys: Iterable[str]) -> None:
+    """Check that batches of a datamodule have the given keys.
+
+    Args:
+        datamodule: The datamodule; None, or one that does not say its `batch_keys`, is not checked.
+        reads: Beginning of the message, such as `encoder ResNet reads`.
+        keys: The keys.
+
+    Raises:
+        InputError: A key is missing.
+    """
+    held = getattr(datamodule, "batch_keys", None)
+    lacking = [key for key in keys if held is not None and key not in held]
+    if lacking:
+        hints = dict.fromkeys(SETTINGS[key] for key in lacking if key in SETTINGS)
+        hint = f": {' and '.join(hints)}" if hints else ""
+        raise InputError(f"{reads} {', '.join(lacking)}, which the data lack{hint}")
+
+
+def check_inputs(datamodule: Any, reads: str, keys: Iterable[str]) -> None:
+    """Check that a datamodule has the inputs of an encoder for every link; labels may be unknown for some.
+
+    Raises:
+        InputError: A key is missing, or it is `position`, and that of some users is unknown.
+    """
+    check_keys(datamodule, reads, keys)
+    sites = getattr(getattr(datamodule, "sides", {}).get("all"), "sites", ())
+    unlocated = next((site.name for site in sites if not site.is_located), None)
+    if "position" in keys and unlocated is not None:
+        raise InputError(
+            f"{reads} position, which is unknown for some users of site {unlocated}: leave those users out of the "
+            "data, or take an encoder of csi"
+        )
 
 
 def describe_data(datamodule: Any) -> dict[str, Any]:

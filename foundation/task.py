@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW, Optimizer
 
-from datamodules.batch import SETTINGS
 from datamodules.errors import InputError, check_choice, check_not_negative, check_positive
 from datamodules.progress import activity
 from foundation.checkpoint import check_fit, load_model, load_part, read_checkpoint
@@ -83,11 +82,16 @@ class FoundationTask(LightningModule):
         """Set statistics of inputs and labels from the train side; those of a checkpoint loaded later replace them."""
 
     def setup(self, stage: str) -> None:
-        """Before training, set statistics and load the weights of `start_from`; in other stages do nothing.
+        """Check the data; before training, set statistics and load the weights of `start_from`.
 
         Raises:
-            InputError: The weights of `start_from` are of another model, or a part that it names does not exist.
+            InputError: The data lack something, the weights of `start_from` are of another model, or a part that it
+                names does not exist.
         """
+        self.check_settings(self.trainer.datamodule, stage)  # type: ignore[attr-defined]
+        for head in (getattr(self, attribute) for attribute in self.parts.values()):
+            if isinstance(head, Head):
+                self.fit_head(head, check=stage != "predict")
         if stage != "fit":
             return
         if self.trainer.datamodule is not None:  # type: ignore[attr-defined]
@@ -124,22 +128,18 @@ class FoundationTask(LightningModule):
         training = module.training
         load_part(checkpoint, part, module).train(training)
 
-    def check_keys(self, reads: str, keys: Iterable[str]) -> None:
-        """Check that batches of the datamodule, if there is one, have the given keys.
+    def check_settings(self, datamodule: Any, stage: str) -> None:
+        """Check whether the model can take the batches of a datamodule, as far as its settings tell.
+
+        Called when both are built, before any data are made, and again in `setup`.
 
         Args:
-            reads: Beginning of the message, such as `encoder ResNet reads`.
-            keys: The keys.
+            datamodule: The datamodule, or None.
+            stage: `fit`, `validate`, `test` or `predict`.
 
         Raises:
-            InputError: A key is missing.
+            InputError: It cannot.
         """
-        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
-        lacking = [key for key in keys if datamodule is not None and key not in datamodule.batch_keys]
-        if lacking:
-            hints = dict.fromkeys(SETTINGS[key] for key in lacking if key in SETTINGS)
-            hint = f": {' and '.join(hints)}" if hints else ""
-            raise InputError(f"{reads} {', '.join(lacking)}, which the data lack{hint}")
 
     def fit_head(self, head: Head, check: bool = True) -> None:
         """Configure a head for the size of the channel, and check labels and sizes of the data, if there are any.

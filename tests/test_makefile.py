@@ -28,13 +28,16 @@ case "$3" in experiments/csiclip.yaml)
 esac
 """)
     program.chmod(0o755)
+    python = tmp_path / ".venv/bin/python"
+    python.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\" >> called\nexit $REFUSED\n")
+    python.chmod(0o755)
 
     def run(*args, **environment):
         (tmp_path / "called").write_text("")
         done = subprocess.run(
             ["make", *args], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, **environment}
         )
-        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        errors = [line for line in done.stderr.splitlines() if line.startswith(("error: ", "Makefile:"))]
         return done.returncode, (tmp_path / "called").read_text().splitlines(), errors
 
     return run
@@ -73,7 +76,7 @@ def test_bad_names_are_one_error(make, args, said):
 def test_pre_training_comes_first_and_nothing_goes_on_when_it_is_stopped(make):
     status, called, _ = make("finetune", "TASK=beam", STATUS="143")
     assert status == 2
-    assert "experiments/finetune/beam.yaml" not in called
+    assert called[-3:] == ["fit", "--config", "experiments/csiclip.yaml"]
     status, called, errors = make("finetune", "TASK=beam")
     assert (status, called) == (2, [])
     assert "runs/csiclip/new/checkpoints/last.ckpt was stopped: finish it with make pretrain" in errors[0]
@@ -88,9 +91,37 @@ def test_pre_training_is_on_its_own_data(make):
         "finetune", "TASK=beam", "DATA=experiments/data/losangeles.yaml", "ARGS=--data.num_labels 5"
     )
     assert status == 0
-    first = called.index("fit", 1)
-    assert called[:first] == ["fit", "--config", "experiments/csiclip.yaml"]
-    assert "experiments/data/losangeles.yaml" in called[first:]
+    first = called.index("fit")
+    then = called.index("fit", first + 1)
+    assert called[first:then] == ["fit", "--config", "experiments/csiclip.yaml"]
+    assert "experiments/data/losangeles.yaml" in called[then:]
+
+
+def test_an_adaptation_is_tried_before_a_pre_training(make):
+    given = ("finetune", "TASK=beam", "DATA=experiments/data/losangeles.yaml", "ARGS=--data.num_labels 5")
+    status, called, _ = make(*given, REFUSED="2")
+    assert status == 2
+    tried = ["--config", "experiments/finetune/beam.yaml", "--config", "experiments/data/losangeles.yaml"]
+    tried += ["--model.mode", "finetune", "--data.num_labels", "5"]
+    assert called == ["-m", "foundation.runtime.rehearsal", "experiments/csiclip.yaml", *tried]
+    make("pretrain")
+    assert "-m" not in make(*given, REFUSED="2")[1], "there is nothing to lose"
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("finetune", "TASK=beam", "MODLE=contwin"), "MODLE does not apply to finetune, which takes TASK MODEL MODE"),
+        (("reproduce", "STUDY=demo"), "STUDY does not apply to reproduce, which takes PAPER"),
+        (("demo", "MODEL=contwin"), "MODEL does not apply to demo"),
+        (("finetune", "TASK=beam", "MODE=scratch", "CKPT=x.ckpt"), "CKPT is for MODE=probe or finetune"),
+        (("finetune", "TASK=beam", "MODEL=trainer"), "models: contwin csiclip envchannel"),
+    ],
+)
+def test_a_variable_that_does_not_apply_is_refused(make, args, said):
+    status, called, errors = make(*args)
+    assert (status, called) == (2, [])
+    assert said in errors[0]
 
 
 def test_a_control_needs_no_checkpoint(make):

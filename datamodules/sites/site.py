@@ -65,6 +65,11 @@ class Site:
         return len(self.links)
 
     @property
+    def is_located(self) -> bool:
+        """Whether the positions of all users are known."""
+        return bool(self.links.position.isfinite().all())
+
+    @property
     def paths(self) -> Paths:
         """The paths.
 

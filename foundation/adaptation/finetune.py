@@ -12,6 +12,7 @@ from torchmetrics import MetricCollection
 
 from datamodules.errors import InputError, check_choice, check_not_negative, check_positive
 from foundation.checkpoint import configure_as, find_encoder, model_name
+from foundation.contract import check_inputs, check_keys
 from foundation.encoder import Encoder
 from foundation.evaluation.feedback_controls import FeedbackControls
 from foundation.evaluation.prediction_controls import PredictionControls
@@ -140,17 +141,15 @@ class FineTune(FoundationTask):
         model = type(self.encoder).__name__ if self.mode in ("scratch", "control") else self.model_name
         return {"model": model, "head": self.name, "mode": self.mode}
 
-    def setup(self, stage: str) -> None:
-        """Check that batches have the inputs of the encoders and the labels of the head, then set statistics."""
-        self._over_time = getattr(self.trainer.datamodule, "sequence", None) is not None  # type: ignore[attr-defined]
+    def check_settings(self, datamodule: Any, stage: str) -> None:
+        """Check that batches have the inputs of the encoders and the labels of the head."""
+        self._over_time = getattr(datamodule, "sequence", None) is not None
         for encoder in self.encoders:
-            self.check_keys(f"encoder {type(encoder).__name__} reads", encoder.input_keys)
-            if self.trainer.datamodule is not None and encoder.reads_past and not self._over_time:  # type: ignore[attr-defined]
+            check_inputs(datamodule, f"encoder {type(encoder).__name__} reads", encoder.input_keys)
+            if datamodule is not None and encoder.reads_past and not self._over_time:
                 raise InputError(f"encoder {type(encoder).__name__} reads several snapshots: set data.sequence")
-        labels = self.head.requires if stage != "predict" else ()
-        self.check_keys(f"head {type(self.head).__name__} needs", dict.fromkeys((*self.head.inputs, *labels)))
-        self.fit_head(self.head, check=stage != "predict")
-        super().setup(stage)
+        read = (*self.head.inputs, *(self.head.requires if stage != "predict" else ()))
+        check_keys(datamodule, f"head {type(self.head).__name__} needs", dict.fromkeys(read))
 
     def origins(self) -> list[str]:
         """Return the checkpoints of the initial weights, that of the pre-trained encoder among them."""

@@ -26,6 +26,7 @@ from datamodules.channel.codebook import (
 from datamodules.channel.draws import LinkDraws, name_keys
 from datamodules.errors import InputError, check_choice, check_finite
 from foundation.baselines.calibration import nearest_mean, places
+from foundation.contract import check_inputs
 from foundation.link_metrics import LinkMean, LinkQuantile
 from foundation.models.calibration_scores import SCORES, SHOWN, SWEEP, metrics_of_test
 from foundation.models.csifeedback import sum_of
@@ -106,14 +107,13 @@ class TwinCalibration(FoundationTask):
         self._names: Tensor | None = None
         self._shown = Sample()
 
-    def setup(self, stage: str) -> None:
-        """Check that the array is linear and the variants are the low and the high fidelity, in this order.
+    def check_settings(self, datamodule: Any, stage: str) -> None:
+        """Check that the array is linear, positions are known, and the variants are the low and the high fidelity.
 
         Raises:
-            InputError: The array is not linear, or the variants have other names, or another order.
+            InputError: They are not, or the variants are in another order.
         """
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        served, bs = getattr(data, "variants", None), getattr(data, "bs", None)
+        served, bs = getattr(datamodule, "variants", None), getattr(datamodule, "bs", None)
         if served is not None and list(served) != self.variants:
             raise InputError(
                 f"calibration reads the variants {' and '.join(self.variants)}, low fidelity first, but the data have "
@@ -121,9 +121,9 @@ class TwinCalibration(FoundationTask):
             )
         if bs is not None and not bs.is_line:
             raise InputError("calibration needs a linear array of one polarisation: set data.bs to one row or column")
-        sites = getattr(getattr(data, "sides", {}).get("train"), "sites", [])
+        check_inputs(datamodule, "calibration reads", self.net.input_keys)
+        sites = getattr(getattr(datamodule, "sides", {}).get("train"), "sites", [])
         self._names = name_keys(site.name for site in sites) if sites else None
-        super().setup(stage)
 
     def prepare_from(self, datamodule: Any) -> None:
         """Set mean and standard deviation of the positions from the train side."""

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from datamodules.errors import InputError, check_choice, check_positive
+from foundation.contract import check_keys
 from foundation.encoder import Encoder
 from foundation.gather import concatenate, gather, gather_rows
 from foundation.losses.clip import retrieval, spread
@@ -113,11 +114,10 @@ class ConTwin(FoundationTask):
         except ValueError as error:
             raise InputError(f"ConTwin: {error}") from error
 
-    def setup(self, stage: str) -> None:
+    def check_settings(self, datamodule: Any, stage: str) -> None:
         """Check that batches have views and domain labels."""
         needed = ("views", *["domain"] * (self.decoder is None))
-        self.check_keys("ConTwin needs", needed if stage in ("fit", "validate") else ())
-        super().setup(stage)
+        check_keys(datamodule, "ConTwin needs", needed if stage in ("fit", "validate") else ())
 
     def prepare_from(self, datamodule: Any) -> None:
         """Set the input statistics from the train side."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from datamodules.errors import InputError, check_not_negative, check_positive
 from datamodules.maps.raster import UNKNOWN_LOS, Entry
+from foundation.contract import check_inputs
 from foundation.encoder import Encoder
 from foundation.gather import concatenate, gather_rows
 from foundation.losses.clip import CLIPLoss, mixed, retrieval, spread
@@ -129,13 +130,10 @@ class EnvChannel(FoundationTask):
         testing = self._trainer is not None and self.trainer.testing
         return {**super().describe(), "mode": "zeroshot" if testing else "pretrain"}
 
-    def setup(self, stage: str) -> None:
-        """Check that batches have the inputs of both towers."""
+    def check_settings(self, datamodule: Any, stage: str) -> None:
+        """Check that batches have the inputs of the environment tower."""
         if self.environment_encoder is not None:
-            self.check_keys("the environment tower reads", self.environment_encoder.input_keys)
-        if self.decoder is not None:
-            self.fit_head(self.decoder)
-        super().setup(stage)
+            check_inputs(datamodule, "the environment tower reads", self.environment_encoder.input_keys)
 
     def forward(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         """Return the embeddings of the channel and of the environment, (B, D) each, not normalised."""

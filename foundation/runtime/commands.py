@@ -50,6 +50,7 @@ class Commands(LightningCLI):
     Args:
         args: The command line.
         callbacks: Further callbacks of the trainer.
+        dry: Whether model, data and trainer are built and checked only.
 
     Attributes:
         run: The run, None with `fast_dev_run`, which writes no files.
@@ -58,8 +59,8 @@ class Commands(LightningCLI):
     run: Run | None = None
     _claim: FileLock | None = None
 
-    def __init__(self, args: list[str], callbacks: Sequence[Callback] = ()) -> None:
-        self._args, self._callbacks = args, callbacks
+    def __init__(self, args: list[str], callbacks: Sequence[Callback] = (), dry: bool = False) -> None:
+        self._args, self._callbacks, self._dry = args, callbacks, dry
         args = replacing_sources(args)
         try:
             super().__init__(
@@ -191,6 +192,8 @@ class Commands(LightningCLI):
                 f"{type(self.model).__name__} has no test of its own: leave then_test out, and adapt it to a task, by "
                 "`make finetune`, whose head is tested"
             )
+        if callable(check := getattr(self.model, "check_settings", None)):
+            check(self.datamodule, str(self.subcommand))  # before minutes in which data are made
         untrained = self.subcommand != "fit" and self.config[self.subcommand].ckpt_path is None
         if self.run is not None and untrained and any(p.requires_grad for p in self.model.parameters()):
             raise InputError(
@@ -259,6 +262,10 @@ class Commands(LightningCLI):
         if subcommand == "predict":
             return kwargs | {"return_predictions": False}
         return kwargs | {"verbose": not hasattr(self.model, "table")} if subcommand == "test" else kwargs
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        if not self._dry:
+            super()._run_subcommand(subcommand)
 
     def after_fit(self) -> None:
         """Test the best checkpoint, with `--then_test`."""

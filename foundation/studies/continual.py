@@ -16,8 +16,10 @@ from foundation.studies.refinement import (
     Method,
     Refinement,
     command,
+    commands,
     has_metrics,
     in_db,
+    links_of,
     offline_of,
     refine_seed,
     to_use,
@@ -26,7 +28,7 @@ from foundation.studies.refinement import (
     worlds_of,
 )
 from foundation.studies.rows import collect
-from foundation.studies.run_list import run_all
+from foundation.studies.run_list import finished, run_all
 from foundation.studies.tables import table
 
 if TYPE_CHECKING:
@@ -97,7 +99,7 @@ class Continual:
         for name, of_way in stages.items():
             method, before, learned = self.methods[name], offline, worlds.links(TWIN)
             for number, (world, stage) in enumerate(zip(self.worlds, of_way, strict=True)):
-                file = folder / f"{stage.name}.links.json"
+                file = links_of(folder, stage.name)
                 if not file.is_file():  # a stopped run keeps its links
                     chosen = worlds.choose(before, world, method.rule, self.count, method.threshold_db, seed)
                     worlds.save(file, np.concatenate([learned, chosen]) if method.rehearse else chosen)
@@ -138,6 +140,7 @@ def refine(study: Study, runs: Path) -> int:
         InputError: The settings of the study are invalid.
     """
     from foundation.evaluation.feedback_curves import draw
+    from foundation.runtime.rehearsal import check_followers
 
     settings = Refinement.of(study)
     continual = Continual.of(study, settings) if settings.continual else None
@@ -145,6 +148,9 @@ def refine(study: Study, runs: Path) -> int:
     for seed in study.seeds:
         offline = folder / f"pretrain-{offline_of(study)}-s{seed}"
         pretraining = dataclasses.replace(study, seeds=[seed]).commands(runs)
+        if seed == study.seeds[0] and not finished(offline):
+            every = [*pretraining, *commands(study, settings, runs, offline, seed)]
+            check_followers([(folder / run_id, args) for run_id, args in every])
         if status := run_all(study.name, pretraining, runs) or refine_seed(study, settings, runs, offline, seed):
             return status
         if continual is not None and (status := continual.run(runs, offline, seed)):

@@ -144,16 +144,12 @@ def refine_seed(study: Study, settings: Refinement, runs: Path, offline: Path, s
     if all(finished(folder / run_id) and has_metrics(folder / run_id, {REPLACES}) for run_id in named):
         return 0
     worlds = worlds_of(offline, (TWIN, TARGET))
-    commands = []
     for run_id, (name, count) in named.items():
-        method, file = settings.methods[name], folder / f"{run_id}.links.json"
+        method, file = settings.methods[name], links_of(folder, run_id)
         if not file.is_file():  # a stopped run keeps its links
             chosen = worlds.choose(offline, TARGET, method.rule, count, method.threshold_db, seed)
             worlds.save(file, np.concatenate([worlds.links(TWIN), chosen]) if method.rehearse else chosen)
-        start = offline / "checkpoints" / "best.ckpt"
-        seen = (TWIN, TARGET) if method.rehearse else (TARGET,)
-        commands.append((run_id, command(study, runs, method, start, file, seen, seed, run_id)))
-    if status := run_all(study.name, commands, runs):
+    if status := run_all(study.name, commands(study, settings, runs, offline, seed), runs):
         return status
     _write_correlations(worlds, offline, folder / f"correlation-s{seed}.json", seed)
     before = worlds.errors(offline, "validation", TARGET)
@@ -166,6 +162,21 @@ def refine_seed(study: Study, settings: Refinement, runs: Path, offline: Path, s
         decided = {HELD: in_db(held), REPLACES: float(replaces(before[known], held[known]))}
         add_metrics(folder / run_id / "summary.json", decided)
     return 0
+
+
+def commands(study: Study, settings: Refinement, runs: Path, offline: Path, seed: int) -> list[tuple[str, list[str]]]:
+    """List (run id, arguments of `lightning`) of the refinements of the model of a seed, in order."""
+    start, listed = offline / "checkpoints" / "best.ckpt", []
+    for run_id, (name, _) in settings.runs(seed).items():
+        method, file = settings.methods[name], links_of(runs / study.name, run_id)
+        seen = (TWIN, TARGET) if method.rehearse else (TARGET,)
+        listed.append((run_id, command(study, runs, method, start, file, seen, seed, run_id)))
+    return listed
+
+
+def links_of(folder: Path, run_id: str) -> Path:
+    """Return the file of the links that a run trains on."""
+    return folder / f"{run_id}.links.json"
 
 
 def to_use(folder: Path, offline: Path, named: Iterable[str]) -> str:

@@ -45,10 +45,16 @@ def run_all(experiment: str, commands: Sequence[tuple[str, list[str]]], runs: Pa
 
     Returns:
         The exit status: that of the first run that failed, or 0.
+
+    Raises:
+        InputError: A run cannot work that starts from the checkpoint of another one of the list.
     """
     todo = [(run_id, args) for run_id, args in commands if not finished(runs / experiment / run_id)]
     if not todo:
         return 0
+    from foundation.runtime.rehearsal import check_followers  # imported late, as the import is slow
+
+    check_followers([(runs / experiment / run_id, args) for run_id, args in todo])
     seconds = Durations(read(ROWS)).of
     jobs = [(run_id, command(runs / experiment / run_id, args)) for run_id, args in todo]
     return run_jobs([Job(experiment, run_id, make, seconds(experiment, run_id)) for run_id, make in jobs])

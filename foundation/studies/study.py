@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from datamodules.errors import InputError
 from datamodules.yaml_file import read_yaml
+from foundation.runtime.runs import check_name
 
 #: folder of the studies, which may be in folders below it
 FOLDER = Path("experiments/studies")
@@ -88,12 +89,41 @@ class Study:
             raise InputError(f"{file}: unknown key '{unknown[0]}': must be one of {', '.join(known)}")
         if "seeds" not in settings:
             raise InputError(f"{file}: 'seeds' is missing")
+        for key, kind in get_type_hints(cls).items():
+            if key in settings and not _fits(settings[key], kind):
+                raise InputError(f"{file}: '{key}' must be {_words(kind)}, got {settings[key]!r}")
         study = cls(name=file.stem, **settings)
+        study._check_names(file)
         if study.data and study.areas:
             raise InputError(f"{file}: has both 'data' and 'areas': give the areas alone, whose mean is shown")
         if study.pretrain_on and study.pretrain_on.keys() != study.data.keys():
             raise InputError(f"{file}: 'pretrain_on' must name what 'data' names: {', '.join(study.data) or 'nothing'}")
+        try:
+            study.commands(Path("runs"))
+        except (KeyError, IndexError, ValueError) as error:
+            raise InputError(
+                f"{file}: checkpoints take {{seed}} and {{data}} and are runs/STUDY/RUN/checkpoints/best.ckpt, "
+                f"zero_shot takes {{run}}, and each baseline needs --model.mode ({error})"
+            ) from error
         return study
+
+    def _check_names(self, file: Path) -> None:
+        """Check the names that become parts of run ids, and those that refer to others."""
+        named = {"pretrain": self.pretrain, "checkpoints": self.checkpoints, "baselines": self.baselines}
+        for key, entries in {**named, "data": self.data, "areas": self.areas}.items():
+            for name in entries:
+                check_name(f"{file}: '{key}' names", name)
+        variants = {*self.pretrain, *self.checkpoints, *self._pretrainings}
+        for key, given, known in (
+            ("only", self.only, variants | set(self.baselines)),
+            ("available", self.available, set(self.pretrain)),
+        ):
+            if strange := sorted(given.keys() - known):
+                raise InputError(f"{file}: '{key}' names {strange[0]}, which is none of {_listed(sorted(known))}")
+        if not self.seeds or min(self.seeds) < 0 or min(self.sizes, default=1) < 1:
+            raise InputError(
+                f"{file}: 'seeds' must be at least one number of 0 or more, and 'sizes' numbers of 1 or more"
+            )
 
     @classmethod
     def named(cls, name: str, folder: Path = FOLDER) -> Study:
@@ -184,6 +214,26 @@ def find(name: str, folder: Path = FOLDER) -> Path:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(names) or "none"
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Return whether a value of YAML is of a type, whose elements it may name."""
+    inner = get_args(kind)
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_fits(each, inner[0]) for each in value)
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and all(_fits(k, inner[0]) and _fits(v, inner[1]) for k, v in value.items())
+    return kind is Any or type(value) is kind
+
+
+def _words(kind: Any) -> str:
+    """Return a type in words."""
+    inner = get_args(kind)
+    if get_origin(kind) is list:
+        return f"a list of {'whole numbers' if inner[0] is int else 'words, numbers among them in quotes'}"
+    if get_origin(kind) is dict:
+        return f"names with {'any value' if inner[1] is Any else _words(inner[1])}"
+    return {int: "a whole number", bool: "true or false"}.get(kind, "text")
 
 
 def _within(runs: Path, arg: str) -> str:

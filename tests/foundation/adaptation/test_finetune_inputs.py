@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from datamodules.errors import InputError
-from foundation import ChannelTransformer, FineTune, PositionFeatures
+from foundation import Calibrator, ChannelTransformer, FineTune, PositionFeatures, TwinCalibration
 from foundation.nets.handcrafted import HandFeatures
-from heads import Positioning
+from heads import LOS, Positioning
 from tests.datamodules.test_module import build
 from tests.foundation.models.test_envchannel import SMALL, fit, town_site
 
@@ -66,3 +66,20 @@ def test_several_base_stations_are_concatenated(tmp_path):
     hand = FineTune(lambda d: Positioning(d, hidden=8), HandFeatures(4, 8), mode="control", base_stations=2)
     hand.prepare_from(datamodule)  # statistics of links, not of users
     assert hand.features(batch, hand.encoder).shape == (len(batch["csi"]), 2 * (4 + 8 + 1))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: FineTune(lambda d: LOS(d), PositionFeatures(8), mode="scratch"),
+        lambda: FineTune(lambda d: LOS(d), Calibrator(8), mode="scratch"),
+        lambda: TwinCalibration(8),
+    ],
+)
+def test_what_reads_positions_needs_those_of_all_users(model, tmp_path):
+    site = town_site("a", 0)
+    site.paths.position[3] = torch.nan
+    datamodule = build(tmp_path / "sites", [site], split="random")
+    with pytest.raises(InputError, match="position, which is unknown for some users of site a: leave those users out"):
+        model().check_settings(datamodule, "fit")
+    FineTune(lambda d: Positioning(d), HandFeatures(4, 8), mode="scratch").check_settings(datamodule, "fit")

@@ -151,10 +151,24 @@ def test_studies_are_found_in_folders(tmp_path):
     [
         ("data: {a: []}\nareas: {b: []}", "has both 'data' and 'areas'"),
         ("data: {a: []}\npretrain_on: {b: []}", "'pretrain_on' must name what 'data' names: a"),
+        ("seeds: 0", "'seeds' must be a list of whole numbers, got 0"),
+        ("seeds: []", "'seeds' must be at least one number"),
+        ("seeds: [true]", "'seeds' must be a list of whole numbers"),
+        ("tasks: los", "'tasks' must be a list of words"),
+        ("pretrain: {a: --config x}", "'pretrain' must be names with a list of words"),
+        ("baselines: {a: [--model.mode, scratch, --model.lr, 0.1]}", "numbers among them in quotes"),
+        ("baselines: {a/b: [--model.mode, scratch]}", "'baselines' names 'a/b' is no plain name"),
+        ("tasks: [los]\nbaselines: {a: [--model.lr, '1']}", "each baseline needs --model.mode"),
+        ("tasks: [los]\ncheckpoints: {a: 'runs/{foo}/x.ckpt'}", r"checkpoints take \{seed\} and \{data\}.*foo"),
+        ("checkpoints: {a: x.ckpt}\nzero_shot: ['{run}/config.yaml']", "are runs/STUDY/RUN/checkpoints/best.ckpt"),
+        ("only: {b: [los]}\nbaselines: {a: [--model.mode, scratch]}", "'only' names b, which is none of a"),
+        ("available: {b: 3}", "'available' names b, which is none of none"),
+        ("refine: [a]", "'refine' must be names with any value"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(tmp_path, settings, problem):
-    (tmp_path / "x.yaml").write_text(f"seeds: [0]\n{settings}\n")
+    seeds = "" if settings.startswith("seeds") else "seeds: [0]\n"
+    (tmp_path / "x.yaml").write_text(f"{seeds}{settings}\n")
     with pytest.raises(InputError, match=problem):
         Study.load(tmp_path / "x.yaml")
 
