@@ -2,6 +2,7 @@
 
 import dataclasses
 import zlib
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from datamodules.channel.impairments import Noise
 from datamodules.channel.motion import Sequence, draw_motion
 from datamodules.channel.ofdm import OFDM, SPEED_OF_LIGHT
 from datamodules.channel.synthesis import synthesize
+from datamodules.maps.augmentation import WorldSymmetry
 from tests.datamodules.rays import random_site
 from tests.datamodules.test_module import build, first
 
@@ -41,6 +43,21 @@ def test_links_have_the_orientation_and_the_carrier_of_their_site(tmp_path):
         power = beam_power(csi[:, 0], dft_codebook(bs, 4))
         torch.testing.assert_close(batch["beam_power"][links] / level**2, power / level**2, atol=1e-3, rtol=0)
         assert (batch["beam"][links] == power.argmax(1)).float().mean() > 0.9
+
+
+def test_training_alone_draws_by_epoch_and_turns_the_world(tmp_path):
+    module = build(tmp_path, observation=[Noise((10.0, 10.0))], symmetry=WorldSymmetry())
+    rows = next(iter(module.train_dataloader()))
+    module.trainer = SimpleNamespace(training=True, current_epoch=3)
+    batch = module.on_after_batch_transfer(rows, 0)
+    assert torch.equal(batch["csi"], module.finish(rows, epoch=3, training=True)["csi"])
+    assert not torch.equal(batch["position"], rows["position"])
+    other = module.finish(rows, epoch=4, training=True)
+    assert not torch.equal(batch["csi"] - batch["clean_csi"], other["csi"] - other["clean_csi"])
+    module.trainer.training = False
+    batch = module.on_after_batch_transfer(rows, 0)
+    assert torch.equal(batch["csi"], module.finish(rows)["csi"])
+    assert torch.equal(batch["position"], rows["position"])
 
 
 def test_nothing_is_drawn_where_nothing_is_random(tmp_path, monkeypatch):

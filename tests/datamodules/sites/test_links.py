@@ -37,6 +37,12 @@ def test_rays() -> None:
     assert torch.equal(batch["gain"][:, :3], paths.gain[[4, 1]])
 
 
+def test_the_scale_of_a_recording_is_its_largest_magnitude() -> None:
+    links = recording()
+    torch.testing.assert_close(links.scale, links.csi().abs().flatten(1).amax(1), rtol=2e-3, atol=0)
+    assert links.pairs.abs().max() <= 1
+
+
 @pytest.mark.parametrize("snapshots", [None, 3])
 def test_recorded(snapshots: int | None) -> None:
     links = recording(snapshots)

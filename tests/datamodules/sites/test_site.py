@@ -41,6 +41,13 @@ def test_line_of_sight_outlives_the_cut():
     assert paths.los.tolist() == [1]
 
 
+def test_padding_is_no_line_of_sight():
+    gain = torch.tensor([[0.0, 3e-6], [2e-6, 0.0], [0.0, 0.0]], dtype=torch.complex64)
+    rest = {"delay": torch.ones(3, 2), "aod": torch.ones(3, 2, 2), "aoa": torch.ones(3, 2, 2)}
+    paths = Paths.build(gain=gain, **rest, position=torch.zeros(3, 3), bounces=torch.tensor([[0, 1]] * 3))
+    assert paths.los.tolist() == [0, 1, -1]
+
+
 def test_padding_and_joining_keep_links():
     a, b = random_paths(5, 3), random_paths(4, 6, seed=1)
     both = Paths.cat([a, b])

@@ -4,6 +4,7 @@ import torch
 
 from datamodules.errors import InputError
 from foundation.adaptation.refine import forgotten, largest_correlation, rehearsal, replaces, select
+from foundation.studies.refinement import in_db
 
 ERROR = torch.tensor([0.5, 0.01, torch.nan, 2.0, 0.1, 0.9])  # -3, -20, no power, 3, -10, -0.5 dB
 
@@ -97,6 +98,10 @@ def test_only_a_better_model_replaces():
     assert not replaces(offline, torch.tensor([0.0, torch.nan]))
     with pytest.raises(ValueError, match="give both the same"):
         replaces(offline, offline[:1])
+
+
+def test_the_level_of_links_is_their_mean_and_then_in_decibels():
+    assert in_db(torch.tensor([1.0, 0.01, torch.nan])) == pytest.approx(10 * np.log10(0.505), abs=1e-5)
 
 
 def test_what_is_forgotten_is_measured_against_the_best_stage():

@@ -1,5 +1,11 @@
-import pytest
+import math
 
+import numpy as np
+import pytest
+import torch
+
+from foundation.baselines.prediction import hold
+from foundation.evaluation import csi4cast
 from foundation.evaluation.csi4cast import PUBLISHED, cell, report
 
 
@@ -14,3 +20,10 @@ def test_a_cell_and_its_table(tmp_path, monkeypatch):
     assert lines[2].startswith(f"| hold | {found['hold'][0]:.2f} ± ")
     assert lines[2].endswith(f"| -14.2 ± {found['hold'][1] * 0.24**0.5:.1f} |")
     assert lines[-1] == "| CSI-4CAST |  | -24.6 |"
+    # of links half of which err by 0.1 and half by 0.3, and of a standard error of the mean in decibels
+    errors = 0.1 + 0.2 * (torch.arange(24) % 2)
+    monkeypatch.setattr(csi4cast, "_PREDICTORS", {"hold": hold})
+    monkeypatch.setattr(csi4cast, "prediction_error", lambda *_, **__: errors[:, None].expand(24, 4))
+    share = np.std(errors.numpy(), ddof=1) / 0.2 / math.sqrt(24)
+    expected = (10 * math.log10(0.2), 5 * math.log10((1 + share) / (1 - share)))
+    assert cell(1.0, links=24)["hold"] == pytest.approx(expected, rel=0.01)

@@ -128,6 +128,15 @@ def test_direct_is_the_cosine_of_the_two_channels(tmp_path):
     assert tested["test/neighbours_cosine"] == pytest.approx(cosine(csi[:, 1], known).mean().item(), abs=1e-6)
 
 
+@pytest.mark.parametrize("snr_db", [0.0, 10.0])
+def test_pilots_have_the_snr_asked_for(snr_db):
+    # with all codewords, orthogonal and of unit norm, the noise of an entry is that of a pilot
+    net, links = model(snr_db=snr_db), model().links(street(200))
+    error = net.feedback(links, torch.rand(200, T), T) - links["high"]
+    share = error.abs().square().mean() / links["high"].abs().square().mean()
+    assert 10 * share.log10().item() == pytest.approx(-snr_db, abs=0.15)
+
+
 def test_labels_are_shares_of_the_weights_or_of_those_reported():
     csi = street(5)["csi"][:, 1]
     full, told = model().target(csi), model(labels="feedback", codewords=3).target(csi)
