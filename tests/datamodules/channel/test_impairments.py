@@ -114,6 +114,14 @@ def test_partial_subcarriers_keep_their_share_and_the_power():
     seen = PartialSubcarriers((0.25, 0.25))(csi, draws(64))
     assert ((seen != 0).sum(-1) == 8).all()
     assert seen.abs().square().mean() == pytest.approx(1.0)
+    csi = torch.ones(2000, 1, 2, 32, dtype=torch.complex64)
+    seen = PartialSubcarriers((0.5, 1.0))(csi, draws(2000))
+    torch.testing.assert_close(seen.abs().square().mean((1, 2, 3)), torch.ones(2000))
+    assert torch.equal(seen[:, :, 0], seen[:, :, 1]), "the same of all antennas"
+    kept = (seen[:, 0, 0] != 0).float()
+    assert kept.sum(1).unique().tolist() == list(range(16, 33))
+    assert kept.sum(1).mean() == pytest.approx(24, abs=0.5)
+    assert (kept.mean(0) - 0.75).abs().max() < 0.05, "every subcarrier as often"
 
 
 @pytest.mark.parametrize("make", [lambda: Noise((3.0, 1.0)), lambda: PartialSubcarriers((0.0, 0.5))])

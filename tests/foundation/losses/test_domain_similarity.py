@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from datamodules.sides.domains import UNKNOWN
-from foundation.losses.domain_similarity import adversarial, alike, similarity
+from foundation.losses.domain_similarity import adversarial, alike, class_speed, similarity
 
 # scenario, los, mobility, tilt [degrees], frequency [MHz]
 BASE = [1, 0, 1, 10, 3500]
@@ -51,6 +51,12 @@ def test_unknown_conditions_neither_agree_nor_differ():
 def test_criteria_are_those_of_table_4(change, is_negative):
     assert pair(BASE, changed(**change)) is is_negative
     assert pair(changed(**change), BASE) is is_negative
+
+
+def test_speeds_of_classes_are_those_in_the_middle_of_appendix_b():
+    speed = class_speed(torch.tensor([0, 1, 2, UNKNOWN]))
+    assert speed[:3].tolist() == pytest.approx([0, 4.5 / 3.6, 75 / 3.6])
+    assert speed[3].isnan()
 
 
 def test_weights_below_one_need_several_axes():
