@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+#: class index of a sample without a label in losses
+UNLABELLED = -100
+
+
 class Head(nn.Module, ABC):
     """Base class of task heads: a network from the features of an encoder to the prediction of one task.
 
@@ -193,6 +197,14 @@ def keep_labelled(target: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     real = target.is_floating_point() or target.is_complex()
     labelled = torch.isfinite(target).unsqueeze(-1).flatten(1).all(1) if real else target >= 0
     return target[labelled], *(other[labelled] for other in others)
+
+
+def class_target(label: Tensor) -> Tensor:
+    """Return class labels (B,) as int64, with `UNLABELLED` for a missing one, which `cross_entropy` can ignore.
+
+    Losses use it in place of `keep_labelled`, which waits for a GPU.
+    """
+    return torch.where(label < 0, UNLABELLED, label.long())
 
 
 def check_at_least(name: str, value: float, minimum: float) -> None:

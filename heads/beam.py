@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from heads.base import Head, check_at_least, keep_labelled
+from heads.base import UNLABELLED, Head, check_at_least, class_target, keep_labelled
 from heads.figures import cdf_figure, confusion_figure
 from heads.layers import mlp
 from heads.metrics import RatioOfSums, TopK, confusion_matrix
@@ -81,8 +81,8 @@ class Beam(Head):
     def loss(self, prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Return the mean cross-entropy or focal loss of logits (B, Q), in nat."""
         check_codebook(prediction, batch["beam_power"])
-        target, logits = keep_labelled(batch["beam"], prediction)
-        return focal_loss(logits, target, self.gamma).sum() / max(len(target), 1)
+        target = class_target(batch["beam"])
+        return focal_loss(prediction, target, self.gamma).sum() / (target != UNLABELLED).sum().clamp_min(1)
 
     def metrics(self) -> MetricCollection:
         """Return `top1`, `top3`, `top5` (fractions), `gain_db` [dB] and `se_ratio` (fraction)."""
@@ -116,13 +116,13 @@ def focal_loss(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
 
     Args:
         logits: Logits (n, C).
-        target: True class (n,) int64.
+        target: True class (n,) int64; the loss of one that is `UNLABELLED` is 0.
         gamma: Focusing parameter, 0 or more.
 
     Returns:
         The losses (n,), in nat.
     """
-    cross_entropy = F.cross_entropy(logits, target, reduction="none")
+    cross_entropy = F.cross_entropy(logits, target, ignore_index=UNLABELLED, reduction="none")
     if gamma == 0:
         return cross_entropy
     # expm1 keeps 1 - q accurate as q -> 1; clamped above zero, where the power gamma < 1 has no finite gradient

@@ -81,7 +81,8 @@ class Joint(Head):
 
     def loss(self, prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Return the sum of the heads' losses."""
-        return torch.stack([loss for loss, _ in self.terms(prediction, batch)]).sum()
+        # not from `terms`, whose numbers of samples wait for a GPU
+        return torch.stack([head.loss(share, batch) for head, share in self._shares(prediction)]).sum()
 
     def terms(self, prediction: Tensor, batch: dict[str, Tensor]) -> list[tuple[Tensor, int]]:
         """Return the loss of every head and the number of samples over which it is averaged."""

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from heads.base import Head, keep_labelled, statistic
+from heads.base import UNLABELLED, Head, class_target, keep_labelled, statistic
 from heads.figures import confusion_figure
 from heads.layers import mlp
 from heads.metrics import Accuracy, BalancedAccuracy, MacroF1, confusion_matrix
@@ -66,9 +66,9 @@ class LOS(Head):
         The sum is divided by the number of samples, not by the sum of their class weights, so that means over batches
         and processes equal the loss of the whole data set.
         """
-        target, logits = keep_labelled(batch["los"], prediction)
-        total = F.cross_entropy(logits, target.long(), weight=self.class_weight.to(logits.dtype), reduction="sum")
-        return total / max(len(target), 1)
+        target, weight = class_target(batch["los"]), self.class_weight.to(prediction.dtype)
+        total = F.cross_entropy(prediction, target, weight=weight, ignore_index=UNLABELLED, reduction="sum")
+        return total / (target != UNLABELLED).sum().clamp_min(1)
 
     def metrics(self) -> MetricCollection:
         """Return `accuracy`, `balanced_accuracy` and `f1` (macro), fractions."""

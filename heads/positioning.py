@@ -106,13 +106,17 @@ class Positioning(Head):
         With anchors, plus the mean cross-entropy of their logits towards exp(-d^2 / 2 w^2), normalised to sum 1, where
         d is the standardised distance from each anchor to the user and w = 1/4.
         """
-        target, labelled = keep_labelled(relative_position(batch, self.dims), prediction)
-        position, target = (self._standardised(value) for value in (self.predict(labelled), target))
-        count = max(len(target), 1)
+        position, target = (
+            self._standardised(value) for value in (self.predict(prediction), relative_position(batch, self.dims))
+        )
+        # the error of an unknown position is zero: a choice of rows would wait for a GPU
+        known = target.isfinite().all(1, keepdim=True)
+        position, target = (torch.where(known, value, 0.0) for value in (position, target))
+        count = known.sum().clamp_min(1)
         total = F.mse_loss(position, target, reduction="sum") / (count * self.dims)
         if self.anchors is not None:
             near = torch.cdist(target, self.anchors.detach()).square().div(-2 * _NEAR**2).softmax(dim=1)
-            total = total + F.cross_entropy(labelled[:, self.dims :], near, reduction="sum") / count
+            total = total + F.cross_entropy(prediction[:, self.dims :], near * known, reduction="sum") / count
         return total
 
     def labelled(self, batch: dict[str, Tensor]) -> int:

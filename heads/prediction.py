@@ -172,10 +172,12 @@ class Prediction(Head):
 
         A mean of linear errors is dominated by the links of the fastest users; the logarithm weights all links alike.
         """
-        error = prediction_error(prediction, batch).mean(1)
-        if not len(error):
-            return prediction.abs().sum() * 0.0
-        return (error + _EXACT).log().mean() if self.kind == "filter" else error.mean()
+        target = _target(prediction, batch)
+        counted = _nonzero_power(target)
+        # links without power have no part, and no choice of rows waits for a GPU
+        error = _error(prediction, target.masked_fill(~counted.reshape(-1, 1, 1, 1, 1), 1.0)).mean(1)
+        error = (error + _EXACT).log() if self.kind == "filter" else error
+        return torch.where(counted, error, 0.0).sum() / counted.sum().clamp_min(1)
 
     def labelled(self, batch: dict[str, Tensor]) -> int:
         """Return the number of links with nonzero power at every horizon."""
@@ -242,15 +244,24 @@ def prediction_error(prediction: Tensor, batch: dict[str, Tensor], antennas: boo
     Raises:
         ValueError: Prediction and target differ in shape.
     """
+    target = _target(prediction, batch)
+    nonzero = _nonzero_power(target)
+    return _error(prediction[nonzero], target[nonzero], antennas)
+
+
+def _target(prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
     target = next_channel(batch)
     if prediction.shape != target.shape:
         raise ValueError(
             f"the head predicts {tuple(prediction.shape[1:])}, but the data hold {tuple(target.shape[1:])}: "
             "set horizons"
         )
-    nonzero = _nonzero_power(target)
-    error = torch.view_as_real(prediction[nonzero] - target[nonzero]).square().sum((4, 5))
-    level = target[nonzero].abs().square().sum(4)
+    return target
+
+
+def _error(prediction: Tensor, target: Tensor, antennas: bool = False) -> Tensor:
+    error = torch.view_as_real(prediction - target).square().sum((4, 5))
+    level = target.abs().square().sum(4)
     if antennas:
         return torch.where(level > 0, error / level, torch.nan).nanmean((2, 3))
     return error.sum((2, 3)) / level.sum((2, 3))

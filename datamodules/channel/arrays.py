@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from datamodules.channel.constants import constant
 from datamodules.errors import InputError, check_choice, check_whole, finite_numbers
 
 Pattern = Literal["isotropic", "dipole", "tr38901"]
@@ -117,6 +119,13 @@ def rotation_matrix(orientation: tuple[float, float, float] | Tensor) -> Tensor:
     return torch.stack(rows, -2)
 
 
+@lru_cache(maxsize=64)
+def array_frame(array: Array, device: torch.device) -> Tensor:
+    """Return the rotation of an array in the frame of its device, local to global, (3, 3), float64."""
+    with torch.inference_mode(False):  # see `constant`
+        return rotation_matrix(array.orientation).to(device)
+
+
 def unit_vector(angles: Tensor) -> Tensor:
     """Return unit vectors (..., 3) of directions (azimuth, zenith) [rad] of shape (..., 2)."""
     azimuth, zenith = angles.unbind(-1)
@@ -148,13 +157,13 @@ def element_field(angles: Tensor, array: Array, mount: Tensor | None = None) -> 
     Returns:
         Components along zenith and azimuth, shape (U, P, polarisations, 2), float32.
     """
-    frame = rotation_matrix(array.orientation).to(angles.device)
+    frame = array_frame(array, angles.device)
     frame = frame if mount is None else (mount.double() @ frame).unsqueeze(1)
     own = (unit_vector(angles.double()).unsqueeze(-2) @ frame).squeeze(-2)
     azimuth, zenith = torch.atan2(own[..., 1], own[..., 0]), torch.acos(own[..., 2].clamp(-1, 1))
     local = _tangents(torch.stack([azimuth, zenith], -1)) @ frame.mT
     turn = local @ _tangents(angles.double()).mT  # [own axis, global axis]
-    slant = torch.tensor(array.slants, dtype=torch.float64, device=angles.device)
+    slant = constant(array.slants, angles.device, torch.float64)
     components = torch.stack([slant.cos(), slant.sin()], -1) @ turn
     return (element_gain(own, array.pattern)[..., None, None] * components).float()
 

@@ -118,8 +118,9 @@ def _solve(gram: Tensor, order: int, ridge: Tensor) -> Tensor:
     target = block[..., -1, :-1].flip(-1) + block[..., 1:, 0]
     extra = _ridge(past.diagonal(dim1=-2, dim2=-1).real.mean(-1), len(windows), ridge)
     eye = torch.eye(order, dtype=past.dtype, device=past.device)
-    weights: Tensor = torch.linalg.solve(past + extra[..., None, None] * eye, target.unsqueeze(-1)).squeeze(-1)
-    return weights
+    # not `solve`, which asks a GPU whether the matrix is singular, which the ridge prevents
+    weights: Tensor = torch.linalg.solve_ex(past + extra[..., None, None] * eye, target.unsqueeze(-1)).result
+    return weights.squeeze(-1)
 
 
 def _windows(count: int, order: int) -> int:

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from datamodules.channel.constants import constant
 from datamodules.channel.draws import uniform
 from datamodules.errors import InputError, check_finite, check_positive, check_whole, finite_numbers
 
@@ -98,9 +99,14 @@ class Sequence:
                 raise InputError(f"sequence.speed must be (lowest, highest) [m/s], got {tuple(self.speed)}")
 
     @property
+    def instants(self) -> tuple[float, ...]:
+        """Instants of the N observed and H predicted snapshots [s]."""
+        return tuple(number * (self.interval or _INTERVAL) for number in range(self.snapshots + self.horizon))
+
+    @property
     def times(self) -> Tensor:
-        """Instants of observed and predicted snapshots [s], shape (N + H,), float64."""
-        return torch.arange(self.snapshots + self.horizon, dtype=torch.float64) * (self.interval or _INTERVAL)
+        """The instants as a tensor, shape (N + H,), float64."""
+        return torch.tensor(self.instants, dtype=torch.float64)
 
     @property
     def steps(self) -> int:
@@ -132,13 +138,13 @@ def draw_motion(sequence: Sequence, area: Tensor, user: Tensor, seed: int = 0, s
         weights = [1.0] * len(MOBILITIES)
         if sequence.mobility is not None:
             weights = [float(sequence.mobility.get(name, 0)) for name in MOBILITIES]
-        edges = torch.tensor(weights, device=pick.device).cumsum(0) / sum(weights)
+        edges = constant(tuple(weights), pick.device).cumsum(0) / sum(weights)
         # rounding may leave the last edge below 1: clamp to the last class of nonzero weight
         last = max(i for i, weight in enumerate(weights) if weight > 0)
         known = torch.searchsorted(edges, pick.contiguous(), right=True).clamp_max(last)
-        ranges = torch.tensor([SPEEDS[name] for name in MOBILITIES], device=pick.device)[known]
+        ranges = constant(tuple(SPEEDS[name] for name in MOBILITIES), pick.device)[known]
     else:
-        ranges = torch.tensor(sequence.speed, device=pick.device).expand(len(pick), 2)
+        ranges = constant(tuple(sequence.speed), pick.device).expand(len(pick), 2)
     if span is not None:
         ranges = torch.where(span.isnan(), ranges, span.to(ranges))
     low, high = ranges.unbind(1)
@@ -148,7 +154,8 @@ def draw_motion(sequence: Sequence, area: Tensor, user: Tensor, seed: int = 0, s
     if sequence.directions == "any":
         level, height = speed * (math.pi * rise).sin(), speed * (math.pi * rise).cos()
     velocity = torch.stack((level * azimuth.cos(), level * azimuth.sin(), height), 1)
-    return Motion(velocity, sequence.times.to(pick.device), mobility_class(speed))
+    times = constant(sequence.instants, pick.device, torch.float64)
+    return Motion(velocity, times, mobility_class(speed))
 
 
 def mobility_class(speed: Tensor) -> Tensor:

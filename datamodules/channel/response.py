@@ -16,11 +16,11 @@ from torch import Tensor
 from datamodules.channel.arrays import (
     Array,
     Reference,
+    array_frame,
     element_field,
     element_gain,
     first_position,
     is_polarized,
-    rotation_matrix,
     unit_vector,
 )
 from datamodules.channel.ofdm import OFDM
@@ -43,7 +43,7 @@ def array_response(
         Shape (U, P, rows * cols).
     """
     direction = _local(angles, array, mount)
-    multipliers, lengths = _stack(_array_axes(array, reference))
+    multipliers, lengths = _array_runs(array, reference, angles.device)
     gain = angles.new_ones(angles.shape[:-1])
     if direction is not None and not array.isotropic:
         gain = element_gain(direction, array.pattern)
@@ -111,7 +111,7 @@ def _local(angles: Tensor, array: Array, mount: Tensor | None = None) -> Tensor 
     if mount is not None:
         direction = direction @ mount.to(direction)
     if any(array.orientation):
-        direction = direction @ rotation_matrix(array.orientation).to(direction)
+        direction = direction @ array_frame(array, direction.device)
     return direction.float()
 
 
@@ -134,7 +134,7 @@ def unit_phasor(turns: Tensor) -> Tensor:
 
 def _phasors(steps: Tensor, multipliers: Tensor, lengths: tuple[int, ...]) -> list[Tensor]:
     """Return phasors e^{j 2 pi multipliers . steps} of steps (axes, M), split into runs (length, M)."""
-    return list(unit_phasor(multipliers.to(steps.device) @ steps).split_with_sizes(lengths))
+    return list(unit_phasor(multipliers @ steps).split_with_sizes(lengths))
 
 
 def _outer(runs: list[Tensor]) -> Tensor:
@@ -176,6 +176,14 @@ def _stack(axes: list[list[list[float]]]) -> tuple[Tensor, tuple[int, ...]]:
     ]
     lengths = tuple(len(run) for runs in axes for run in runs)
     return torch.tensor(matrix, dtype=torch.float64).reshape(len(matrix), len(axes)), lengths
+
+
+@lru_cache(maxsize=64)
+def _array_runs(array: Array, reference: Reference, device: torch.device) -> tuple[Tensor, tuple[int, ...]]:
+    """Return multipliers and run lengths of the antennas."""
+    with torch.inference_mode(False):  # see `_link_runs`
+        matrix, lengths = _stack(_array_axes(array, reference))
+        return matrix.to(device), lengths
 
 
 @lru_cache(maxsize=64)

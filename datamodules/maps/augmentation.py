@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from datamodules.channel.constants import constant
 from datamodules.channel.draws import LinkDraws
 from datamodules.channel.ofdm import SPEED_OF_LIGHT
 from datamodules.errors import InputError, finite_numbers
@@ -86,10 +87,9 @@ class World:
             azimuth = torch.remainder(azimuth + math.pi, 2 * math.pi) - math.pi
             paths[side] = torch.where(paths["mask"][..., None], torch.stack((azimuth, zenith), -1), 0.0)
         if "polarization" in paths:  # reflection turns the direction of growing azimuth
-            sign = paths["polarization"].new_tensor([[1, -1], [-1, 1]])
-            paths["polarization"] = torch.where(
-                self.mirrored[:, None, None, None], sign * paths["polarization"], paths["polarization"]
-            )
+            kept = paths["polarization"]
+            sign = constant(((1, -1), (-1, 1)), kept.device, kept.dtype)
+            paths["polarization"] = torch.where(self.mirrored[:, None, None, None], sign * kept, kept)
         moved = {key: self._point(rows[key]) for key in ("position", "bs_position")}
         paths["position"] = moved["position"]
         return {**rows, **moved, "paths": paths}
@@ -97,11 +97,9 @@ class World:
     def map(self, image: Tensor) -> Tensor:
         """Return the transformed maps (B, 1, size, size), with row 0 in the north."""
         image = torch.where(self.mirrored[:, None, None, None], image.flip(-1), image)
-        for quarter in range(1, 4):
-            chosen = self.quarters == quarter
-            if chosen.any():
-                image[chosen] = torch.rot90(image[chosen], quarter, (-2, -1))
-        return image
+        # all links by all turns: to choose the links of one turn would wait for a GPU
+        turned = torch.stack([torch.rot90(image, quarter, (-2, -1)) for quarter in range(4)])
+        return turned[self.quarters, torch.arange(len(image), device=image.device)]
 
     def geometry(self, vector: Tensor) -> Tensor:
         """Return the transformed geometry vectors (B, 8), see `geometry`."""
@@ -122,6 +120,6 @@ class World:
 
     def _turn(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         x = torch.where(self.mirrored, -x, x)
-        cosine = torch.tensor([1.0, 0.0, -1.0, 0.0], device=x.device, dtype=x.dtype)[self.quarters]
-        sine = torch.tensor([0.0, 1.0, 0.0, -1.0], device=x.device, dtype=x.dtype)[self.quarters]
+        cosine = constant((1.0, 0.0, -1.0, 0.0), x.device, x.dtype)[self.quarters]
+        sine = constant((0.0, 1.0, 0.0, -1.0), x.device, x.dtype)[self.quarters]
         return cosine * x - sine * y, sine * x + cosine * y

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from datamodules.channel.constants import constant
 from datamodules.channel.motion import MOBILITIES, SPEEDS
 from datamodules.sides.domains import AXES, UNKNOWN
 
@@ -82,7 +83,7 @@ def adversarial(
 
 def class_speed(mobility: Tensor) -> Tensor:
     """Return the mean speed [m/s] of mobility classes, float64; NaN for an unknown class."""
-    middle = torch.tensor([sum(SPEEDS[name]) / 2 for name in MOBILITIES], dtype=torch.float64, device=mobility.device)
+    middle = constant(tuple(sum(SPEEDS[name]) / 2 for name in MOBILITIES), mobility.device, torch.float64)
     return torch.where(mobility >= 0, middle[mobility.clamp_min(0)], math.nan)
 
 
@@ -94,4 +95,4 @@ def _weights(weights: Mapping[str, float] | None, device: torch.device, most: fl
     values = [float(given.get(name, 1.0)) for name in AXES]
     if not all(0 <= value <= most for value in values):
         raise ValueError(f"weights must lie in [0, {most:g}], got {dict(given)}")
-    return torch.tensor(values, dtype=torch.float64, device=device)
+    return constant(tuple(values), device, torch.float64)
