@@ -146,11 +146,13 @@ class ShardedSampler(DistributedSampler[list[int]]):
         # no more than there are links for, as with batches of one link
         steps = min(-(-self.total // (batch_size * num_replicas)), self.total // num_replicas)
         self.batch_size = batch_size
+        #: an epoch, and the number of its batches that an interrupted training has already had
+        self.begun = (0, 0)
         # first links of the batches of a single process, rounded to a multiple of W, in links of one process
         self.edges = np.arange(steps + 1) * self.total // steps // num_replicas
 
     def __len__(self) -> int:
-        """Return the number of batches of every process."""
+        """Return the number of batches of every process in a whole epoch."""
         return len(self.edges) - 1 if self.shuffle else -(-self.count // (self.num_replicas * self.batch_size))
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -161,7 +163,8 @@ class ShardedSampler(DistributedSampler[list[int]]):
                 yield list(links[start : start + self.batch_size])
             return
         order = np.resize(self.order(np.random.default_rng([self.seed, self.epoch])), self.total)
-        for start, stop in self.num_replicas * np.stack([self.edges[:-1], self.edges[1:]], 1):
+        first = self.begun[1] if self.epoch == self.begun[0] else 0
+        for start, stop in self.num_replicas * np.stack([self.edges[:-1], self.edges[1:]], 1)[first:]:
             yield np.split(order[start:stop], self.num_replicas)[self.rank].tolist()
 
     def order(self, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -152,7 +152,7 @@ class ChannelDataModule(LightningDataModule):
                 raise InputError(f"data.{key} belongs to data.group: {of}, not to {self.group}")
         self.predict_on, self.split_seed, self.seed = predict_on, split_seed, seed
         self.sides: dict[str, ChannelDataset] = {}
-        self._resumed_epoch = 0
+        self._resumed = {"epoch": 0, "batch": 0}
         self._facts: dict[str, Any] = {"split": split}
 
     @property
@@ -225,6 +225,7 @@ class ChannelDataModule(LightningDataModule):
         if shuffle and self.balance is not None:
             domain = domain_of_rows(dataset, self.balance, self.bs, self.sequence, self.seed)
             sampler = BalancedSampler(dataset, self.batch_size, domain, self.seed)
+        sampler.begun = (self._resumed["epoch"], self._resumed["batch"])
         # workers prefetch before Lightning sets the epoch
         sampler.set_epoch(self.state_dict()["epoch"])
         return DataLoader(
@@ -239,16 +240,20 @@ class ChannelDataModule(LightningDataModule):
         )
 
     def state_dict(self) -> dict[str, int]:
-        """Return the number of finished epochs, which determines the order of the first epoch of a resumed run.
+        """Return the numbers of finished epochs, and of batches of an unfinished one, where a resumed run goes on.
 
         Schedules that depend on the number of steps build the loader before Lightning restores its epoch count.
         """
-        progress: Any = self.trainer.fit_loop.epoch_progress.current if self.trainer is not None else None
-        return {"epoch": max(self._resumed_epoch, progress.processed if progress is not None else 0)}
+        if self.trainer is None:
+            return dict(self._resumed)
+        loop: Any = self.trainer.fit_loop
+        progress, batches = loop.epoch_progress.current, loop.epoch_loop.batch_progress.current
+        batch = batches.processed if progress.ready > progress.processed else 0
+        return {"epoch": max(self._resumed["epoch"], progress.processed), "batch": batch}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Restore the number of finished epochs."""
-        self._resumed_epoch = state_dict["epoch"]
+        """Restore the numbers of finished epochs and batches."""
+        self._resumed = {"batch": 0, **state_dict}  # releases before stored no batch
 
     # --- on the device
 
@@ -263,13 +268,7 @@ class ChannelDataModule(LightningDataModule):
         return self._make(rows, epoch, training)
 
     def plot(self, batch: Batch, index: int = 0, prediction: Tensor | None = None) -> Figure:
-        """Draw one channel of a finished batch: its magnitude over antennas and subcarriers, and its delay profile.
-
-        Args:
-            batch: Output of `finish`.
-            index: Index of the link in the batch.
-            prediction: Predicted CSI (R, T, K), drawn beside it.
-        """
+        """Draw the channel of one link of a finished batch, as `plot_csi`, with a prediction (R, T, K) beside it."""
         from datamodules.plots.figures import plot_csi
 
         csi = batch["csi"][index].cpu()

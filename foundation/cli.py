@@ -66,6 +66,8 @@ _NOISE = (
     r"Using `DistributedSampler` with the dataloaders",
     # NumPy notices, on import, that denormals are flushed to zero: see `run`.
     r"The value of the smallest subnormal for .* type is zero",
+    # The datamodule goes on with the links that an interrupted epoch has not had, which Lightning asks of its loader.
+    r"You're resuming from a checkpoint that ended before the epoch ended",
     # Lightning 2.6 asks newer PyTorch the old way, in a place that is not ours.
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )

@@ -45,6 +45,7 @@ class RehearsalDataModule(ChannelDataModule):
         dataset = self.sides["train"]
         is_target = in_world(dataset, self.target)
         sampler = RehearsalSampler(dataset, is_target, self.mix, self.batch_size, self.seed)
+        sampler.begun = given.begun
         sampler.set_epoch(given.epoch)
         return DataLoader(
             dataset, batch_size=None, sampler=sampler, collate_fn=loader.collate_fn, num_workers=self.num_workers,

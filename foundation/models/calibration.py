@@ -29,7 +29,6 @@ from foundation.baselines.calibration import nearest_mean, places
 from foundation.contract import check_inputs
 from foundation.link_metrics import LinkMean, LinkQuantile
 from foundation.models.calibration_scores import SCORES, SHOWN, SWEEP, metrics_of_test
-from foundation.models.csifeedback import sum_of
 from foundation.nets.unet1d import Calibrator, Reads
 from foundation.optim.schedules import Schedule
 from foundation.runtime.figures import Sample, caption, log_figures
@@ -163,7 +162,8 @@ class TwinCalibration(FoundationTask):
             "bs_position": batch["bs_position"],
             **{key: batch[key] for key in ("los", "site", "user")},
         }
-        return {key: value[has_power] for key, value in values.items()}
+        # a GPU is asked once, rather than for each choice of rows
+        return values if has_power.all() else {key: value[has_power] for key, value in values.items()}
 
     def _variants(self, batch: dict[str, Any]) -> Tensor:
         """Return the CSI (B, 2, R, T, K) of a batch after a check of its axes."""
@@ -183,8 +183,9 @@ class TwinCalibration(FoundationTask):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the squared error of the weights (eq 8)."""
         links = self.links(batch)
-        if len(links["high"]) < 2:  # too few for batch norm: a differentiable zero
-            loss = 0.0 * sum_of(self.net)
+        if len(links["high"]) < 2:  # too few for batch norm, in which other processes wait for this one
+            refined = self(self._variants(batch)[:, 0], batch["position"] - batch["bs_position"])
+            loss = 0.0 * refined.sum()
             self.log_training(loss=loss)
             return loss
         refined = self(links["low"], links["position"])

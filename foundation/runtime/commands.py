@@ -36,7 +36,7 @@ from foundation.runtime.resume import (
 )
 from foundation.runtime.run_choice import check_yaml, choose, config_files, replacing_sources
 from foundation.runtime.runs import Run, first_process
-from foundation.runtime.stopping import terminate
+from foundation.runtime.stopping import requeue_alone, terminate
 
 
 class Commands(LightningCLI):
@@ -237,12 +237,14 @@ class Commands(LightningCLI):
 
     @staticmethod
     def _ended_at_once(trainer: Trainer) -> Trainer:
-        """Context in which SIGTERM ends a command immediately, with the exit status of that signal.
+        """Make SIGTERM end a command immediately, with the exit status of that signal.
 
         Lightning would defer it to the end of a training batch, call a collective operation within another, and exit
-        with status 0. Its handler of the requeue signal of SLURM remains.
+        with status 0. For that, all processes would ask the first one in every step, and wait for their GPUs.
         """
         trainer._signal_connector._sigterm_notifier_fn = terminate  # type: ignore[method-assign, assignment]
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+        requeue_alone(trainer)
         return trainer
 
     def _run_callbacks(self, run: Run, seed: int | bool, checkpoints: bool) -> Iterable[Callback]:

@@ -86,8 +86,10 @@ class BestCheckpoint(_RunCheckpoint):
                 f"{self._path.name} is the last one",
                 flush=True,
             )
-        trainer.save_checkpoint(self._path)
-        self.best_model_path = str(self._path)
+        # in the folder of the first process, which Lightning gives to all: another may have named its run otherwise
+        path = Path(str(self.dirpath)) / self._path.name
+        trainer.save_checkpoint(path)
+        self.best_model_path = str(path)
 
 
 class LastCheckpoint(_RunCheckpoint):
@@ -122,6 +124,9 @@ class ExactResume(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Seed the random numbers of the epoch."""
+        self._seed_epoch(trainer)
+
+    def _seed_epoch(self, trainer: Trainer) -> None:
         if self._seed is False:
             return
         sequence = np.random.SeedSequence([int(self._seed), trainer.current_epoch, trainer.global_rank])
@@ -145,7 +150,8 @@ class ExactResume(Callback):
         self._missed = checkpoint.get("plateau_metrics", {})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Repeat the step of plateau schedulers."""
+        """Repeat the step of plateau schedulers; seed the rest of an epoch, of which Lightning calls no start."""
+        self._seed_epoch(trainer)
         for config in trainer.lr_scheduler_configs:
             if config.reduce_on_plateau and config.monitor in self._missed:
                 pl_module.lr_scheduler_step(config.scheduler, self._missed[config.monitor])

@@ -9,9 +9,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from datamodules.errors import remedied
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 #: exit status of a process ended by SIGINT or SIGTERM, which SLURM and `make` evaluate
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
@@ -38,6 +41,27 @@ def ended_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, earlier)
+
+
+def requeue_alone(trainer: Trainer) -> None:
+    """Make the first process save and requeue on the signal of SLURM without the others.
+
+    The signal arrives between any two operations of each process. Lightning would meet at a barrier, in which some
+    processes would wait for collective operations of others, and the job would not be requeued.
+    """
+    connector, strategy = trainer._signal_connector, trainer.strategy
+    requeue = connector._slurm_sigusr_handler_fn
+
+    def alone(signum: int, frame: FrameType | None) -> None:
+        if not trainer.is_global_zero:
+            return
+        barrier, strategy.barrier = strategy.barrier, lambda *_, **__: None  # type: ignore[method-assign]
+        try:
+            requeue(signum, frame)  # type: ignore[arg-type]
+        finally:
+            strategy.barrier = barrier  # type: ignore[method-assign]
+
+    connector._slurm_sigusr_handler_fn = alone  # type: ignore[method-assign, assignment]
 
 
 def resume_hint(error: BaseException) -> str:

@@ -36,3 +36,12 @@ def save_checkpoint(model, file, **hyper_parameters) -> dict:
     model.on_save_checkpoint(content)
     torch.save(content, file)
     return content
+
+
+def batch_norms(model) -> list[str]:
+    """Return a list that is filled with the names of the batch norms that a model passes, in order."""
+    passed: list[str] = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.register_forward_hook(lambda *_, name=name: passed.append(name))
+    return passed

@@ -13,6 +13,7 @@ from datamodules.errors import InputError
 from datamodules.sites.paths import Paths
 from foundation.checkpoint import load_encoder, load_model, load_part
 from foundation.models.calibration import TwinCalibration
+from tests.foundation.towers import batch_norms
 
 T = 16
 
@@ -169,10 +170,17 @@ def test_links_without_power_count_in_nothing_unless_only_the_coarse_twin_lost_t
     links = net.links(batch)
     assert links["position"].shape == (5, 3)
     assert net(links["low"], links["position"]).isfinite().all()
+    # on several GPUs batch norm is a collective operation, which each process enters as often as the others
+    entered = batch_norms(net)
+    net.training_step(batch, 0)
+    expected, logged[:] = entered[:], []
+    entered.clear()
     batch["csi"][:] = 0
     loss = net.training_step(batch, 0)
     loss.backward()
+    assert entered == expected
     assert loss == 0
+    assert all(p.grad.abs().sum() == 0 for p in net.net.parameters() if p.grad is not None)
     net.eval()
     net._known = torch.zeros(5, 6), torch.ones(5, T)
     net.validation_step(batch, 0)

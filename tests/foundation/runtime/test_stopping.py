@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.connectors import signal_connector
 
 from foundation.runtime.commands import Commands
 from foundation.runtime.stopping import Terminated
@@ -62,8 +63,12 @@ def test_before_the_first_checkpoint_it_says_so():
     )
 
 
+def ended_at_once():
+    return Commands._ended_at_once(Trainer(accelerator="cpu", logger=False, enable_progress_bar=False))
+
+
 def test_sigterm_starts_no_collective_within_another(monkeypatch):
-    trainer = Commands._ended_at_once(Trainer(accelerator="cpu", logger=False, enable_progress_bar=False))
+    trainer = ended_at_once()
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(type(trainer), "world_size", 2)
     monkeypatch.setattr(dist, "broadcast", lambda *_, **__: pytest.fail("the other process may be in a collective"))
@@ -74,6 +79,20 @@ def test_sigterm_starts_no_collective_within_another(monkeypatch):
     finally:
         trainer._signal_connector.teardown()
     assert leaving.value.code == 143
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor()  # of every step, for which each process waits
+
+
+def test_slurm_requeues_without_a_meeting_of_the_processes(monkeypatch):
+    trainer, done = ended_at_once(), []
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(signal_connector, "call", lambda command: done.append(command) or 0)
+    monkeypatch.setattr(type(trainer.strategy), "barrier", lambda *_: pytest.fail("another may be in a collective"))
+    monkeypatch.setattr(trainer, "save_checkpoint", lambda file: done.append(trainer.strategy.barrier("saved")))
+    trainer._signal_connector._slurm_sigusr_handler_fn(signal.SIGUSR1, None)
+    assert done == [None, ["scontrol", "requeue", "7"]]
+    monkeypatch.setattr(type(trainer), "is_global_zero", False)
+    trainer._signal_connector._slurm_sigusr_handler_fn(signal.SIGUSR1, None)
+    assert len(done) == 2, "the first process saves and requeues"
 
 
 @pytest.mark.slow
