@@ -13,6 +13,7 @@ from datamodules.channel.motion import Sequence as Snapshots
 from datamodules.dataset import ChannelDataset, ShardedSampler
 from datamodules.errors import InputError
 from datamodules.sides.domains import Worlds
+from datamodules.sites.numbering import number_rows, rows_by_number
 
 
 class BalancedSampler(ShardedSampler):
@@ -24,7 +25,7 @@ class BalancedSampler(ShardedSampler):
     Args:
         dataset: The dataset.
         batch_size: See `ShardedSampler`.
-        domain: Label of the domain of each link of the dataset, shape (n,).
+        domain: Label or number of the domain of each link of the dataset, shape (n,).
         seed: Random seed.
         **ranks: `rank` and `num_replicas`.
     """
@@ -33,8 +34,7 @@ class BalancedSampler(ShardedSampler):
         self, dataset: ChannelDataset, batch_size: int, domain: NDArray[Any], seed: int = 0, **ranks: int
     ) -> None:
         super().__init__(dataset, batch_size, True, seed, **ranks)
-        names, number = np.unique(domain, return_inverse=True)
-        self.members = [np.flatnonzero(number == i) for i in range(len(names))]
+        self.members = rows_by_number(domain)
 
     def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """Return the links of one epoch: rounds of one link of each domain, with the domains in random order."""
@@ -49,8 +49,8 @@ class BalancedSampler(ShardedSampler):
 
 def domain_of_rows(
     dataset: ChannelDataset, axes: Sequence[str], bs: Array, sequence: Snapshots | None, seed: int
-) -> NDArray[np.str_]:
-    """Return the domain of each row of a dataset, its labels on the given axes as one text, shape (n,).
+) -> NDArray[np.int64]:
+    """Return the number of the domain of each row of a dataset, in order of its labels on the given axes, shape (n,).
 
     Args:
         dataset: The dataset.
@@ -67,4 +67,4 @@ def domain_of_rows(
         known = ", ".join(Worlds.AXES)
         raise InputError(f"data.balance names {', '.join(unknown) or 'no axis'}: choose among {known}")
     worlds = Worlds(dataset.sites, dataset.links, bs, sequence, seed)
-    return np.array(["\t".join(labels) for labels in zip(*map(worlds.labels, axes), strict=True)])
+    return number_rows(*(worlds.codes(axis)[0] for axis in axes))

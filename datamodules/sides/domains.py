@@ -122,19 +122,28 @@ class Worlds:
     ) -> None:
         self.sites, self.rows = list(sites), rows
         self.bs, self.sequence, self.seed = bs, sequence, seed
-        self._labels: dict[str, NDArray[np.str_]] = {}
+        self._codes: dict[str, tuple[NDArray[np.int32], list[str]]] = {}
 
-    def labels(self, axis: str) -> NDArray[np.str_]:
-        """Return the label of each row on an axis as text, empty if unknown, shape (n,)."""
-        if axis not in self._labels:
-            each = [np.broadcast_to(self._label(axis, number), len(site)) for number, site in enumerate(self.sites)]
-            labels = np.concatenate(each)[self.rows]
-            if labels.ndim == 2 and axis == "los":
-                labels = np.sort(labels, axis=1)[:, -1]
-            elif labels.ndim == 2:
-                labels = np.where((labels == labels[:, :1]).all(1), labels[:, 0], "")
-            self._labels[axis] = labels
-        return self._labels[axis]
+    def codes(self, axis: str) -> tuple[NDArray[np.int32], list[str]]:
+        """Return the label of each row on an axis, (n,), as an index into the labels as text, and these, sorted.
+
+        The text of an unknown label is empty. A text for each of millions of links would take gigabytes.
+        """
+        if axis not in self._codes:
+            each = [self._label(axis, number) for number in range(len(self.sites))]
+            names = sorted({"", *(name for local, _ in each for name in local)})
+            place = {name: code for code, name in enumerate(names)}
+            parts = [
+                np.broadcast_to(np.array([place[name] for name in local], dtype=np.int32)[code], len(site))
+                for (local, code), site in zip(each, self.sites, strict=True)
+            ]
+            codes = np.concatenate(parts)[self.rows]
+            if codes.ndim == 2 and axis == "los":
+                codes = codes.max(1)
+            elif codes.ndim == 2:
+                codes = np.where((codes == codes[:, :1]).all(1), codes[:, 0], place[""])
+            self._codes[axis] = codes, names
+        return self._codes[axis]
 
     def select(self, key: str, conditions: dict[str, Any]) -> NDArray[np.bool_]:
         """Return a mask of the rows that satisfy all conditions, shape (n,).
@@ -152,7 +161,7 @@ class Worlds:
             if axis not in self.AXES:
                 raise InputError(f"{key} names the axis {axis}: choose among {', '.join(self.AXES)}")
             wanted = list(given) if isinstance(given, list | tuple) else [given]
-            labels = self.labels(axis)
+            codes, names = self.codes(axis)
             held = self._held(axis)
             if axis in _NUMBERS and len(wanted) == 2:
                 low, high = (_number(f"{key}.{axis}", value) for value in wanted)
@@ -166,7 +175,7 @@ class Worlds:
                 raise InputError(
                     f"{key}.{axis} names {', '.join(unknown) or 'nothing'}, but the data hold {shown(held)}"
                 )
-            chosen &= np.isin(labels, matching)
+            chosen &= np.isin(names, matching)[codes]
         return chosen
 
     def split_by(self, key: str, names: Sequence[str]) -> list[NDArray[np.bool_]]:
@@ -177,7 +186,8 @@ class Worlds:
         """
         for axis in self.AXES:
             if set(names) <= set(self._held(axis)):
-                return [self.labels(axis) == name for name in names]
+                codes, known = self.codes(axis)
+                return [codes == known.index(name) for name in names]
         several = "; ".join(f"{axis} {shown(held)}" for axis in self.AXES if len(held := self._held(axis)) > 1)
         raise InputError(
             f"{key} names {', '.join(names)}, which are no labels of one axis; the data hold "
@@ -185,25 +195,21 @@ class Worlds:
         )
 
     def _held(self, axis: str) -> list[str]:
-        return sorted(set(np.unique(self.labels(axis)).tolist()) - {""})
+        codes, names = self.codes(axis)
+        counts = np.bincount(codes, minlength=len(names))
+        return [name for name, count in zip(names, counts, strict=True) if name and count]
 
-    def _label(self, axis: str, number: int) -> NDArray[np.str_] | str:
+    def _label(self, axis: str, number: int) -> tuple[list[str], NDArray[np.int64] | int]:
+        """Return the labels of the links of a site as text, and the index of that of each link, (n,), or of all."""
         site = self.sites[number]
-        if axis == "city":
-            return site.city
-        if axis == "area":
-            return site.area
-        if axis == "variant":
-            return str(site.domain.get("variant", ""))
-        if axis == "scenario":
-            return str(site.domain.get("scenario", site.city))
         if axis == "los":
-            seen: NDArray[np.str_] = np.array(["0", "1", ""])[site.links.los.long().numpy()]
-            return seen
+            return ["0", "1", ""], site.links.los.long().numpy()
         if axis == "mobility":
-            moving: NDArray[np.str_] = np.array([*MOBILITIES, ""])[self._mobility(number)]
-            return moving
-        return str(_site_domain(site, self.bs)[AXES.index(axis)])
+            return [*MOBILITIES, ""], self._mobility(number)
+        names = {"city": site.city, "area": site.area, "variant": site.domain.get("variant", "")}
+        names["scenario"] = site.domain.get("scenario", site.city)
+        name = names[axis] if axis in names else _site_domain(site, self.bs)[AXES.index(axis)]
+        return [str(name)], 0
 
     def _mobility(self, number: int) -> NDArray[np.int64] | int:
         """Return the mobility class of the users of a site, an index into `MOBILITIES`; -1 if unknown."""

@@ -16,6 +16,7 @@ from datamodules.sides.domains import Worlds
 from datamodules.sides.groups import group_links
 from datamodules.sides.splits import SIDES, guard_band, split_links
 from datamodules.sites.link_file import read_links
+from datamodules.sites.numbering import rows_by_number
 from datamodules.sites.site import Site, area_numbers
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def _rows(data: ChannelDataModule, sites: Sequence[Site], served: NDArray[np.boo
         return rows
     area = np.repeat(area_numbers(sites), [len(site) for site in sites])[rows if rows.ndim == 1 else rows[:, 0]]
     rng = np.random.default_rng([data.seed, 1])  # not the order that the split draws
-    chosen = [rng.permutation(np.flatnonzero(area == number))[: data.max_per_area] for number in np.unique(area)]
+    chosen = [rng.permutation(here)[: data.max_per_area] for here in rows_by_number(area)]
     kept: NDArray[np.int64] = rows[np.sort(np.concatenate(chosen))]
     return kept
 

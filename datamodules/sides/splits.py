@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import math
 import warnings
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from datamodules.errors import InputError, check_choice, shown
+from datamodules.sites.numbering import content_keys, number_rows, rows_by_number
 from datamodules.sites.site import Site
 from datamodules.sites.user_matching import ground_numbers, user_numbers
 
@@ -125,10 +125,9 @@ def guard_band(sites: Sequence[Site], masks: Masks, width: float) -> NDArray[np.
     served = torch.cat([site.links.has_path for site in sites]).numpy()
     ground = np.repeat(ground_numbers(sites), [len(site) for site in sites])
     train, other = masks[0] & served, (masks[1] | masks[2]) & served
-    for number in np.unique(ground[train]):
-        here = ground == number
-        near, links = np.flatnonzero(here & other), np.flatnonzero(here & train)
-        if len(near):
+    for here in rows_by_number(ground):
+        near, links = here[other[here]], here[train[here]]
+        if len(near) and len(links):
             distance, _ = cKDTree(position[near]).query(position[links], distance_upper_bound=width)
             barred[links] = np.isfinite(distance)
     user = user_numbers(sites)
@@ -144,8 +143,9 @@ def _leave_out_straddling(user: NDArray[np.int64], side: NDArray[np.int8]) -> No
 
 def _warn_of_copies(sites: Sequence[Site], side: NDArray[np.int8]) -> None:
     """Warn of validation and test links that are exact copies of training links."""
-    key = np.concatenate([_keys(site) for site in sites])
-    trained, other = key[(side == 0) & (key != "")], key[(side != 0) & (key != "")]
+    key = np.concatenate([content_keys(site.links.content()) for site in sites])
+    served = np.concatenate([site.links.has_path.numpy() for site in sites])
+    trained, other = key[(side == 0) & served], key[(side != 0) & served]
     count = int(np.isin(other, trained).sum())
     if count:
         warnings.warn(
@@ -153,19 +153,6 @@ def _warn_of_copies(sites: Sequence[Site], side: NDArray[np.int8]) -> None:
             "links: remove the copies from the data, or choose another data.split",
             stacklevel=3,
         )
-
-
-def _keys(site: Site) -> NDArray[np.str_]:
-    """Return a key of each link, equal for equal channels and empty for links without a path."""
-    links = site.links
-    rows = zip(*(part.numpy() for part in links.content()), links.has_path.tolist(), strict=True)
-    return np.array(
-        [
-            hashlib.sha256(b"".join(part.tobytes() for part in row)).hexdigest()[:32] if path else ""
-            for *row, path in rows
-        ],
-        dtype="U32",
-    )
 
 
 def _assign(unit: NDArray[np.int64], fractions: Fractions, rng: np.random.Generator) -> NDArray[np.int8]:
@@ -222,9 +209,7 @@ def _blocks(
     # where its first link has it: stored twice, a user may lie a rounding error beyond the edge of a block
     _, first, number_of = np.unique(user, return_index=True, return_inverse=True)
     cell = np.floor(position[first] / block).astype(np.int64)[number_of]
-    group = ground_numbers(sites)[site_of]
-    number: NDArray[np.int64] = np.unique(np.column_stack([group, cell]), axis=0, return_inverse=True)[1].reshape(-1)
-    return number
+    return number_rows(ground_numbers(sites)[site_of], *cell.T)
 
 
 def _assign_groups(

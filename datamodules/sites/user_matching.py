@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.errors import InputError
+from datamodules.sites.numbering import number_rows
 from datamodules.sites.site import Site, area_numbers
 
 
@@ -106,10 +107,10 @@ def _merge_equal_positions(
 
     position = np.concatenate([site.links.position.numpy() for site in sites]).astype(np.float64)
     located = np.flatnonzero(np.isfinite(position).all(1))
-    spots = np.column_stack([ground[located], np.round(1e3 * position[located])])
-    spot = np.unique(spots, axis=0, return_inverse=True)[1].reshape(-1)
-    pairs, count = np.unique(np.column_stack([spot, site_of[located]]), axis=0, return_counts=True)
-    crowded = np.isin(spot, pairs[count > 1, 0])
+    spot = number_rows(ground[located], *np.round(1e3 * position[located]).T)
+    pair = number_rows(spot, site_of[located])
+    twice = np.bincount(pair)[pair] > 1
+    crowded = np.bincount(spot, twice)[spot] > 0
     joins = ~crowded | ~shares[located]
     total = len(user)
     ends = np.concatenate([user, total + spot[joins]])

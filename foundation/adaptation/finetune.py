@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Mode = Literal["scratch", "probe", "finetune", "control"]
+#: most positions of training users in a figure
+_SHOWN = 8192
 
 
 class FineTune(FoundationTask):
@@ -286,10 +288,9 @@ class FineTune(FoundationTask):
             return {}
         outlines = [torch.as_tensor(o) for o in sides["test"].sites[numbers[0]].environment.footprints]
         walls = [torch.stack([outline, outline.roll(-1, 0)], dim=1) for outline in outlines]
-        return {
-            "walls": torch.cat(walls) if walls else torch.empty(0, 2, 2),
-            "train_position": torch.cat([sides["train"].positions(number) for number in numbers]),
-        }
+        trained = torch.cat([sides["train"].positions(number) for number in numbers])
+        few = trained[:: max(1, -(-len(trained) // _SHOWN))]
+        return {"walls": torch.cat(walls) if walls else torch.empty(0, 2, 2), "train_position": few}
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return features and predictions, with position, site, user and LOS status."""

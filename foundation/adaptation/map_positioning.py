@@ -15,6 +15,7 @@ from torch import Tensor
 from datamodules.errors import InputError, check_not_negative, check_positive
 from datamodules.maps.area_maps import AreaMaps
 from datamodules.progress import Progress
+from datamodules.sites.numbering import number_rows
 from foundation.adaptation.finetune import FineTune, Mode
 from foundation.checkpoint import load_encoder
 from foundation.encoder import Encoder
@@ -26,6 +27,8 @@ from heads import Positioning
 _CHUNK = 256
 #: largest distance of a candidate from a training user along either axis [m]
 _REACH = 10.0
+#: users whose candidates are found at a time
+_USERS = 4096
 
 
 class MapPositioning(FineTune):
@@ -165,11 +168,16 @@ def candidates(users: NDArray[np.float32], step: float) -> Tensor:
     users = users[np.isfinite(users).all(1)]
     around = np.arange(-math.ceil(_REACH / step), math.ceil(_REACH / step) + 1)
     offsets = np.stack(np.meshgrid(around, around), axis=-1).reshape(-1, 2)
-    cells = np.round(users[:, None, :2] / step) + offsets
-    near = (np.abs(cells * step - users[:, None, :2]) <= _REACH).all(-1)
-    heights = np.broadcast_to(users[:, None, 2], near.shape)[near]
-    points, first = np.unique(cells[near], axis=0, return_index=True)
-    return torch.from_numpy(np.column_stack([points * step, heights[first]])).float()
+    found = np.zeros((0, 3))
+    for start in range(0, len(users), _USERS):  # in parts, as each user is near to dozens of points
+        part = users[start : start + _USERS, None]
+        cells = np.round(part[..., :2] / step) + offsets
+        near = (np.abs(cells * step - part[..., :2]) <= _REACH).all(-1)
+        heights = np.broadcast_to(part[..., 2], near.shape)[near]
+        found = np.concatenate([found, np.column_stack([cells[near], heights])])
+        cell = number_rows(found[:, 0], found[:, 1])
+        found = found[np.unique(cell, return_index=True)[1]]
+    return torch.from_numpy(found * (step, step, 1.0)).float()
 
 
 @torch.no_grad()

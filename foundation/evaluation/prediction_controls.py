@@ -281,7 +281,7 @@ def motion(data: Any, batch: dict[str, Any]) -> tuple[Tensor | None, Tensor]:
 
 def rays_of(sites: list[Site], batch: dict[str, Any]) -> Paths:
     """Return the rays of the links of a batch."""
-    numbers = zip(batch["site"].tolist(), batch["user"].tolist(), strict=True)
-    rows = [sites[site].paths[torch.tensor([user])] for site, user in numbers]
-    widest = max(row.num_paths for row in rows)
-    return Paths.cat([row.pad(widest) for row in rows]).to(batch["csi"].device)
+    site, user = batch["site"].cpu(), batch["user"].cpu()
+    rows = [(site == number).nonzero().squeeze(1) for number in site.unique()]
+    found = Paths.cat([sites[site[part[0]]].paths[user[part]] for part in rows])
+    return found[torch.cat(rows).argsort()].to(batch["csi"].device)

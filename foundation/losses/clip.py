@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from datamodules.sites.numbering import rows_by_number
 from foundation.gather import gather, rank
 from foundation.losses.temperature import TemperatureLoss
 
 #: tolerance within which two cosines are equal; equal embeddings differ by rounding between batches of different sizes
 _SAME = 1e-5
+#: queries compared with all options of their group at a time
+_CHUNK = 1024
 
 
 class CLIPLoss(TemperatureLoss):
@@ -124,8 +127,12 @@ def matching(queries: Tensor, options: Tensor, group: Tensor) -> tuple[Tensor, T
     """
     hit, chance = torch.zeros(2, len(group)).unbind()
     queries, options = F.normalize(queries.float(), dim=-1).cpu(), F.normalize(options.float(), dim=-1).cpu()
-    for number in sorted(set(group.tolist())):
-        rows = (group == number).nonzero().squeeze(1)
-        similarity = queries[rows] @ options[rows].T
-        hit[rows], chance[rows] = credit(similarity, similarity.diagonal()), 1 / len(rows)
+    for rows in map(torch.from_numpy, rows_by_number(group.cpu().numpy())):
+        own = options[rows]
+        # in parts, as all pairs of a large group need not fit into memory
+        for start in range(0, len(rows), _CHUNK):
+            part = rows[start : start + _CHUNK]
+            similarity = queries[part] @ own.T
+            hit[part] = credit(similarity, similarity.diagonal(start))
+        chance[rows] = 1 / len(rows)
     return hit, chance

@@ -185,14 +185,17 @@ class ZeroShot:
     def _moved(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Return the maps (B, 1, 64, 64) with one building moved, and a mask of the NLOS links that it had blocked."""
         images, affected = batch["map"].clone(), torch.zeros(len(batch["site"]), dtype=torch.bool)
-        for row, (number, user) in enumerate(zip(batch["site"].tolist(), batch["user"].tolist(), strict=True)):
+        served, user = batch["site"].cpu(), batch["user"].cpu().numpy()
+        for number in served.unique().tolist():
             if number not in self.moved:
                 site = self.sites[number]
                 found = move_obstacle(site.environment, site.bs_position.numpy(), site.links.position.numpy())
                 self.moved[number] = None if found is None else (map_image(found[0], images.shape[-1])[0], found[1])
             entry = self.moved[number]
             if entry is not None:
-                images[row], affected[row] = entry[0], bool(entry[1][user])
+                rows = (served == number).nonzero().squeeze(1)
+                images[rows.to(images.device)] = entry[0].to(images)
+                affected[rows] = torch.from_numpy(entry[1][user[rows]])
         return images, affected & (batch["los"].cpu() == 0)
 
     def gathered(self) -> ZeroShot:

@@ -13,6 +13,8 @@ from foundation.gather import Rows
 #: words in the names of metrics that are better if small, or if large; of several the last one counts
 _LESS = {"loss", "nmse", "mse", "mae", "rmse", "error", "forgotten", "m"}
 _MORE = {"accuracy", "f1", "cosine", "gain", "ratio", "rate", "match"}
+#: most cities that are tags of a run
+_CITIES = 20
 #: limits of the embedding projector of Weights & Biases
 _ROWS, _COMPONENTS = 1000, 50
 
@@ -38,11 +40,11 @@ def described(part: Any) -> dict[str, Any]:
 
 
 def tags_of(model: Any, datamodule: Any) -> list[str]:
-    """Return the tags of a run: model, head, sources and cities."""
+    """Return the tags of a run: model, head, sources, and cities unless they are as many as those of WAIR-D."""
     facts = {**described(datamodule), **described(model)}
     sources = [type(source).__name__ for source in getattr(datamodule, "sources", ())]
-    cities = [city for side in ("train_cities", "test_cities") for city in facts.get(side, [])]
-    words = [facts.get("model"), facts.get("head"), *sources, *cities]
+    cities = dict.fromkeys(city for side in ("train_cities", "test_cities") for city in facts.get(side, []))
+    words = [facts.get("model"), facts.get("head"), *sources, *(cities if len(cities) <= _CITIES else ())]
     return list(dict.fromkeys(str(word) for word in words if word))
 
 

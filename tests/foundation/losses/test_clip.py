@@ -3,9 +3,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from datamodules.errors import InputError
-from foundation.losses.clip import CLIPLoss, mixed, retrieval
+from foundation.losses import clip
+from foundation.losses.clip import CLIPLoss, matching, mixed, retrieval
 from foundation.losses.ntxent import NTXentLoss
 
 
@@ -96,3 +98,15 @@ def test_a_first_temperature_that_would_be_clamped_is_refused(loss, temperature)
         made = loss(kept)
         made.clamp()
         assert 1 / made.scale.item() == pytest.approx(kept)
+
+
+def test_a_large_group_is_matched_in_parts(monkeypatch):
+    queries, options = torch.randn(2, 50, 4, generator=torch.Generator().manual_seed(0))
+    group = torch.arange(50) % 3 * 7
+    expected = matching(queries, options, group)
+    similarity = F.normalize(queries, dim=-1) @ F.normalize(options, dim=-1).T
+    for row in range(50):
+        own = similarity[row][group == group[row]]
+        assert expected[0][row] == float(similarity[row, row] >= own.max() - 1e-5)
+    monkeypatch.setattr(clip, "_CHUNK", 4)
+    assert all(map(torch.equal, matching(queries, options, group), expected))

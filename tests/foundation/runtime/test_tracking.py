@@ -11,7 +11,7 @@ from foundation.cli import main
 from foundation.runtime.callbacks import PredictionFile, _commit
 from foundation.runtime.loggers import Wandb
 from foundation.runtime.runs import Run
-from foundation.runtime.tracking import better, tables
+from foundation.runtime.tracking import better, tables, tags_of
 from tests.foundation.wandb_file import items, records
 
 ROOT = Path(__file__).parents[3]
@@ -150,3 +150,11 @@ def test_rows_written_between_two_runs_make_no_code_differ_from_its_commit(tmp_p
     assert _commit(files[0])["dirty"] is False
     files[0].write_text("b")
     assert _commit(files[0])["dirty"] is True
+
+
+@pytest.mark.parametrize(("count", "tagged"), [(3, True), (10_000, False)])
+def test_cities_are_tags_unless_there_are_thousands(count, tagged):
+    cities = [f"city {number}" for number in range(count)]
+    data = SimpleNamespace(describe=lambda: {"train_cities": cities, "test_cities": cities[:1]}, sources=[ROOT])
+    expected = [type(ROOT).__name__, *(cities if tagged else [])]
+    assert tags_of(SimpleNamespace(describe=lambda: {"model": "toy"}), data) == ["toy", *expected]
