@@ -13,7 +13,7 @@ from datamodules.errors import InputError, check_choice, check_positive
 from foundation.contract import check_keys
 from foundation.encoder import Encoder
 from foundation.gather import concatenate, gather, gather_rows
-from foundation.losses.clip import retrieval, spread
+from foundation.losses.clip import retrieval, spread, unit
 from foundation.losses.domain_similarity import THRESHOLDS, adversarial, alike
 from foundation.losses.ntxent import Negatives, NTXentLoss
 from foundation.nets.contwin import CNNTransformer, past_image
@@ -219,7 +219,7 @@ class ConTwin(FoundationTask):
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return features and embeddings of the observed channels, with position, site, user and LOS status."""
         features, embedding = self(batch["csi"])
-        return {"features": features, "embedding": nn.functional.normalize(embedding, dim=-1), **link_identity(batch)}
+        return {"features": features, "embedding": unit(embedding), **link_identity(batch)}
 
     def configure_callbacks(self) -> list[Callback]:
         """Return the online probe and the collapse alarm."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from datamodules.errors import check_positive
 from foundation.encoder import Encoder
 from foundation.gather import concatenate, gather_rows
-from foundation.losses.clip import CLIPLoss, mixed, retrieval, spread
+from foundation.losses.clip import CLIPLoss, mixed, retrieval, spread, unit
 from foundation.optim.schedules import Schedule
 from foundation.runtime.probe import CollapseAlarm, OnlineProbe
 from foundation.task import FoundationTask, StartFrom, link_identity
@@ -115,8 +115,8 @@ class CSICLIP(FoundationTask):
         """Return features and embeddings of the channels, with position, site, user and LOS status."""
         features, a, b = self(batch["csi"])
         embeddings = {
-            "csi_embedding": nn.functional.normalize(a, dim=-1),
-            "cir_embedding": nn.functional.normalize(b, dim=-1),
+            "csi_embedding": unit(a),
+            "cir_embedding": unit(b),
         }
         return {"features": features, **embeddings, **link_identity(batch)}
 

@@ -17,7 +17,7 @@ from datamodules.maps.raster import UNKNOWN_LOS, Entry
 from foundation.contract import check_inputs
 from foundation.encoder import Encoder
 from foundation.gather import concatenate, gather_rows
-from foundation.losses.clip import CLIPLoss, mixed, retrieval, spread
+from foundation.losses.clip import CLIPLoss, mixed, retrieval, spread, unit
 from foundation.losses.surroundings import KINDS, counterfactual, profile_moments, unexplained
 from foundation.models.zeroshot import ZeroShot, compare, los_credit, los_options, scale_credit, scale_options
 from foundation.nets.transformer import Tower
@@ -278,9 +278,9 @@ class EnvChannel(FoundationTask):
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return features and embeddings of unit norm, with position, site, user and LOS status."""
         channel, environment = self(batch)
-        result = {"features": channel, "channel_embedding": nn.functional.normalize(channel, dim=-1)}
+        result = {"features": channel, "channel_embedding": unit(channel)}
         if environment is not None:
-            result["environment_embedding"] = nn.functional.normalize(environment, dim=-1)
+            result["environment_embedding"] = unit(environment)
         return result | link_identity(batch)
 
     def configure_optimizers(self) -> Any:

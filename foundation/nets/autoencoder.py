@@ -33,7 +33,7 @@ class Quantizer(nn.Module):
     def indices(self, code: Tensor) -> Tensor:
         """Return the indices that are transmitted: integers in [0, 2^bits), of the shape of the code."""
         levels = 2**self.bits
-        indices: Tensor = ((torch.tanh(code) + 1) / 2 * levels).long().clamp(0, levels - 1)
+        indices: Tensor = ((_bounded(code) + 1) / 2 * levels).long().clamp(0, levels - 1)
         return indices
 
     def levels(self, indices: Tensor) -> Tensor:
@@ -43,8 +43,13 @@ class Quantizer(nn.Module):
 
     def forward(self, code: Tensor) -> Tensor:
         """Return the quantised code, of the same shape."""
-        bounded = torch.tanh(code)
+        bounded = _bounded(code)
         return bounded + (self.levels(self.indices(code)) - bounded).detach()
+
+
+def _bounded(code: Tensor) -> Tensor:
+    """Return the tanh of a code, at least in single precision: bfloat16 has not even the levels of 8 bits."""
+    return torch.tanh(code.to(torch.promote_types(code.dtype, torch.float32)))
 
 
 class Autoencoder(Encoder):

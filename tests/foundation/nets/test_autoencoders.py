@@ -144,3 +144,9 @@ def test_data_of_another_shape_are_named(csi):
         CSINetPlus(rows=8, antennas=4)(csi[:, None])
     with pytest.raises(InputError, match="set its antennas and rows"):
         CSINetPlus(rows=8, antennas=4).observe(csi[:, None])
+
+
+def test_a_code_in_bfloat16_is_quantised_to_all_levels():
+    quantizer, code = Quantizer(8), torch.linspace(-3, 3, 4001).bfloat16()
+    assert torch.equal(quantizer(code), quantizer(code.float()))
+    assert torch.equal(quantizer.indices(code), quantizer.indices(code.float()))
