@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: most pairs drawn in the projections, to keep them legible
 _PAIRS = 300
+#: most links of an area whose similarities are drawn, the square of which is the number of pixels
+_LINKS = 2048
 
 
 def draw(rows: dict[str, Tensor], area: Tensor, sites: Sequence[Site]) -> dict[str, Figure]:
@@ -33,8 +35,8 @@ def draw(rows: dict[str, Tensor], area: Tensor, sites: Sequence[Site]) -> dict[s
         sites: The sites that `site` indexes.
     """
     hit, chance = matching(rows["channel"], rows["environment"], area)
-    numbers, counts = np.unique(area.numpy(), return_counts=True)
-    shares = torch.stack([hit[area == number].mean() for number in numbers.tolist()])
+    numbers, inverse, counts = np.unique(area.numpy(), return_inverse=True, return_counts=True)
+    shares = torch.from_numpy(np.bincount(inverse, hit.numpy()) / counts)
     largest = int(numbers[counts.argmax()])
     figures = {
         "similarity": _similarity(rows, area == largest, sites),
@@ -51,7 +53,8 @@ def _similarity(rows: dict[str, Tensor], chosen: Tensor, sites: Sequence[Site]) 
     from matplotlib.figure import Figure
 
     order = chosen.nonzero().squeeze(1)
-    order = order[torch.argsort(rows["site"][order] * 100_000 + rows["user"][order])]
+    order = order[np.lexsort((rows["user"][order].numpy(), rows["site"][order].numpy()))]
+    order = order[:: -(-len(order) // _LINKS)]
     channel, environment = (F.normalize(rows[key][order], dim=-1) for key in ("channel", "environment"))
     numbers = sorted(set(rows["site"][order].tolist()))
     figure = Figure(figsize=(10.0, 4.5), layout="constrained")
