@@ -168,7 +168,7 @@ def candidates(users: NDArray[np.float32], step: float) -> Tensor:
     users = users[np.isfinite(users).all(1)]
     around = np.arange(-math.ceil(_REACH / step), math.ceil(_REACH / step) + 1)
     offsets = np.stack(np.meshgrid(around, around), axis=-1).reshape(-1, 2)
-    found = np.zeros((0, 3))
+    found: NDArray[np.float64] = np.zeros((0, 3))
     for start in range(0, len(users), _USERS):  # in parts, as each user is near to dozens of points
         part = users[start : start + _USERS, None]
         cells = np.round(part[..., :2] / step) + offsets

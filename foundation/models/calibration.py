@@ -185,9 +185,9 @@ class TwinCalibration(FoundationTask):
         links = self.links(batch)
         if len(links["high"]) < 2:  # too few for batch norm, in which other processes wait for this one
             refined = self(self._variants(batch)[:, 0], batch["position"] - batch["bs_position"])
-            loss = 0.0 * refined.sum()
-            self.log_training(loss=loss)
-            return loss
+            idle: Tensor = 0.0 * refined.sum()
+            self.log_training(loss=idle)
+            return idle
         refined = self(links["low"], links["position"])
         # eq 8 compares a softmax, of sum 1, with weights of any scale, which the output cannot reach. The choice of
         # codewords (eq 9) does not depend on the scale, so labels and inputs are normalised to sum 1
