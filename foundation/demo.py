@@ -55,7 +55,7 @@ def pretraining_effect(rows: Sequence[Row]) -> str:
         line = f"{head} {metric} {format_values(metric, tuned.values())} fine-tuned, "
         line += f"{format_values(metric, scratch.values())} from scratch: {verdict} with every seed"
         if hand and (sum(hand.values()) / len(hand) > sum(tuned.values()) / len(tuned)) == more:
-            line += f", but hand-made profiles without a network have {format_values(metric, hand.values())}"
+            line += f", but hand-made profiles in place of the encoder have {format_values(metric, hand.values())}"
         parts.append(line)
     return "Effect of pre-training: " + "; ".join(parts) + "."
 
