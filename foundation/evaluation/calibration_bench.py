@@ -7,6 +7,7 @@ high fidelity). Each fidelity has the number of users per call that `Twins` uses
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -91,7 +92,9 @@ def cost_table(spent: dict[str, tuple[float, float]]) -> str:
 
 
 def main() -> None:
-    """Print the table for the twins of the experiment."""
+    """Print the time that tracing at low and at high fidelity and the calibrator take for a user."""
+    parser = argparse.ArgumentParser(prog="python -m foundation.evaluation.calibration_bench", description=main.__doc__)
+    parser.parse_args()  # there are no options
     sys.exit(exit_status(report))
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from datamodules import SionnaRT, Twins
-from foundation.evaluation import calibration_bench, tracing_bench
+from foundation.evaluation import bench, calibration_bench, tracing_bench
 from foundation.evaluation.calibration_bench import cost_table, costs
 from tests.raytracing import requires_sionna
 
@@ -30,3 +30,14 @@ def test_a_bench_that_cannot_run_ends_with_one_line(bench, message, tmp_path, mo
         bench.main()
     assert ended.value.code == 2
     assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("program", [bench, calibration_bench])
+@pytest.mark.parametrize(("option", "status"), [("--help", 0), ("--nonsense", 2)])
+def test_a_bench_without_options_does_not_start_for_one(program, option, status, monkeypatch):
+    for work in ("report", "activity"):
+        monkeypatch.setattr(program, work, lambda *_: pytest.fail("it has started"), raising=False)
+    monkeypatch.setattr("sys.argv", ["bench", option])
+    with pytest.raises(SystemExit) as ended:
+        program.main()
+    assert ended.value.code == status
