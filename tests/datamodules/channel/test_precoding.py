@@ -45,3 +45,8 @@ def test_cosine_equals_numpys_and_ignores_scale_and_phase():
     wide = torch.cat([csi, known], dim=3)
     assert cosine(wide, wide * torch.tensor([1, 1j])).tolist() == pytest.approx([1] * 3), "a phase a subcarrier"
     assert cosine(csi, torch.zeros_like(csi)).tolist() == [0] * 3
+    csi, known = draw(3, 2, 4, 5), draw(3, 2, 4, 5, seed=1)
+    for b, (h, w) in enumerate(zip(csi.numpy(), known.numpy(), strict=True)):
+        each = [abs(np.vdot(h[r, :, k], w[r, :, k])) / np.linalg.norm(h[r, :, k]) / np.linalg.norm(w[r, :, k])
+                for r in range(2) for k in range(5)]  # fmt: skip
+        assert cosine(csi, known)[b].item() == pytest.approx(np.mean(each), rel=1e-5)
