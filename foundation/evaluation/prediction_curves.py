@@ -210,6 +210,7 @@ def plot_shares(found: Mapping[str, Mapping[str, Mapping[int, Sequence[float]]]]
         axes.set(xscale="log", title=data)
         axes.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])
         axes.minorticks_off()
+        axes.autoscale_view(scalex=False)  # a line across alone does not widen the axis, and may lie on its border
         axes.title.set_fontsize("small")
         axes.tick_params(labelsize="small")
         axes.grid(alpha=0.3)

@@ -126,6 +126,13 @@ def test_frozen_encoders_over_the_share_of_labels_beside_one_from_scratch():
     assert list(pictures(rows))[-1] == "prediction_labels"
 
 
+def test_the_best_classical_predictor_is_not_drawn_on_the_border_of_a_panel():
+    [axes] = plot_shares({"fast": {"filter": {75: [-10.0, -12.0], 300: [-13.0]}, "classical": {0: [-9.9]}}}).axes
+    axes.figure.canvas.draw()
+    low, high = axes.get_ylim()
+    assert high - -9.9 > 0.03 * (high - low)
+
+
 def test_results_show_the_pictures(tmp_path):
     publish(rows_with(STUDIES[0], "filter", "fast", 75, -10.0, 0.2, 15.0), tmp_path / "RESULTS.md")
     assert "](docs/prediction_cells.png)" in (tmp_path / "RESULTS.md").read_text()
