@@ -238,7 +238,8 @@ def _words(kind: Any) -> str:
 
 def _within(runs: Path, arg: str) -> str:
     """Return an argument with `runs/`, the prefix of paths to runs in a study, replaced by the folder of all runs."""
-    return f"{runs}/{arg.removeprefix('runs/')}" if arg.startswith("runs/") else arg
+    given = arg.startswith("runs/") and f"{arg}/" != f"{runs}/" and not arg.startswith(f"{runs}/")
+    return f"{runs}/{arg.removeprefix('runs/')}" if given else arg
 
 
 def _name(variant: str, task: str, mode: str, data: str, seed: int | None) -> str:

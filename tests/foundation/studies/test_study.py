@@ -37,6 +37,17 @@ def test_one_pretraining_serves_all_seeds_or_each_has_its_own():
     assert flag(own["a-los-probe-s1"], "--model.checkpoint") == "runs/x/pretrain-a-s1/checkpoints/best.ckpt"
 
 
+@pytest.mark.parametrize("runs", ["runs", "runs/mine", "elsewhere"])
+def test_a_study_in_any_folder_of_runs_finds_its_own_and_those_of_other_studies(runs):
+    study = Study(
+        "x", [0], tasks=["los"], pretrain={"a": []}, modes=["probe"], checkpoints={"b": "runs/y/b-s{seed}/best.ckpt"}
+    )
+    commands = dict(study.commands(Path(runs)))
+    assert flag(commands["pretrain-a"], "--runs") == runs
+    assert flag(commands["a-los-probe-s0"], "--model.checkpoint") == f"{runs}/x/pretrain-a/checkpoints/best.ckpt"
+    assert flag(commands["b-los-probe-s0"], "--model.checkpoint") == f"{runs}/y/b-s0/best.ckpt"
+
+
 def test_every_variant_is_pretrained_with_each_size():
     study = Study(
         name="x", seeds=[0, 1], pretrain={"twin": ["--config", "a.yaml"], "city": []}, sizes=[10, 5120],
