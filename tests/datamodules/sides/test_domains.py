@@ -52,11 +52,15 @@ def test_rows_of_several_links_have_the_labels_that_all_of_them_have() -> None:
     rows = np.array([[0, 3], [0, 6], [4, 1]])
     los = torch.cat([site.paths.los for site in sites]).tolist()
     worlds = Worlds(sites, rows, Array())
-    assert worlds.labels("variant").tolist() == ["twin", "", "twin"]
-    assert worlds.labels("frequency").tolist() == ["3500"] * 3
-    assert worlds.labels("los").tolist() == [
-        str(best) if (best := max(los[i] for i in row)) >= 0 else "" for row in rows
-    ]
+
+    def labels(axis):
+        codes, names = worlds.codes(axis)
+        assert names == sorted(names), "by which the best of several lines of sight is found"
+        return [names[code] for code in codes]
+
+    assert labels("variant") == ["twin", "", "twin"]
+    assert labels("frequency") == ["3500"] * 3
+    assert labels("los") == [str(best) if (best := max(los[i] for i in row)) >= 0 else "" for row in rows]
 
 
 def test_labels_of_links() -> None:
