@@ -109,6 +109,7 @@ class Study:
 
     def _check_names(self, file: Path) -> None:
         """Check the names that become parts of run ids, and those that refer to others."""
+        named: dict[str, Iterable[str]]
         named = {"pretrain": self.pretrain, "checkpoints": self.checkpoints, "baselines": self.baselines}
         for key, entries in {**named, "data": self.data, "areas": self.areas}.items():
             for name in entries:
