@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from datamodules.channel.arrays import Array, is_polarized
 from datamodules.channel.motion import Sequence as Snapshots
 from datamodules.channel.ofdm import OFDM
-from datamodules.errors import InputError
+from datamodules.errors import InputError, check_size
 from datamodules.sides.splits import Rule, current_name
 from datamodules.sites.paths import Paths
 from datamodules.sites.recording import Recording, same_interval
@@ -27,8 +28,8 @@ def grid_of(sites: Sequence[Site], bs: Array | None, ue: Array | None, ofdm: OFD
         ofdm: Subcarriers; by default those of the recordings, or 64 on 10 MHz for paths.
 
     Raises:
-        InputError: A recording differs from the given settings, recordings differ from each other, or an array has two
-            polarisations and a site with rays the vertical one alone.
+        InputError: A recording differs from the given settings, recordings differ from each other, an array has two
+            polarisations and a site with rays the vertical one alone, or a channel does not fit memory.
     """
     for site in sites if is_polarized(*filter(None, (bs, ue))) else ():
         if isinstance(site.links, Paths) and site.links.polarization is None:
@@ -44,7 +45,10 @@ def grid_of(sites: Sequence[Site], bs: Array | None, ue: Array | None, ofdm: OFD
         ofdm = _grid(ofdm, subcarriers, links.bandwidth, name)
     for name, links in recorded[1:]:
         _compare(*recorded[0], name, links)
-    return bs or _BS, ue or _UE, ofdm or _OFDM
+    bs, ue, ofdm = bs or _BS, ue or _UE, ofdm or _OFDM
+    sizes = ue.num_elements, bs.num_elements, ofdm.num_subcarriers
+    check_size(math.prod(sizes), f"a channel of (R, T, K) = {sizes}, by data.ue, data.bs and data.ofdm,")
+    return bs, ue, ofdm
 
 
 def sequence_of(sites: Sequence[Site], sequence: Snapshots | None) -> Snapshots | None:

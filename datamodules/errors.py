@@ -16,6 +16,8 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 _OF_THE_DISK = _FULL | {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
 }  # fmt: skip
+#: complex values that a codebook or the channel of a link may have
+_MOST = 2**27
 #: negative numbers on a command line, of which argparse would take -1e-3 as an option
 NEGATIVE_NUMBER = re.compile(r"-(\.?\d|inf|nan)")
 
@@ -71,6 +73,12 @@ def check_whole(owner: str, **values: Any) -> None:
     for name, value in values.items():
         if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
             raise InputError(f"{owner}: {name} must be a whole number of 1 or more, got {value!r}")
+
+
+def check_size(values: int, what: str) -> None:
+    """Raise an `InputError` if complex values, which are held at once, take more than 1 GiB."""
+    if values > _MOST:
+        raise InputError(f"{what} would take {8 * values / 2**30:,.0f} GiB: ask for less")
 
 
 def check_choice(name: str, value: Any, choices: Any) -> None:

@@ -49,7 +49,7 @@ def load_yaml(file: Path) -> Any:
     """
     refuse_pointer(file)
     try:
-        return yaml.load(file.read_text(), _Strict)
+        content = yaml.load(file.read_text(), _Strict)
     except OSError as error:
         raise DatasetNotFoundError(f"config file {file} cannot be read: {error.strerror}") from error
     except yaml.MarkedYAMLError as error:
@@ -58,3 +58,25 @@ def load_yaml(file: Path) -> Any:
         raise InputError(f"{file}{where}: {error.problem or 'no YAML'}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: no YAML: {' '.join(str(error).split())[:300]}") from error
+    if _holds_itself(content, set(), set()):
+        raise InputError(f"{file}: an anchor (&) stands within what it names: YAML of endless depth cannot be used")
+    return content
+
+
+def _holds_itself(value: Any, above: set[int], known: set[int]) -> bool:
+    """Return whether a mapping or list holds itself.
+
+    Args:
+        value: What YAML has read.
+        above: Ids of the mappings and lists around it.
+        known: Ids of those that do not hold themselves.
+    """
+    if not isinstance(value, dict | list) or id(value) in known:
+        return False
+    if id(value) in above:
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    if any(_holds_itself(each, above | {id(value)}, known) for each in inner):
+        return True
+    known.add(id(value))
+    return False

@@ -6,7 +6,9 @@ import hashlib
 import importlib
 import json
 import pickle
+import zipfile
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +50,48 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(f"checkpoint {path} is damaged or no checkpoint{why}: give a .ckpt file of a run") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise InputError(f"checkpoint {path} has no state_dict: it was not written by `lightning fit`")
+    _check_content(checkpoint, path)
+    if damaged := _damaged_entry(path, path.stat().st_size, path.stat().st_mtime_ns):
+        raise InputError(
+            f"checkpoint {path} is damaged ({damaged} has a wrong checksum): copy it again, or train again"
+        )
     checkpoint["state_dict"] = current_weights(checkpoint["state_dict"])
     return checkpoint
 
 
+def _check_content(content: dict[str, Any], source: Path) -> None:
+    """Check that the entries of a checkpoint that this module reads are mappings."""
+    parts = content.get("parts", content.get("towers", {}))
+    entries = {key: content[key] for key in ("state_dict", "parts", "data", "hyper_parameters") if key in content}
+    entries |= {f"part {name}": part for name, part in parts.items()} if isinstance(parts, dict) else {}
+    for key, value in entries.items():
+        if not isinstance(value, dict):
+            raise InputError(f"{source} is damaged or of another program: its {key} is no mapping")
+
+
+@lru_cache(maxsize=16)
+def _damaged_entry(path: Path, size: int, changed: int) -> str | None:
+    """Return the first entry of a checkpoint whose checksum is wrong, which PyTorch does not verify; None if intact.
+
+    Args:
+        path: The file.
+        size: Its size, by which a changed file is read again.
+        changed: Time of its last change.
+    """
+    if not zipfile.is_zipfile(path):  # the format of PyTorch before 1.6 has no checksums
+        return None
+    try:
+        with zipfile.ZipFile(path) as entries:
+            return entries.testzip()
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
+        return str(error)
+
+
 def _read_folder(folder: Path) -> dict[str, Any]:
     """Read a folder of `lightning export --to safetensors`, and verify the checksum of its weights."""
+    own = folder / "checkpoints" / "best.ckpt"
+    if own.is_file():
+        raise InputError(f"{folder} is a run, not a checkpoint: give {own}")
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise DatasetNotFoundError(
@@ -64,6 +102,7 @@ def _read_folder(folder: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads((folder / CONFIG).read_text())
         if checksum(folder / WEIGHTS) != content["sha256"]:
             raise InputError(f"{folder / WEIGHTS} is not what {CONFIG} gives the checksum of: export or fetch it again")
+        _check_content(content, folder)
         return content | {"state_dict": load_file(folder / WEIGHTS)}
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         if isinstance(error, InputError):

@@ -7,6 +7,7 @@ import importlib.metadata
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -101,7 +102,9 @@ def main(args: list[str] | None = None, callbacks: Sequence[Callback] = (), rais
     if args[0] == "--version":
         print(f"csi-foundation {importlib.metadata.version('csi-foundation')}")
         return 0
-    if args[0] not in (*_COMMANDS, "export") and not args[0].startswith("-"):
+    if args[0].startswith("-"):
+        return _say(f"error: '{args[0]}' comes before the command: give one of {', '.join(_COMMANDS)}, export first", 2)
+    if args[0] not in (*_COMMANDS, "export"):
         return _say(f"error: unknown command '{args[0]}': must be one of {', '.join(_COMMANDS)}, export", 2)
 
     def work() -> None:
@@ -220,6 +223,8 @@ def user_error(error: Exception) -> str | None:
         return line
     if isinstance(error, MisconfigurationException):
         return f"{text} Set trainer.accelerator to auto or cpu" if text.endswith("backend found!") else text
+    if _is_of_lightning(error):
+        return " ".join(str(error.args[0]).split()) if error.args else None
     if isinstance(error, ValueError) and text.startswith("Expected more than 1 value per channel when training"):
         return (
             "batch normalisation cannot learn from a batch of one link: give a larger data.batch_size or more training "
@@ -231,6 +236,14 @@ def user_error(error: Exception) -> str | None:
         first = problems[0] if len(problems[0]) < 300 else f"{problems[0][:297]}..."
         return f"the checkpoint does not fit the configured model: {first}{more}"
     return None
+
+
+def _is_of_lightning(error: Exception) -> bool:
+    """Return whether Lightning has raised an error on purpose, as of a setting of its trainer or of a callback."""
+    if not isinstance(error, ValueError | TypeError | RuntimeError | KeyError):
+        return False
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and "/lightning/" in frames[-1].filename and str(frames[-1].line).startswith("raise ")
 
 
 def _say(line: str, status: int) -> int:

@@ -35,6 +35,7 @@ from foundation.nets.resnet import ResNet
 from foundation.nets.transformer import ChannelTransformer
 from heads import LOS, Feedback
 from tests.datamodules.rays import random_paths, random_site
+from tests.datamodules.test_module import build
 from tests.foundation.towers import TinyEncoder
 
 #: of a batch of single links
@@ -142,12 +143,26 @@ def test_infinity_is_named(build, name):
 
 
 @pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"num_beams": 10**9}, "a codebook of 1000000000 beams of 4 antennas would take 30 GiB"),
+        ({"ofdm": OFDM(10**10)}, r"a channel of \(R, T, K\) = \(1, 4, 10000000000\), .* would take 298 GiB"),
+        ({"num_labels": {}}, "data.num_labels names no label"),
+    ],
+)
+def test_data_that_cannot_be_held_or_are_not_named(tmp_path, settings, said):
+    with pytest.raises(InputError, match=said):
+        build(tmp_path, [random_site("a", 40)], **settings)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("trainer: {max_epochs: 1}\nmodel: 1\ntrainer: {devices: 1}\n", "x.yaml, line 3, column 1: key 'trainer' stands"
          " there twice, first on line 1"),
         ("a:\n  b: 1\n  b: 2\n", "line 3, column 3: key 'b' stands there twice, first on line 2"),
         ("- a\n", "x.yaml: must hold `key: value` lines"),
+        ("a: &a {b: *a}\n", r"x.yaml: an anchor \(&\) stands within what it names"),
     ],
 )  # fmt: skip
 def test_a_yaml_file_is_read_strictly(tmp_path, text, message):

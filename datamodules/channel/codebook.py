@@ -9,7 +9,7 @@ from datamodules.channel.arrays import Array, is_polarized
 from datamodules.channel.ofdm import OFDM
 from datamodules.channel.response import array_response
 from datamodules.channel.synthesis import fastest_factors, synthesize
-from datamodules.errors import InputError
+from datamodules.errors import InputError, check_size
 from datamodules.sites.paths import Paths
 
 
@@ -30,9 +30,10 @@ def dft_codebook(array: Array, num_beams: int | None = None) -> Tensor:
         Codebook, shape (Q, T), unit norm rows, complex64; a beam s is applied as H s.
 
     Raises:
-        InputError: `num_beams` is no product of the beams over rows, columns and polarisations.
+        InputError: `num_beams` is no product of the beams over rows, columns and polarisations, or does not fit memory.
     """
     num_beams = num_beams or array.num_elements
+    check_size(num_beams * array.num_elements, f"a codebook of {num_beams} beams of {array.num_elements} antennas")
     factor, phases = num_beams / array.num_elements, array.num_polarizations
     if array.rows > 1 and array.cols > 1:
         factor = factor**0.5

@@ -127,6 +127,8 @@ def _drawn(
     if isinstance(data.num_labels, int):
         return _draw(data, "data.num_labels", data.num_labels, train, len(dropped))
     counts = data.num_labels or {}
+    if not counts:
+        raise InputError("data.num_labels names no label: give a number for each, such as {twin: 40}, or null")
     masks = worlds.split_by("data.num_labels", [str(name) for name in counts])
     kept = [train[~np.any(masks, axis=0)[train]]]
     for (name, number), mask in zip(counts.items(), masks, strict=True):

@@ -88,6 +88,8 @@ class FineTune(FoundationTask):
         check_positive(type(self).__name__, base_stations=base_stations, encoder_lr=encoder_lr)
         check_not_negative(type(self).__name__, tokens=tokens)
         names: list[str | None] = [*tower] if tower else [None]
+        if len(set(names)) < len(names):
+            raise InputError(f"model.tower names an encoder twice: {', '.join(map(str, names))}")
         encoders = [find_encoder(mode, encoder, checkpoint, name) for name in names]
         self.encoder = encoders[0]
         self.further = nn.ModuleDict({str(name): other for name, other in zip(names[1:], encoders[1:], strict=True)})

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import yaml
 from filelock import FileLock
-from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -36,6 +35,7 @@ from foundation.runtime.resume import (
 )
 from foundation.runtime.run_choice import check_yaml, choose, config_files, replacing_sources
 from foundation.runtime.runs import Run, first_process
+from foundation.runtime.settings import check_settings
 from foundation.runtime.stopping import requeue_alone, terminate
 
 
@@ -140,6 +140,8 @@ class Commands(LightningCLI):
             keys = [action.dest for action in complaint.parser._actions]
             line = condense(str(complaint), config_files(self._args), self._args, keys, _class_names())
             raise InputError(line) from complaint
+        command = self.config.subcommand
+        check_settings(self.config[command], command)
 
     def _parse_ckpt_path(self) -> None:
         # Lightning would let the checkpoint's hyperparameters overrule the configuration, silently, up to the class of
@@ -149,8 +151,6 @@ class Commands(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find or name the run, and check the checkpoint."""
         config = self.config[self.subcommand]
-        if not isinstance(config.trainer, Namespace):
-            raise InputError(f"'trainer' must be a mapping or a file, got '{config.trainer}'")
         self._first_step: int | None = None
         if config.trainer.fast_dev_run:
             return
@@ -166,6 +166,11 @@ class Commands(LightningCLI):
             return
         checkpoint = read_checkpoint(config.ckpt_path)
         _check_class(checkpoint, config)
+        if command == "fit" and "optimizer_states" not in checkpoint:
+            raise InputError(
+                f"{config.ckpt_path} holds weights alone, from which no training goes on: start a new one from them by "
+                "--model.start_from"
+            )
         if chosen.resumes:
             self._first_step = first_step_after(checkpoint)
 

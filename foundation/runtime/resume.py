@@ -7,12 +7,15 @@ import random
 from pathlib import Path
 from typing import Any
 
+import lightning
 import numpy as np
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from datamodules.errors import InputError
+from foundation.checkpoint import read_checkpoint
 from foundation.runtime.runs import Run
 
 
@@ -43,6 +46,22 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except OSError as error:
             temporary.unlink(missing_ok=True)
             raise OSError(error.errno, error.strerror, str(path)) from error
+
+    def load_checkpoint(self, path: str | Path, *options: Any, **named: Any) -> dict[str, Any]:
+        """Read a checkpoint, a folder of `lightning export`, or a file of an address such as s3://.
+
+        Raises:
+            InputError: The address is of an unknown kind, or one whose library is not installed.
+        """
+        try:
+            folder = "://" not in str(path) and Path(path).is_dir()
+            content = read_checkpoint(path) if folder else super().load_checkpoint(path, *options, **named)
+        except (ImportError, ValueError) as error:
+            if "://" not in str(path):
+                raise
+            raise InputError(f"checkpoint {path} cannot be read ({error}): give a file") from error
+        # what has weights alone does not say by which version it was written
+        return {"pytorch-lightning_version": lightning.__version__, **content}
 
 
 class _RunCheckpoint(ModelCheckpoint):

@@ -192,7 +192,7 @@ def check_yaml(args: list[str]) -> None:
         InputError: A file is no YAML, a --config file is no mapping, or a file has a key twice.
     """
     for file in filter(Path.is_file, config_files(args)):
-        read_yaml(file)
+        _check_classes(read_yaml(file), file)
     waiting = [Path(word) for word in _yaml_names([word.partition("=")[2] or word for word in args])]
     seen: set[Path] = set()
     while waiting:
@@ -202,6 +202,19 @@ def check_yaml(args: list[str]) -> None:
             names = _yaml_names(load_yaml(file))
             # the parser looks beside the file first
             waiting += [file.parent / name if (file.parent / name).is_file() else Path(name) for name in names]
+
+
+def _check_classes(value: Any, file: Path, key: str = "") -> None:
+    """Check that classes in nested settings are names, and their arguments mappings."""
+    if isinstance(value, list):
+        for inner in value:
+            _check_classes(inner, file, key)
+    for name, inner in value.items() if isinstance(value, dict) else ():
+        if name == "class_path" and not isinstance(inner, str):
+            raise InputError(f"{file}: '{key}.class_path' must be the name of a class, got {inner!r}")
+        if name == "init_args" and "class_path" in value and not isinstance(inner, dict):
+            raise InputError(f"{file}: '{key}.init_args' must hold `key: value` lines, or be left out, got {inner!r}")
+        _check_classes(inner, file, key if name == "init_args" else f"{key}.{name}" if key else str(name))
 
 
 def replacing_sources(args: list[str]) -> list[str]:

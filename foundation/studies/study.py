@@ -109,10 +109,8 @@ class Study:
 
     def _check_names(self, file: Path) -> None:
         """Check the names that become parts of run ids, and those that refer to others."""
-        named: dict[str, Iterable[str]]
-        named = {"pretrain": self.pretrain, "checkpoints": self.checkpoints, "baselines": self.baselines}
-        for key, entries in {**named, "data": self.data, "areas": self.areas}.items():
-            for name in entries:
+        for key in ("pretrain", "checkpoints", "baselines", "data", "areas"):
+            for name in getattr(self, key):
                 check_name(f"{file}: '{key}' names", name)
         variants = {*self.pretrain, *self.checkpoints, *self._pretrainings}
         for key, given, known in (

@@ -199,3 +199,41 @@ def test_every_model_can_start_from_another_run():
     assert len(models) > 5
     for kind in models:
         assert kind is foundation.FoundationTask or "start_from" in inspect.signature(kind).parameters, kind
+
+
+@pytest.mark.parametrize("offset", [0, 4000])
+def test_a_changed_byte_is_found(checkpoint, offset):
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2 + offset] ^= 1
+    checkpoint.write_bytes(content)
+    with pytest.raises(InputError, match=r"x\.ckpt is damaged"):
+        load_encoder(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"state_dict": None}, "its state_dict is no mapping"),
+        ({"parts": [1]}, "its parts is no mapping"),
+        ({"parts": {"csi": "foo"}}, "its part csi is no mapping"),
+        ({"data": [1]}, "its data is no mapping"),
+        ({"hyper_parameters": 5}, "its hyper_parameters is no mapping"),
+    ],
+)
+def test_entries_of_another_kind_are_named(checkpoint, changed, said):
+    torch.save(torch.load(checkpoint, weights_only=True) | changed, checkpoint)
+    with pytest.raises(InputError, match=said):
+        load_encoder(checkpoint)
+
+
+def test_a_run_is_no_checkpoint(checkpoint):
+    own = checkpoint.parent / "run/checkpoints/best.ckpt"
+    own.parent.mkdir(parents=True)
+    checkpoint.rename(own)
+    with pytest.raises(InputError, match=r"run is a run, not a checkpoint: give .*run/checkpoints/best\.ckpt"):
+        load_encoder(checkpoint.parent / "run")
+
+
+def test_an_encoder_is_named_once(checkpoint):
+    with pytest.raises(InputError, match=r"model\.tower names an encoder twice: csi, csi"):
+        FineTune(lambda n: LOS(n), checkpoint=str(checkpoint), mode="probe", tower=["csi", "csi"])
