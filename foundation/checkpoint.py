@@ -62,7 +62,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def _check_content(content: dict[str, Any], source: Path) -> None:
     """Check that the entries of a checkpoint that this module reads are mappings."""
     parts = content.get("parts", content.get("towers", {}))
-    entries = {key: content[key] for key in ("state_dict", "parts", "data", "hyper_parameters") if key in content}
+    entries: dict[str, Any] = {
+        key: content[key] for key in ("state_dict", "parts", "data", "hyper_parameters") if key in content
+    }
     entries |= {f"part {name}": part for name, part in parts.items()} if isinstance(parts, dict) else {}
     for key, value in entries.items():
         if not isinstance(value, dict):
