@@ -108,7 +108,7 @@ finetune: $(READY) ## adapt to TASK= [MODEL= MODE=finetune|probe|scratch|control
 		if [ -z "$$checkpoint" ] && [ -z "$$finished" ]; then \
 			test -z "$$stopped" || { echo "error: the pre-training of $$stopped was stopped: finish it with make pretrain" \
 				"MODEL=$(MODEL) ARGS='--ckpt_path last', or give CKPT=" >&2; exit 2; }; \
-			$(BIN)/python -m foundation.runtime.rehearsal experiments/$(MODEL).yaml --config experiments/finetune/$(TASK).yaml \
+			$(BIN)/python -m foundation.dry_run experiments/$(MODEL).yaml --config experiments/finetune/$(TASK).yaml \
 				$(CONFIG) --model.mode $(MODE) $(ARGS) || exit; \
 			$(MAKE) --no-print-directory pretrain ARGS= DATA= || exit; finished="$$(newest summary.json)"; \
 		fi; \

@@ -103,7 +103,7 @@ def test_an_adaptation_is_tried_before_a_pre_training(make):
     assert status == 2
     tried = ["--config", "experiments/finetune/beam.yaml", "--config", "experiments/data/losangeles.yaml"]
     tried += ["--model.mode", "finetune", "--data.num_labels", "5"]
-    assert called == ["-m", "foundation.runtime.rehearsal", "experiments/csiclip.yaml", *tried]
+    assert called == ["-m", "foundation.dry_run", "experiments/csiclip.yaml", *tried]
     make("pretrain")
     assert "-m" not in make(*given, REFUSED="2")[1], "there is nothing to lose"
 

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from datamodules.channel.constants import constant
+from datamodules.channel.transforms import constant
 from datamodules.errors import InputError, check_choice, check_whole, finite_numbers
 
 Pattern = Literal["isotropic", "dipole", "tr38901"]

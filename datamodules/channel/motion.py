@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from datamodules.channel.constants import constant
 from datamodules.channel.draws import uniform
+from datamodules.channel.transforms import constant
 from datamodules.errors import InputError, check_finite, check_positive, check_whole, finite_numbers
 
 Mobility = Literal["static", "pedestrian", "vehicular"]

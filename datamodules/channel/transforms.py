@@ -1,8 +1,9 @@
-"""Transforms of complex CSI to the real inputs of networks."""
+"""Transforms of complex CSI to the real inputs of networks, and constants on its device."""
 
 from __future__ import annotations
 
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
 
 import torch
 from einops import rearrange
@@ -183,3 +184,10 @@ def _phase(flat: Tensor, reference: PhaseReference) -> Tensor:
     entry = flat[:, 0] if reference == "first" else flat.gather(1, flat.abs().argmax(1, keepdim=True)).squeeze(1)
     size = entry.abs()
     return torch.where(size > 0, entry / size.clamp_min(torch.finfo(size.dtype).tiny), torch.ones_like(entry))
+
+
+@lru_cache(maxsize=256)
+def constant(values: tuple[Any, ...], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return numbers, in tuples of any depth, as a tensor, copied to the device once: every copy waits for a GPU."""
+    with torch.inference_mode(False):  # else no gradient could pass through what a call without gradients has cached
+        return torch.tensor(values, dtype=dtype).to(device)

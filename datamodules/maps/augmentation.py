@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.channel.constants import constant
 from datamodules.channel.draws import LinkDraws
 from datamodules.channel.ofdm import SPEED_OF_LIGHT
+from datamodules.channel.transforms import constant
 from datamodules.errors import InputError, finite_numbers
 from datamodules.maps.raster import Entry
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from datamodules.channel.constants import constant
 from datamodules.channel.motion import MOBILITIES, SPEEDS
+from datamodules.channel.transforms import constant
 from datamodules.sides.domains import AXES, UNKNOWN
 
 #: ConTwin's Table 4, by axis: speed [m/s], downtilt [degrees] and carrier [MHz], the units of the labels

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from datamodules.channel.constants import constant
-from datamodules.channel.transforms import log_level
+from datamodules.channel.transforms import constant, log_level
 from datamodules.maps.raster import UNKNOWN_LOS, Entry
 from foundation.models.zeroshot import SCALES, cleared, similarities
 from heads.feedback import mean_of_counted, target_channel

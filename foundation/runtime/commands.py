@@ -24,7 +24,7 @@ from datamodules.errors import InputError
 from foundation.checkpoint import read_checkpoint
 from foundation.runtime.callbacks import PredictionFile, RunSummary, SaveConfig
 from foundation.runtime.loggers import Csv, Wandb
-from foundation.runtime.parser import Parser, ParserError, whole_numbers_first
+from foundation.runtime.parser import Parser, ParserError, check_settings, whole_numbers_first
 from foundation.runtime.progress import RunProgress
 from foundation.runtime.resume import (
     AtomicCheckpointIO,
@@ -35,7 +35,6 @@ from foundation.runtime.resume import (
 )
 from foundation.runtime.run_choice import check_yaml, choose, config_files, replacing_sources
 from foundation.runtime.runs import Run, first_process
-from foundation.runtime.settings import check_settings
 from foundation.runtime.stopping import requeue_alone, terminate
 
 

@@ -139,8 +139,8 @@ def refine(study: Study, runs: Path) -> int:
     Raises:
         InputError: The settings of the study are invalid.
     """
+    from foundation.dry_run import check_followers
     from foundation.evaluation.feedback_curves import draw
-    from foundation.runtime.rehearsal import check_followers
 
     settings = Refinement.of(study)
     continual = Continual.of(study, settings) if settings.continual else None

@@ -52,7 +52,7 @@ def run_all(experiment: str, commands: Sequence[tuple[str, list[str]]], runs: Pa
     todo = [(run_id, args) for run_id, args in commands if not finished(runs / experiment / run_id)]
     if not todo:
         return 0
-    from foundation.runtime.rehearsal import check_followers  # imported late, as the import is slow
+    from foundation.dry_run import check_followers  # imported late, as the import is slow
 
     check_followers([(runs / experiment / run_id, args) for run_id, args in todo])
     seconds = Durations(read(ROWS)).of

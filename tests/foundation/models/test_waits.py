@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from datamodules.channel import arrays, constants, impairments, response
+from datamodules.channel import arrays, impairments, response, transforms
 from datamodules.channel.arrays import Array
 from datamodules.channel.motion import Sequence
 from datamodules.maps.augmentation import WorldSymmetry
@@ -26,7 +26,7 @@ from tests.foundation.towers import TinyEncoder, tiny_clip
 
 aten = torch.ops.aten
 GPU = torch.device("cuda")
-CACHES = (constants.constant, arrays.array_frame, response._array_runs, response._link_runs)
+CACHES = (transforms.constant, arrays.array_frame, response._array_runs, response._link_runs)
 
 
 class Waits(TorchDispatchMode):

@@ -6,8 +6,8 @@ import pytest
 
 from datamodules.errors import InputError
 from datamodules.sources.base import Source
+from foundation import dry_run
 from foundation.cli import main
-from foundation.runtime import rehearsal
 from foundation.studies.study import Study
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
@@ -52,10 +52,10 @@ def test_it_is_refused_before_data_are_made(no_data, files, args, said, tmp_path
 def test_an_adaptation_is_tried_on_an_untrained_model(street_data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     given = [str(EXPERIMENTS / "csiclip.yaml"), "--config", str(EXPERIMENTS / "finetune/beam.yaml"), *street_data]
-    assert rehearsal.main([*given, "--model.mode", "probe", "--then_test", "false"]) == 0
-    assert rehearsal.main([*given, "--model.tower", "[environment]"]) == 2
+    assert dry_run.main([*given, "--model.mode", "probe", "--then_test", "false"]) == 0
+    assert dry_run.main([*given, "--model.tower", "[environment]"]) == 2
     assert "csiclip.ckpt holds no part 'environment': choose one of csi, cir" in capsys.readouterr().err
-    assert rehearsal.main([*given, "--data.num_labels", "1000"]) == 2
+    assert dry_run.main([*given, "--data.num_labels", "1000"]) == 2
     assert "data.num_labels is 1000, but the train side holds" in capsys.readouterr().err
     assert not Path("runs").exists()
 
@@ -66,10 +66,10 @@ def test_a_study_is_refused_before_its_pre_training(monkeypatch):
     listed = study.commands(Path("runs"))
     assert len(listed) == 6
     built = []
-    monkeypatch.setattr(rehearsal, "run", lambda args, dry: built.append((args, dry)) or Refusing(args))
-    monkeypatch.setattr(rehearsal, "save_untrained", lambda model, file: None)
+    monkeypatch.setattr(dry_run, "run", lambda args, dry: built.append((args, dry)) or Refusing(args))
+    monkeypatch.setattr(dry_run, "save_untrained", lambda model, file: None)
     with pytest.raises(InputError, match=r"runs/s/b-t-probe-s0 cannot be run: no runs/s/pretrain-b/checkpoints/best"):
-        rehearsal.check_followers([(Path("runs/s", run), args) for run, args in listed])
+        dry_run.check_followers([(Path("runs/s", run), args) for run, args in listed])
     assert all(dry for _, dry in built)
     assert len(built) == 4, "each pre-training and one adaptation of each kind"
 

@@ -1,4 +1,4 @@
-"""Rehearsal of what follows a pre-training, so that what cannot work is refused before it."""
+"""Dry run of what follows a pre-training, so that what cannot work is refused before it."""
 
 from __future__ import annotations
 
