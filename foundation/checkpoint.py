@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import pickle
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from datamodules.errors import DatasetNotFoundError, InputError, refuse_pointer
+from datamodules.files import sha256
 from foundation.encoder import Encoder
 from foundation.names import current_path, current_weights
 from heads import Head
@@ -102,7 +102,7 @@ def _read_folder(folder: Path) -> dict[str, Any]:
         refuse_pointer(folder / name)
     try:
         content: dict[str, Any] = json.loads((folder / CONFIG).read_text())
-        if checksum(folder / WEIGHTS) != content["sha256"]:
+        if sha256(folder / WEIGHTS) != content["sha256"]:
             raise InputError(f"{folder / WEIGHTS} is not what {CONFIG} gives the checksum of: export or fetch it again")
         _check_content(content, folder)
         return content | {"state_dict": load_file(folder / WEIGHTS)}
@@ -122,12 +122,6 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[st
         save_file(dict(tensors), file, metadata=dict(metadata))
     except (OSError, SafetensorError) as error:  # the latter of a full disk, without the name of the file
         raise InputError(f"cannot write {file}: {error}") from error
-
-
-def checksum(file: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def load_encoder(checkpoint: str | Path, encoder: Encoder | None = None, tower: str | None = None) -> Encoder:

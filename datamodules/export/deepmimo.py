@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from datamodules.errors import InputError
+from datamodules.files import replacing
 from datamodules.sites.environment import Environment
 from datamodules.sites.paths import Paths
 from datamodules.sites.site import Site
@@ -57,22 +55,19 @@ def write_deepmimo(sites: Sequence[Site], root: str | Path, name: str) -> Path:
     if len({(site.area, site.carrier_frequency) for site in sites}) != 1:
         facts = sorted({f"{site.area} at {site.carrier_frequency:g} Hz" for site in sites})
         raise InputError(f"a DeepMIMO scenario is one area at one carrier, got {', '.join(facts) or 'no site'}")
-    temporary = folder.with_name(f".{name}.{uuid.uuid4().hex[:8]}.tmp")
+    grid, rows = _merge_users(sites)
     try:
-        temporary.mkdir(parents=True)
-        grid, rows = _merge_users(sites)
-        for index, (site, row) in enumerate(zip(sites, rows, strict=True), start=1):
-            arrays = {"rx_pos": grid, "tx_pos": site.bs_position.numpy()[None], **_scatter(site.paths, row, len(grid))}
-            for key, value in arrays.items():
-                file = temporary / f"{key}_t{index:03d}_tx000_r{_USERS:03d}.npz"
-                np.savez_compressed(file, allow_pickle=False, **{key: value.astype(np.float32)})
-        scene = _write_scene(temporary, sites[0].environment, grid)
-        (temporary / "params.json").write_text(json.dumps(_params(sites, rows, len(grid), scene), indent=2))
-        os.replace(temporary, folder)
+        with replacing(folder) as temporary:
+            temporary.mkdir(parents=True)
+            for index, (site, row) in enumerate(zip(sites, rows, strict=True), start=1):
+                base = {"rx_pos": grid, "tx_pos": site.bs_position.numpy()[None]}
+                for key, value in (base | _scatter(site.paths, row, len(grid))).items():
+                    file = temporary / f"{key}_t{index:03d}_tx000_r{_USERS:03d}.npz"
+                    np.savez_compressed(file, allow_pickle=False, **{key: value.astype(np.float32)})
+            scene = _write_scene(temporary, sites[0].environment, grid)
+            (temporary / "params.json").write_text(json.dumps(_params(sites, rows, len(grid), scene), indent=2))
     except OSError as error:
         raise InputError(f"cannot write scenario {name!r} to {folder}: {error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
-import uuid
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules.errors import InputError
+from datamodules.files import replacing
 from datamodules.maps.raster import Bounds, rasterize
 from datamodules.sites.site import Site
 from datamodules.sources.waird.area import BS_HEIGHT, HEIGHT_FILE, MAP_UNIT, UE_HEIGHT, frequency_tag
@@ -63,16 +61,12 @@ def write_waird(
         if folder.exists():
             raise InputError(f"{folder} exists: remove it, or change root or first_id")
     for sites, folder in zip(areas, folders, strict=True):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"
-        temporary.mkdir()
         try:
-            _write_area(sites, temporary, scenario, pixel_size)
-            os.replace(temporary, folder)
+            with replacing(folder) as temporary:
+                temporary.mkdir(parents=True)
+                _write_area(sites, temporary, scenario, pixel_size)
         except OSError as error:
             raise InputError(f"cannot write {folder}: {error}") from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
     return folders
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from datamodules.files import replacing
 from datamodules.maps.raster import geometry, map_frame, map_image
 from datamodules.sites.environment import Environment
 from datamodules.sites.site import Site
@@ -85,7 +85,10 @@ def _image(environment: Environment, size: int, edges: bool, cache: Path | None)
     image = _read(file, size)
     if image is None:
         image = map_image(environment, size, edges)[0].byte()
-        _write(file, image)
+        with suppress(OSError):  # a shared cache may be read-only, and a map that is not kept is but drawn again
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(file) as temporary:
+                temporary.write_bytes(save({"image": image, "sha256": _checksum(image)}))
     return image
 
 
@@ -98,17 +101,6 @@ def _read(file: Path, size: int) -> Tensor | None:
         return None
     sound = image.shape == (1, size, size) and image.dtype == torch.uint8 and torch.equal(checksum, _checksum(image))
     return image if sound else None
-
-
-def _write(file: Path, image: Tensor) -> None:
-    """Write a map to the cache atomically."""
-    temporary = file.with_name(f".{file.stem}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(save({"image": image, "sha256": _checksum(image)}))
-        os.replace(temporary, file)
-    except OSError:  # a shared cache may be read-only, and a map that is not kept is but drawn again
-        temporary.unlink(missing_ok=True)
 
 
 def _checksum(image: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from datamodules.errors import InputError, refuse_pointer
+from datamodules.files import replacing
 from datamodules.sites.site import Site
 
 
@@ -39,10 +40,11 @@ def save_links(file: str | Path, sites: Sequence[Site], links: NDArray[np.int64]
     _check_unique((sites[number].name for number in np.unique(site)), sites)
     rows = {sites[number].name: chosen[site == number] - starts[number] for number in np.unique(site)}
     try:
-        if _is_json(file):
-            file.write_text(json.dumps({name: part.tolist() for name, part in rows.items()}))
-        else:
-            save_file({name: torch.from_numpy(part) for name, part in rows.items()}, file)
+        with replacing(file) as temporary:
+            if _is_json(file):
+                temporary.write_text(json.dumps({name: part.tolist() for name, part in rows.items()}))
+            else:
+                save_file({name: torch.from_numpy(part) for name, part in rows.items()}, temporary)
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot write {file}: {error}") from error
 

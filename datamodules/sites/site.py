@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from datamodules.errors import DatasetNotFoundError, InputError, refuse_pointer
+from datamodules.files import replacing, sha256
 from datamodules.sites.environment import Environment
 from datamodules.sites.paths import Paths
 from datamodules.sites.recording import Recording
@@ -106,34 +104,32 @@ class Site:
             InputError: The disk is full or not writable; no partial site remains.
         """
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"
+        recorded = not self.links.has_rays
+        facts = {
+            "format": FORMAT,
+            "recording": {key: getattr(self.links, key) for key in _RECORDED} if recorded else None,
+            "name": self.name,
+            "area": self.area,
+            "city": self.city,
+            "bs_position": self.bs_position.tolist(),
+            "bs_orientation": self.bs_orientation.tolist(),
+            "carrier_frequency": self.carrier_frequency,
+            "num_users": len(self),
+            "domain": self.domain,
+            "provenance": self.provenance,
+            "environment": self.environment.to_json(),
+        }
         try:
-            temporary.mkdir()
-            recorded = not self.links.has_rays
-            file = temporary / (_RECORDING if recorded else _PATHS)
-            save_file(self.links.as_dict(), file)
-            file.chmod(temporary.stat().st_mode & 0o666)  # safetensors writes for its owner alone; caches are shared
-            facts = {
-                "format": FORMAT,
-                "recording": {key: getattr(self.links, key) for key in _RECORDED} if recorded else None,
-                "name": self.name,
-                "area": self.area,
-                "city": self.city,
-                "bs_position": self.bs_position.tolist(),
-                "bs_orientation": self.bs_orientation.tolist(),
-                "carrier_frequency": self.carrier_frequency,
-                "num_users": len(self),
-                "domain": self.domain,
-                "provenance": self.provenance,
-                "environment": self.environment.to_json(),
-                "sha256": {file.name: sha256(file)},
-            }
-            (temporary / "site.json").write_text(json.dumps({**facts, "facts_sha256": _digest(facts)}))
-            os.replace(temporary, folder)
+            with replacing(folder) as temporary:
+                temporary.mkdir()
+                file = temporary / (_RECORDING if recorded else _PATHS)
+                save_file(self.links.as_dict(), file)
+                # safetensors writes for its owner alone; caches are shared
+                file.chmod(temporary.stat().st_mode & 0o666)
+                facts["sha256"] = {file.name: sha256(file)}
+                (temporary / "site.json").write_text(json.dumps({**facts, "facts_sha256": _digest(facts)}))
         except (OSError, SafetensorError) as error:
             raise InputError(f"cannot write site {self.name!r} to {folder}: {error}") from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
     @classmethod
     def load(cls, folder: Path, verify: bool = True) -> Site:
@@ -213,12 +209,6 @@ def _recording(tensors: dict[str, Tensor], facts: dict[str, Any]) -> Recording:
     said: dict[str, Any] = facts["recording"] if "recording" in facts else {"interval": facts["interval"]}
     fields: dict[str, Any] = {key: tuple(x) if isinstance(x, list) else x for key, x in said.items()}
     return Recording(**fields, **dict[str, Any](tensors))
-
-
-def sha256(file: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _digest(facts: dict[str, Any]) -> str:

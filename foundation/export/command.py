@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from datamodules.errors import InputError, needs
-from foundation.checkpoint import CONFIG, WEIGHTS, checksum, described, load_part, read_checkpoint, save_tensors
+from datamodules.files import sha256
+from foundation.checkpoint import CONFIG, WEIGHTS, described, load_part, read_checkpoint, save_tensors
 from foundation.export.card import card
 from foundation.export.graphs import graphs_of, write_graph
 from foundation.runtime.runs import Run, read_summary
@@ -90,7 +91,7 @@ def write_folder(checkpoint: Path, folder: Path, part: str | None = None) -> Non
     weights = {k: v.clone().contiguous() for k, v in content["state_dict"].items() if k.startswith(prefixes)}
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(weights, folder / WEIGHTS, {"format": "pt"})
-    config["sha256"] = checksum(folder / WEIGHTS)
+    config["sha256"] = sha256(folder / WEIGHTS)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     _write_card(folder, config)
 
@@ -143,4 +144,4 @@ def write_onnx(checkpoint: Path, folder: Path, part: str | None = None) -> dict[
 
 def _write_card(folder: Path, config: dict[str, Any]) -> None:
     files = [file for pattern in ("*.onnx", "*.safetensors") for file in folder.glob(pattern)]
-    (folder / "README.md").write_text(card(config, {file.name: checksum(file) for file in files}))
+    (folder / "README.md").write_text(card(config, {file.name: sha256(file) for file in files}))

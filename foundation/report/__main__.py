@@ -8,8 +8,8 @@ import warnings
 from pathlib import Path
 
 from datamodules.errors import InputError
+from datamodules.files import write_whole
 from foundation.report.page import build
-from foundation.runtime.runs import write_whole
 
 
 def main(args: list[str] | None = None) -> int:

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.errors import InputError
+from datamodules.files import write_whole
 from datamodules.sides.domains import AXES, UNKNOWN
 from foundation.report.plots import sample
-from foundation.runtime.runs import write_whole
 
 #: features and embeddings in the order shown, without normalised copies
 _FEATURES = ("features", "environment_embedding", "cir_embedding", "code")

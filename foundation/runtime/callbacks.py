@@ -21,12 +21,13 @@ from lightning.pytorch.cli import SaveConfigCallback
 from safetensors.torch import load_file
 from torch import Tensor
 
+from datamodules.files import write_whole
 from foundation.checkpoint import save_tensors
 from foundation.gather import interleaved
 from foundation.runtime.figures import log_rows, shows_rows
 from foundation.runtime.loggers import Wandb
 from foundation.runtime.resume import BestCheckpoint
-from foundation.runtime.runs import Run, read_summary, write_summary, write_whole
+from foundation.runtime.runs import Run, read_summary, write_summary
 from foundation.runtime.tracking import described, tags_of
 
 #: entries of the summary of fit, which a later test keeps

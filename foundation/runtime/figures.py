@@ -13,9 +13,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from datamodules.files import write_whole
 from datamodules.progress import activity
 from foundation.gather import Rows, concatenate, gather_rows, rank, world_size
-from foundation.runtime.runs import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

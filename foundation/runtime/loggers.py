@@ -22,6 +22,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from torch import Tensor
 
 from datamodules.errors import InputError
+from datamodules.files import replacing
 from foundation.gather import Rows
 from foundation.runtime.runs import Run, rank
 from foundation.runtime.tracking import better, described, tables
@@ -72,12 +73,10 @@ class MetricsFile:
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._path.with_suffix(".csv.tmp")
-        with temporary.open("w", newline="") as file:
+        with replacing(self._path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._keys)
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(temporary, self._path)
 
 
 class Csv(CSVLogger):

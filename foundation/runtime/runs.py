@@ -8,7 +8,6 @@ import math
 import os
 import re
 import time
-import uuid
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from datamodules.errors import InputError
+from datamodules.files import write_whole
 
 #: checkpoints of every run, by their names on the command line
 CHECKPOINTS = ("best", "last")
@@ -198,17 +198,6 @@ def write_summary(file: Path, summary: dict[str, Any]) -> None:
     """Write a `summary.json` atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, json.dumps(summary, indent=2) + "\n")
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write text atomically: who reads the file, or a kill, finds the old content or the new."""
-    # of two processes that write the file at once, each has its own
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        temporary.write_text(text)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def add_metrics(file: Path, metrics: dict[str, float]) -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datamodules.errors import InputError, needs
+from datamodules.files import write_whole
 from datamodules.progress import Progress
 from datamodules.yaml_file import read_yaml
-from foundation.runtime.runs import check_name, write_whole
+from foundation.runtime.runs import check_name
 from foundation.runtime.stopping import exit_status
 from foundation.runtime.tracking import better
 

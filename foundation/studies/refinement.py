@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datamodules.errors import InputError
-from foundation.runtime.runs import add_metrics, read_summary, write_whole
+from datamodules.files import write_whole
+from foundation.runtime.runs import add_metrics, read_summary
 from foundation.studies.run_list import finished, run_all
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foundation.runtime.runs import write_whole
+from datamodules.files import write_whole
 from foundation.runtime.stopping import exit_status
 from foundation.studies.continual import refinements
 from foundation.studies.matrix import STUDIES, matrix

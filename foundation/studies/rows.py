@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from foundation.runtime.runs import read_summary, write_whole
+from datamodules.files import write_whole
+from foundation.runtime.runs import read_summary
 from foundation.studies.study import Study
 
 #: the file of all rows

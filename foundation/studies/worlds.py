@@ -73,11 +73,9 @@ class Worlds:
         return links
 
     def save(self, file: Path, links: NDArray[np.int64]) -> None:
-        """Write training links atomically."""
+        """Write training links, see `save_links`."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f".{file.name}")
-        save_links(temporary, self.data.sides["train"].sites, links)
-        temporary.replace(file)
+        save_links(file, self.data.sides["train"].sites, links)
 
     def read(self, file: Path) -> NDArray[np.int64]:
         """Read links written by `save`."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from datamodules.errors import InputError, check_whole, needs
-from foundation.runtime.runs import write_whole
+from datamodules.files import write_whole
 from foundation.runtime.stopping import exit_status
 from foundation.studies.tables import ruled
 from foundation.tuning.search_space import Search, assignments

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.errors import DatasetNotFoundError, InputError, refuse_pointer
-from datamodules.sites.site import sha256
+from datamodules.files import sha256
 from datamodules.sources.llvm import check_llvm, use_llvm
 from datamodules.sources.raytracing.materials import with_materials
 

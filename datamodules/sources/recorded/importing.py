@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from datamodules.errors import InputError, check_choice
+from datamodules.files import replacing
 from datamodules.sources.base import renamed
 from datamodules.sources.recorded.arrays import load_array, locate
 from datamodules.sources.recorded.axes import PairOrder, Polarization, arrange
@@ -137,18 +137,15 @@ def import_recording(
     target = Path(out)
     if target.suffix != ".safetensors":
         raise InputError(f"out must end in .safetensors, got {out}")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    contents = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in tensors.items()}
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        contents = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in tensors.items()}
-        save_file(contents, temporary, metadata=metadata)
-        temporary.chmod(target.parent.stat().st_mode & 0o666)  # safetensors sets permissions for the owner only
-        read_recording(temporary, source)
-        os.replace(temporary, target)
+        with replacing(target) as temporary:
+            save_file(contents, temporary, metadata=metadata)
+            temporary.chmod(target.parent.stat().st_mode & 0o666)  # safetensors sets permissions for the owner only
+            read_recording(temporary, source)
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot write {out}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return target
 
 

@@ -1,43 +1,11 @@
-import os
 from types import SimpleNamespace
 
-import pytest
 import torch
 from safetensors.torch import load_file
 
-from foundation.runtime import runs
 from foundation.runtime.callbacks import PredictionFile
 from foundation.runtime.resume import BestCheckpoint
-from foundation.runtime.runs import Run, write_whole
-
-
-def test_two_processes_may_write_a_file_at_once(tmp_path, monkeypatch):
-    file, replace = tmp_path / "results.csv", os.replace
-
-    def in_between(source, target):
-        monkeypatch.setattr(runs.os, "replace", replace)
-        write_whole(file, "other")
-        assert file.read_text() == "other"
-        replace(source, target)
-
-    monkeypatch.setattr(runs.os, "replace", in_between)
-    write_whole(file, "own")
-    assert file.read_text() == "own"
-    assert list(tmp_path.iterdir()) == [file]
-
-
-def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
-    file = tmp_path / "summary.json"
-    write_whole(file, "old")
-
-    def fail(*_):
-        raise OSError("disk is full")
-
-    monkeypatch.setattr(runs.os, "replace", fail)
-    with pytest.raises(OSError, match="disk is full"):
-        write_whole(file, "new")
-    assert file.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [file]
+from foundation.runtime.runs import Run
 
 
 def test_two_commands_may_predict_with_a_run_at_once(tmp_path):
