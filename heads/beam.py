@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MetricCollection
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from heads.base import UNLABELLED, Head, check_at_least, class_target, keep_labelled
 from heads.figures import cdf_figure, confusion_figure
 from heads.layers import mlp
-from heads.metrics import RatioOfSums, TopK, confusion_matrix
+from heads.metrics import RatioOfSums, TopK, decibels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,8 +102,8 @@ class Beam(Head):
         target, logits = keep_labelled(batch["beam"], prediction)
         if len(gain) == 0:
             return {}
-        confusion = confusion_matrix(self.predict(logits), target, self.num_beams)
-        loss_db = -decibels(gain)
+        confusion = multiclass_confusion_matrix(logits, target, self.num_beams)
+        loss_db = -decibels(gain, _FLOOR)
         return {
             "confusion": confusion_figure(confusion, "Beam selection"),
             "gain_loss_cdf": cdf_figure(loss_db, "Gain lost by the selected beam", "below the best beam", "dB"),
@@ -161,11 +162,6 @@ def relative_power(prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
     return chosen[received] / best[received]
 
 
-def decibels(ratio: Tensor) -> Tensor:
-    """Return a power ratio in [dB], not below -100 dB."""
-    return 10 * ratio.clamp_min(_FLOOR).log10()
-
-
 class BeamGain(RatioOfSums):
     """Mean over links of the received power of the predicted beam over that of the best beam [dB].
 
@@ -176,7 +172,7 @@ class BeamGain(RatioOfSums):
 
     def update(self, prediction: Tensor, batch: dict[str, Tensor]) -> None:
         """Add logits (B, Q) and their batch."""
-        self.add(decibels(relative_power(prediction, batch)))
+        self.add(decibels(relative_power(prediction, batch), _FLOOR))
 
 
 class SpectralEfficiencyRatio(RatioOfSums):

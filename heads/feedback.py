@@ -10,17 +10,14 @@ from einops import rearrange
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from datamodules.channel.transforms import aligned, to_angle, to_delay, unit_power
+from datamodules.channel.transforms import aligned, received, to_angle, to_delay, unit_power
 from heads.base import Head, check_at_least, statistic
 from heads.figures import cdf_figure, channel_figure
 from heads.layers import attention_blocks
-from heads.metrics import RatioOfSums
+from heads.metrics import MeanDb, RatioOfSums, decibels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-#: least relative error, -120 dB
-_FLOOR = 1e-12
 
 
 class Feedback(Head):
@@ -156,9 +153,9 @@ class Feedback(Head):
             return {}
         middle = int(error.argsort()[len(error) // 2])
         target, guess = target_channel(batch)[nonzero][middle], prediction[nonzero][middle]
-        title = f"Median link: NMSE {float(error_db(error[middle])):.1f} dB"
+        title = f"Median link: NMSE {float(decibels(error[middle])):.1f} dB"
         return {
-            "nmse_cdf": cdf_figure(error_db(error), "CSI feedback", "NMSE of a link", "dB"),
+            "nmse_cdf": cdf_figure(decibels(error), "CSI feedback", "NMSE of a link", "dB"),
             "reconstruction": channel_figure(target, guess, title),
         }
 
@@ -176,7 +173,7 @@ def _clean_csi(batch: dict[str, Tensor]) -> Tensor:
 
 def _nonzero_power(batch: dict[str, Tensor]) -> Tensor:
     """Return a mask of the links with nonzero power, (B,); the others count in no loss or metric."""
-    return _clean_csi(batch).abs().flatten(1).amax(1) > 0
+    return received(_clean_csi(batch))
 
 
 def relative_error(prediction: Tensor, batch: dict[str, Tensor]) -> Tensor:
@@ -212,23 +209,12 @@ def _check_size(made: Sequence[int], held: Sequence[int]) -> None:
         )
 
 
-def error_db(error: Tensor) -> Tensor:
-    """Convert relative errors of any shape to [dB], at least -120 dB."""
-    return 10 * error.clamp_min(_FLOOR).log10()
-
-
-class NMSE(RatioOfSums):
+class NMSE(MeanDb):
     """Normalised mean squared error [dB]: mean over links of error power over channel power, then converted to dB."""
-
-    higher_is_better = False
 
     def update(self, prediction: Tensor, batch: dict[str, Tensor]) -> None:
         """Add channels (B, R*T, K) and their batch."""
         self.add(relative_error(prediction, batch)[_nonzero_power(batch)])
-
-    def compute(self) -> Tensor:
-        """Return the error [dB], a scalar."""
-        return error_db(super().compute())
 
 
 class CosineSimilarity(RatioOfSums):

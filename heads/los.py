@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MetricCollection
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from heads.base import UNLABELLED, Head, class_target, keep_labelled, statistic
 from heads.figures import confusion_figure
 from heads.layers import mlp
-from heads.metrics import Accuracy, BalancedAccuracy, MacroF1, confusion_matrix
+from heads.metrics import Accuracy, BalancedAccuracy, MacroF1
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,5 +85,5 @@ class LOS(Head):
         target, logits = keep_labelled(batch["los"], prediction)
         if len(target) == 0:
             return {}
-        confusion = confusion_matrix(self.predict(logits), target, 2)
+        confusion = multiclass_confusion_matrix(logits, target.long(), 2)
         return {"confusion": confusion_figure(confusion, "LOS identification", ("NLOS", "LOS"))}

@@ -1,7 +1,7 @@
-"""Metrics that several heads use: ratios of sums, and scores of a confusion matrix.
+"""Metrics that several heads use: ratios of sums, quantiles, and scores of a confusion matrix.
 
-Their states are sums, so that batches and processes of different sizes give the value of the whole data set. Without
-any labelled sample a metric is NaN.
+Except for quantiles their states are sums, so that batches and processes of different sizes give the value of the whole
+data set. Without any labelled sample a metric is NaN.
 """
 
 from __future__ import annotations
@@ -9,8 +9,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+from torchmetrics.utilities import dim_zero_cat
 
 from heads.base import check_at_least, keep_labelled
+
+
+def decibels(ratio: Tensor, least: float = 1e-12) -> Tensor:
+    """Convert ratios of powers of any shape, and at least `least`, to [dB]."""
+    return 10 * ratio.clamp_min(least).log10()
 
 
 class RatioOfSums(Metric):
@@ -33,6 +40,48 @@ class RatioOfSums(Metric):
     def compute(self) -> Tensor:
         """Return the ratio, a scalar; NaN when nothing was added."""
         return self.numerator / self.denominator
+
+
+class MeanDb(RatioOfSums):
+    """Base class of means of a relative error, such as the NMSE, which are converted to decibels."""
+
+    higher_is_better = False
+
+    def compute(self) -> Tensor:
+        """Return the mean [dB], a scalar, at least -120 dB."""
+        return decibels(super().compute())
+
+
+class Quantile(Metric):
+    """Base class of quantiles with linear interpolation, whose state has one value for each sample.
+
+    Args:
+        probability: Such as 0.5 for the median.
+
+    Raises:
+        ValueError: If `probability` is outside [0, 1].
+    """
+
+    full_state_update = False
+    values: list[Tensor]
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        if not 0 <= probability <= 1:
+            raise ValueError(f"probability must be in [0, 1], got {probability}")
+        self.probability = probability
+        self.add_state("values", [], dist_reduce_fx="cat")
+
+    def add(self, values: Tensor) -> None:
+        """Add the values (n,) of n samples."""
+        self.values.append(values.detach())
+
+    def compute(self) -> Tensor:
+        """Return the quantile, a scalar; NaN when nothing was added."""
+        values = dim_zero_cat(self.values) if len(self.values) else torch.empty(0, device=self.device)
+        if not values.numel():
+            return torch.full((), torch.nan, device=self.device)
+        return values.float().quantile(self.probability)
 
 
 class TopK(RatioOfSums):
@@ -89,7 +138,7 @@ class ConfusionMetric(Metric):
     def update(self, prediction: Tensor, batch: dict[str, Tensor]) -> None:
         """Add logits (B, C) and the labels of their batch."""
         target, logits = keep_labelled(batch[self.target_key], prediction)
-        self.confusion += confusion_matrix(logits.argmax(-1), target, self.num_classes)
+        self.confusion += multiclass_confusion_matrix(logits, target.long(), self.num_classes, validate_args=False)
 
 
 class Accuracy(ConfusionMetric):
@@ -119,18 +168,3 @@ class MacroF1(ConfusionMetric):
         """Return the mean F1, a scalar in [0, 1]."""
         f1 = 2 * self.confusion.diagonal() / (self.confusion.sum(0) + self.confusion.sum(1))
         return f1.nanmean()
-
-
-def confusion_matrix(predicted: Tensor, target: Tensor, num_classes: int) -> Tensor:
-    """Count pairs of true and predicted class.
-
-    Args:
-        predicted: Predicted class (n,), any integer type.
-        target: True class (n,), any integer type.
-        num_classes: Number C of classes.
-
-    Returns:
-        Counts (C, C) int64; the row is the true class, the column the predicted one.
-    """
-    pair = target.long() * num_classes + predicted.long()
-    return torch.bincount(pair, minlength=num_classes**2).reshape(num_classes, num_classes)

@@ -9,13 +9,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
-from torchmetrics.utilities import dim_zero_cat
+from torchmetrics import MetricCollection
 
 from heads.base import Head, check_at_least, keep_labelled, statistic
 from heads.figures import cdf_figure, keep_data, new_figure
 from heads.layers import mlp
-from heads.metrics import RatioOfSums
+from heads.metrics import Quantile, RatioOfSums
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -200,35 +199,20 @@ class MeanError(RatioOfSums):
         self.add(euclidean_error(prediction, batch, self.dims))
 
 
-class ErrorQuantile(Metric):
-    """Quantile of the Euclidean error [m] with linear interpolation. The state has one value for each sample.
+class ErrorQuantile(Quantile):
+    """Quantile of the Euclidean error [m].
 
     Args:
         probability: 0.5 for the median, 0.9 for the CDF90 of environment-channel IV-D.
         dims: Number of coordinates.
-
-    Raises:
-        ValueError: If `probability` is outside [0, 1].
     """
 
-    full_state_update = False
     higher_is_better = False
-    errors: list[Tensor]
 
     def __init__(self, probability: float, dims: int = 2) -> None:
-        super().__init__()
-        if not 0 <= probability <= 1:
-            raise ValueError(f"probability must be in [0, 1], got {probability}")
-        self.probability, self.dims = probability, dims
-        self.add_state("errors", [], dist_reduce_fx="cat")
+        super().__init__(probability)
+        self.dims = dims
 
     def update(self, prediction: Tensor, batch: dict[str, Tensor]) -> None:
         """Add positions (B, dims or more) relative to the base station [m] and their batch."""
-        self.errors.append(euclidean_error(prediction, batch, self.dims))
-
-    def compute(self) -> Tensor:
-        """Return the quantile [m], a scalar; NaN when no sample had a label."""
-        errors = dim_zero_cat(self.errors) if len(self.errors) else torch.empty(0, device=self.device)
-        if errors.numel() == 0:
-            return torch.full((), torch.nan, device=self.device)
-        return errors.float().quantile(self.probability)
+        self.add(euclidean_error(prediction, batch, self.dims))

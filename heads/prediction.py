@@ -14,7 +14,7 @@ from datamodules.channel.transforms import to_angle, to_delay
 from heads.base import Head, check_at_least, statistic
 from heads.figures import cdf_figure, channel_figure
 from heads.linear_filter import LinearFilter
-from heads.metrics import RatioOfSums
+from heads.metrics import MeanDb, decibels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -197,7 +197,7 @@ class Prediction(Head):
         if not len(error):
             return {}
         middle = int(error.argsort()[len(error) // 2])
-        level = _error_db(error)
+        level = decibels(error)
         title = f"Median link: NMSE {float(level[middle]):.1f} dB"
         truth, guess = (to_delay(to_angle(csi[nonzero][middle, -1])).flatten(0, 1) for csi in (target, prediction))
         return {
@@ -206,15 +206,13 @@ class Prediction(Head):
         }
 
 
-class PredictionNMSE(RatioOfSums):
+class PredictionNMSE(MeanDb):
     """Normalised mean squared error of a prediction [dB]: mean over links of the linear NMSE, then converted to dB.
 
     Args:
         horizon: Index of the horizon; by default the mean over all horizons.
         antennas: Divide the error of each antenna by its own power, the measure of CSI-4CAST, not by that of the link.
     """
-
-    higher_is_better = False
 
     def __init__(self, horizon: int | None = None, antennas: bool = False) -> None:
         super().__init__()
@@ -224,10 +222,6 @@ class PredictionNMSE(RatioOfSums):
         """Add predictions (B, H, R, T, K) and their batch."""
         error = prediction_error(prediction, batch, self.antennas)
         self.add(error.mean(1) if self.horizon is None else error[:, self.horizon])
-
-    def compute(self) -> Tensor:
-        """Return the error [dB], a scalar."""
-        return _error_db(super().compute())
 
 
 def next_channel(batch: dict[str, Tensor]) -> Tensor:
@@ -271,10 +265,6 @@ def _nonzero_power(target: Tensor) -> Tensor:
     """Return a mask of the links with finite, nonzero power at every horizon, (B,)."""
     power = target.abs().square().sum((2, 3, 4))
     return (power.isfinite() & (power > 0)).all(1)
-
-
-def _error_db(error: Tensor) -> Tensor:
-    return 10 * error.clamp_min(1e-12).log10()
 
 
 def _connected(widths: list[int]) -> list[nn.Module]:

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from datamodules.channel.transforms import received
 from foundation.baselines.feedback import CHANCE_DB, PrincipalComponents, matching_pursuit, paths_of
 from foundation.link_metrics import LinkMeanDb
-from foundation.models.csifeedback import nmse, powered
+from foundation.models.csifeedback import nmse
 from heads.feedback import target_channel
 
 
@@ -34,7 +35,7 @@ class FeedbackControls(Callback):
         """Fit the principal components to a sample of the train side."""
         sample = trainer.datamodule.sample()  # type: ignore[attr-defined]
         channels = target_channel(sample).to(pl_module.device)
-        self._components = PrincipalComponents.fit(channels[powered(channels)], self.numbers)
+        self._components = PrincipalComponents.fit(channels[received(channels)], self.numbers)
         self._paths = paths_of(self.numbers, sample["csi"].shape[-3], trainer.datamodule.bs)  # type: ignore[attr-defined]
         names = ("pca", "pursuit") if self._paths else ("pca",)
         self._errors = {name: LinkMeanDb().to(pl_module.device) for name in names}
@@ -51,7 +52,7 @@ class FeedbackControls(Callback):
     ) -> None:
         """Score a batch."""
         target = target_channel(batch)
-        target = target[powered(target)]
+        target = target[received(target)]
         if not len(target) or self._components is None:
             return
         self._errors["pca"].update(nmse(self._components.rebuild(target), target))

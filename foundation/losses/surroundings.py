@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from datamodules.channel.transforms import constant, log_level
+from datamodules.channel.transforms import constant, log_level, received
 from datamodules.maps.raster import UNKNOWN_LOS, Entry
 from foundation.models.zeroshot import SCALES, cleared, similarities
 from heads.feedback import mean_of_counted, target_channel
@@ -76,7 +76,7 @@ def profile_moments(readings: list[Tensor], batch: dict[str, Tensor]) -> Tensor:
     target = log_level(channel).flatten(1)
     error = torch.stack([(reading - target).square().mean(1) for reading in readings]).mean(0)
     moments = torch.stack([error, target.mean(1), target.square().mean(1), torch.ones_like(error)], dim=1)
-    return moments * (channel.abs().flatten(1).amax(1) > 0).unsqueeze(1)
+    return moments * received(channel).unsqueeze(1)
 
 
 def unexplained(moments: Tensor) -> Tensor:

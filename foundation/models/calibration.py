@@ -24,6 +24,7 @@ from datamodules.channel.codebook import (
     top_codewords,
 )
 from datamodules.channel.draws import LinkDraws, name_keys
+from datamodules.channel.transforms import received
 from datamodules.errors import InputError, check_choice, check_finite
 from foundation.baselines.calibration import nearest_mean, places
 from foundation.contract import check_inputs
@@ -154,7 +155,7 @@ class TwinCalibration(FoundationTask):
             InputError: The batch has no axis of two variants, or another number of antennas.
         """
         csi = self._variants(batch)
-        has_power = csi[:, 1].flatten(1).abs().amax(1) > 0
+        has_power = received(csi[:, 1])
         values = {
             "low": csi[:, 0],
             "high": csi[:, 1],

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from datamodules.channel.arrays import Array
 from datamodules.channel.codebook import noise_power, precoder, rate
-from datamodules.channel.transforms import kept_energy, to_csi
+from datamodules.channel.transforms import kept_energy, received, to_csi
 from foundation.baselines.feedback import CHANCE_DB, PrincipalComponents, matching_pursuit, paths_of
 from foundation.link_metrics import LinkMean, LinkMeanDb
 from foundation.nets.autoencoder import Autoencoder
@@ -72,7 +72,7 @@ class CsiFeedback(FoundationTask):
             delay-angular domain (n, rows, R*T); `error`, the linear NMSE (n,).
         """
         observed, clean = batch["csi"], batch.get("clean_csi", batch["csi"])
-        has_power = powered(clean)
+        has_power = received(clean)
         if not has_power.all():  # a choice of rows waits for the GPU twice more than this question
             observed, clean = observed[has_power], clean[has_power]
         if not len(clean):  # no FFT takes an empty batch
@@ -103,7 +103,7 @@ class CsiFeedback(FoundationTask):
         if self.trainer.datamodule is not None:  # type: ignore[attr-defined]
             batch = self.trainer.datamodule.sample()  # type: ignore[attr-defined]
             csi = batch.get("clean_csi", batch["csi"])
-            channels = self.autoencoder.observe(csi[powered(csi)].to(self.device))[0]
+            channels = self.autoencoder.observe(csi[received(csi)].to(self.device))[0]
             self._components = PrincipalComponents.fit(channels, self.autoencoder.num_features)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -134,7 +134,7 @@ class CsiFeedback(FoundationTask):
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return code and NMSE (linear, NaN without power) of each link, with position, site, user and LOS status."""
         error = torch.full(batch["csi"].shape[:1], torch.nan, device=self.device)
-        error[powered(batch.get("clean_csi", batch["csi"]))] = self.compare(batch)["error"]
+        error[received(batch.get("clean_csi", batch["csi"]))] = self.compare(batch)["error"]
         return {"code": self.autoencoder(batch["csi"]), "nmse": error, **link_identity(batch)}
 
     def _score(self, stage: str, metrics: nn.ModuleDict, compared: dict[str, Tensor]) -> None:
@@ -170,7 +170,7 @@ class CsiFeedback(FoundationTask):
     def _log_links(self, stage: str, metrics: nn.ModuleDict, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
             metric = metrics[name]
-            assert isinstance(metric, LinkMean)
+            assert isinstance(metric, LinkMean | LinkMeanDb)
             metric.update(value)
             self.log(f"{stage}/{name}", metric, batch_size=len(value), prog_bar=name == "nmse_db")
 
@@ -178,11 +178,6 @@ class CsiFeedback(FoundationTask):
 def _metrics() -> nn.ModuleDict:
     means = {name: LinkMean() for name in ("cosine", "kept_energy", "se_ratio", "rate", "perfect_rate")}
     return nn.ModuleDict({"nmse_db": LinkMeanDb(), "csi_nmse_db": LinkMeanDb(), **means})
-
-
-def powered(csi: Tensor) -> Tensor:
-    """Return a mask of the links of CSI (B, ...) with nonzero power, (B,)."""
-    return csi.flatten(1).abs().amax(1) > 0
 
 
 def nmse(rebuilt: Tensor, target: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ from datamodules.maps.raster import BS_PIXEL, USER_PIXEL, Entry, map_image
 from datamodules.sites.site import area_numbers
 from foundation.gather import concatenate, gather_rows
 from foundation.losses.clip import credit, matching, unit
-from heads.feedback import error_db, error_terms
+from heads.feedback import error_terms
+from heads.metrics import decibels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -225,7 +226,7 @@ class ZeroShot:
                 scores[f"match_{name}_chance"] = _mean(chance)
         if "error" in found:
             error, counted = found["error"].sum(0).unbind()
-            scores["nmse_db"] = float(error_db(error / counted))  # NaN if no link has power
+            scores["nmse_db"] = float(decibels(error / counted))  # NaN if no link has power
         return scores
 
     def figures(self) -> dict[str, Figure]:

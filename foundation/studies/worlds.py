@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datamodules.channel.transforms import received
 from datamodules.sites.link_file import read_links, save_links
 from foundation.adaptation.refine import Selection, largest_correlation, select
 from foundation.adaptation.rehearsal import in_world
 from foundation.checkpoint import read_checkpoint
-from foundation.models.csifeedback import powered
 
 #: links correlated in one batch
 _CHUNK = 256
@@ -99,7 +99,7 @@ class Worlds:
     @cached_property
     def _twin(self) -> Tensor:
         channels = self._channels(self._names[0])
-        return channels[powered(channels)]
+        return channels[received(channels)]
 
     @torch.no_grad()
     def _channels(self, world: str) -> Tensor:
