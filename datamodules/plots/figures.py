@@ -138,7 +138,7 @@ def _draw_histograms(spread_axes: Axes, count_axes: Axes, rays: dict[str, Paths]
         for axes in (spread_axes, count_axes):
             _annotate(axes, "recorded CSI: no rays")
         return
-    spreads = _pool({name: 1e9 * _delay_spread(paths) for name, paths in rays.items()})
+    spreads = _pool({name: 1e9 * paths.delay_spread for name, paths in rays.items()})
     counts = _pool({name: paths.mask.sum(1) for name, paths in rays.items()})
     # few long delay spreads would compress the histogram into its first bin
     widest = max(1.0, float(np.percentile(torch.cat(list(spreads.values())).numpy(), 99)))
@@ -202,14 +202,6 @@ def _draw_profile(axes: Axes, grids: dict[str, Tensor], bandwidth: float | None)
     axes.spines[["top", "right"]].set_visible(False)
     if len(grids) > 1:
         axes.legend(fontsize="small")
-
-
-def _delay_spread(paths: Paths) -> Tensor:
-    """Return the power-weighted standard deviation of the delays [s], shape (U,), float64."""
-    weight = paths.gain.abs().double().square()
-    weight = weight / weight.sum(1, keepdim=True)
-    mean = (weight * paths.delay.double()).sum(1, keepdim=True)
-    return (weight * (paths.delay.double() - mean).square()).sum(1).sqrt()
 
 
 def _nmse_db(csi: Tensor, prediction: Tensor) -> float:

@@ -73,7 +73,7 @@ def draw_map(axes: Axes, site: Site, color: str) -> None:
         if chosen.any() and (color == "los" or unserved):
             axes.scatter(x[chosen], y[chosen], size, shade, linewidths=0, label=f"{label} ({chosen.sum():,})", zorder=2)
     if color == "power":
-        served, power = site.links.has_path.numpy(), decibel(_power(site))
+        served, power = site.links.has_path.numpy(), decibel(site.links.power)
         points = axes.scatter(x[served], y[served], served_size, power[served], cmap="plasma", linewidths=0, zorder=2)
         rays = site.links.has_rays
         _color_bar(axes, points, "received power for 1 W sent [dB]" if rays else "mean |CSI|² [dB]", 1.02)
@@ -145,11 +145,6 @@ def _draw_scale(axes: Axes) -> None:
     axes.text(
         left + length / 2, low + 0.02 * (y1 - y0), text, ha="center", va="bottom", fontsize="small", bbox=box, zorder=6
     )
-
-
-def _power(site: Site) -> Tensor:
-    """Return the received power of each link per 1 W transmitted, shape (U,); for recorded CSI its mean square."""
-    return site.links.power
 
 
 def hertz(frequency: float) -> str:

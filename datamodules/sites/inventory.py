@@ -105,14 +105,10 @@ def statistics(site: Site) -> dict[str, str]:
 
 
 def _of_rays(paths: Paths) -> dict[str, str]:
-    weight, delay = paths.gain.abs().double().square(), paths.delay.double()
-    weight = weight / weight.sum(1, keepdim=True)
-    mean = (weight * delay).sum(1, keepdim=True)
-    spread = (weight * (delay - mean).square()).sum(1).sqrt()
     power = 10 * paths.power.double().log10()
     return {
         "paths a link": f"{paths.mask.sum(1).double().mean():.1f} on average, {int(paths.mask.sum(1).max())} at most",
-        "delay spread": f"{1e9 * spread.median():.1f} ns in the median",
+        "delay spread": f"{1e9 * paths.delay_spread.median():.1f} ns in the median",
         "power": f"{power.min():.1f} to {power.max():.1f} dB, {power.median():.1f} dB in the median, for 1 W sent",
     }
 

@@ -213,6 +213,14 @@ class Paths:
         return self.gain.abs().square().sum(1)
 
     @property
+    def delay_spread(self) -> Tensor:
+        """Standard deviation of the delays [s], weighted by power, shape (U,), float64; NaN without paths."""
+        weight, delay = self.gain.abs().double().square(), self.delay.double()
+        weight = weight / weight.sum(1, keepdim=True)
+        mean = (weight * delay).sum(1, keepdim=True)
+        return (weight * (delay - mean).square()).sum(1).sqrt()
+
+    @property
     def amplitude(self) -> Tensor:
         """Magnitude of the channel at the carrier between the first antennas, shape (U,)."""
         return self.gain.sum(1).abs()

@@ -98,12 +98,11 @@ def main() -> None:
     sys.exit(exit_status(report))
 
 
-def report() -> int:
-    """Print the table; return the exit status, 0."""
+def report() -> None:
+    """Print the table for the twins of the experiment."""
     [first, *_] = read_yaml(_EXPERIMENT)["data"]["init_args"]["source"]
     settings = first["init_args"]
     print(cost_table(costs(Twins(SionnaRT(**settings["base"]["init_args"]), settings["variants"]))))
-    return 0
 
 
 if __name__ == "__main__":

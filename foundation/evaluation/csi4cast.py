@@ -102,9 +102,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="draws links, motion and noise [0]")
     options = parser.parse_args()
 
-    def work() -> int:
+    def work() -> None:
         print(report({speed: cell(speed, options.links, options.seed) for speed in (1.0, 9.0)}, options.links))
-        return 0
 
     sys.exit(exit_status(work))
 

@@ -161,8 +161,8 @@ def _timed(work: Callable[[], object], device: str, seconds: float = 0.6) -> tup
     return spent, torch.cuda.max_memory_allocated(device) / 2**20 if device != "cpu" else 0.0
 
 
-def report(device: str) -> int:
-    """Measure, print two Markdown tables, and return 0; an `InputError` if there is no such GPU."""
+def report(device: str) -> None:
+    """Measure and print two Markdown tables; an `InputError` if there is no such GPU."""
     found, gpus = re.fullmatch(r"cuda(?::(\d+))?", device), torch.cuda.device_count()
     if found is None or int(found[1] or 0) >= gpus:
         raise InputError(f"--device {device} must be cuda or cuda:N of a GPU; PyTorch finds {gpus or 'none'}")
@@ -183,7 +183,6 @@ def report(device: str) -> int:
                 lines.append([name, mode, f"{batch}", f"{batch / speed.step:,.0f}", *times, f"{speed.peak:.0f}"])
                 progress.update()
         print(markdown(lines))
-    return 0
 
 
 def main() -> None:

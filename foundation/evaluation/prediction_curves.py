@@ -257,15 +257,12 @@ def main() -> None:
     sys.exit(exit_status(lambda: draw(options.runs, options.out)))
 
 
-def draw(runs: Path, out: Path) -> int:
+def draw(runs: Path, out: Path) -> None:
     """Print the cells of the first study, and write the pictures.
 
     Args:
         runs: Folder of all runs.
         out: Folder of the pictures.
-
-    Returns:
-        The exit status, 0.
 
     Raises:
         InputError: There is no tested run.
@@ -280,7 +277,6 @@ def draw(runs: Path, out: Path) -> int:
     for name, figure in found.items():
         figure.savefig(out / f"{name}.png")
         print(out / f"{name}.png")
-    return 0
 
 
 if __name__ == "__main__":

@@ -26,20 +26,19 @@ from foundation.runtime.stopping import exit_status
 
 Trace = Callable[[NDArray[Any], NDArray[Any]], list[Paths]]
 
+#: numbers of rays per base station of the direct use
+_DIRECT_SAMPLES = (20_000, 50_000, 100_000)
 #: Sionna's default size of the hash table of known interaction chains
 _SIONNA_SLOTS = 1_000_000
 #: a table size at which chains of a million rays hardly ever collide
 _REFERENCE_SLOTS, _REFERENCE_SAMPLES = 16_000_000, 1_000_000
 
 
-def compare_tracing(
-    areas: Areas, even_samples: tuple[int, ...] = (20_000, 50_000, 100_000)
-) -> dict[str, dict[str, float]]:
+def compare_tracing(areas: Areas) -> dict[str, dict[str, float]]:
     """Trace every area by direct use of Sionna RT and by our tracer.
 
     Args:
         areas: The areas, with the settings of the tracer.
-        even_samples: Numbers of rays per base station of the direct use.
 
     Returns:
         For each method: `wall` and `cpu` [s] per area, the latter summed over threads; `energy`, the power of all links
@@ -50,12 +49,12 @@ def compare_tracing(
     with Progress(sum(areas.counts.values()), "comparing", "area") as progress:
         for file, count in areas.counts.items():
             tracer = areas.tracers[file]
-            ways: dict[str, Trace] = {f"obvious, {n:,} rays": _even(tracer, n) for n in even_samples}
-            ways[f"ours, {tracer.samples:,} rays"] = tracer
+            methods: dict[str, Trace] = {f"direct, {n:,} rays": _direct(tracer, n) for n in _DIRECT_SAMPLES}
+            methods[f"ours, {tracer.samples:,} rays"] = tracer
             for index in range(count):
                 _, stations, users = areas.lay_out(open_geometry(file), index)
                 reference = _reference(tracer, stations, users)
-                for name, trace in ways.items():
+                for name, trace in methods.items():
                     if index == 0:
                         trace(stations, users)
                     rows.setdefault(name, []).append(_measure(trace, stations, users, reference))
@@ -79,11 +78,11 @@ def _measure(trace: Trace, stations: NDArray[Any], users: NDArray[Any], referenc
 
 def _reference(tracer: tracing.Tracer, stations: NDArray[Any], users: NDArray[Any]) -> NDArray[Any]:
     # one base station at a time: five tables of this size exceed the memory
-    trace = _even(tracer, _REFERENCE_SAMPLES, _REFERENCE_SLOTS)
+    trace = _direct(tracer, _REFERENCE_SAMPLES, _REFERENCE_SLOTS)
     return np.concatenate([_power(trace(station[None], users)) for station in stations])
 
 
-def _even(tracer: tracing.Tracer, samples: int, slots: int = _SIONNA_SLOTS) -> Trace:
+def _direct(tracer: tracing.Tracer, samples: int, slots: int = _SIONNA_SLOTS) -> Trace:
     """Return a function that traces by direct use of Sionna RT with the settings of a tracer."""
 
     def trace(stations: NDArray[Any], users: NDArray[Any]) -> list[Paths]:
@@ -125,18 +124,17 @@ def main() -> None:
     sys.exit(exit_status(lambda: report(areas)))
 
 
-def report(areas_per_city: int) -> int:
-    """Print the comparison; return the exit status, 0."""
+def report(areas_per_city: int) -> None:
+    """Print the comparison."""
     results = compare_tracing(Areas(areas_per_city=areas_per_city))
     print(f"{'':24}{'s/area':>8}{'CPU s':>8}{'energy':>9}{'share':>8}{'found':>8}")
     for name, row in results.items():
         print(f"{name:24}{row['wall']:8.2f}{row['cpu']:8.2f}{row['energy']:9.4f}{row['share']:8.3f}{row['found']:8.3f}")
-    *even, ours = results.values()
+    *direct, ours = results.values()
     for key in ("wall", "cpu"):
         # time of the direct use at our share, interpolated between its numbers of rays
-        theirs = np.interp(ours["share"], [row["share"] for row in even], [row[key] for row in even])
+        theirs = np.interp(ours["share"], [row["share"] for row in direct], [row[key] for row in direct])
         print(f"speed-up at equal share, {key}: {theirs / ours[key]:.2f}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def move_obstacle(
         block after; None when no building blocks a direct line.
     """
     lines = shapely.linestrings([[station[:2], user[:2]] for user in users])
-    buildings = [shapely.make_valid(shapely.Polygon(outline)) for outline in environment.footprints]
+    buildings = environment.polygons
     blocks = np.array([shapely.intersects(building, lines) for building in buildings])
     if not len(blocks) or not blocks.any():
         return None

@@ -207,13 +207,7 @@ class PredictionFile(Callback):
         self._parts: dict[str, list[Tensor]] = defaultdict(list)
 
     def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
         """Store a batch."""
         for key, value in outputs.items():

@@ -241,7 +241,7 @@ class Commands(LightningCLI):
 
     @staticmethod
     def _ended_at_once(trainer: Trainer) -> Trainer:
-        """Make SIGTERM end a command immediately, with the exit status of that signal.
+        """Return the trainer, with SIGTERM ending the command immediately and with the exit status of that signal.
 
         Lightning would defer it to the end of a training batch, call a collective operation within another, and exit
         with status 0. For that, all processes would ask the first one in every step, and wait for their GPUs.

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -16,6 +16,7 @@ from torch import Tensor
 from datamodules.files import write_whole
 from datamodules.progress import activity
 from foundation.gather import Rows, concatenate, gather_rows, rank, world_size
+from foundation.runtime.tracking import described
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,9 +83,7 @@ def caption(module: LightningModule, count: int) -> str:
         module: The model, attached to its trainer.
         count: Number of samples in the figure.
     """
-    parts: list[Any] = [module, getattr(module.trainer, "datamodule", None)]
-    described = [part.describe() for part in parts if hasattr(part, "describe")]
-    facts = {key: value for part in described for key, value in part.items()}
+    facts = described(module) | described(getattr(module.trainer, "datamodule", None))
     seed = os.environ.get("PL_GLOBAL_SEED")
     words = [
         " ".join(str(facts[key]) for key in ("model", "head", "mode") if facts.get(key)),

@@ -69,10 +69,10 @@ def resume_hint(error: BaseException) -> str:
     return "".join(f": {note}" for note in getattr(error, "__notes__", []))
 
 
-def exit_status(work: Callable[[], int]) -> int:
+def exit_status(work: Callable[[], int | None]) -> int:
     """Return the exit status of a command: that of `work`, or 2 with one line for invalid input or an unusable file."""
     try:
-        return work()
+        return work() or 0
     except KeyboardInterrupt:  # between two runs, as while links are selected; a run handles its own
         print("interrupted: the same command goes on", file=sys.stderr)
         return INTERRUPTED

@@ -213,10 +213,9 @@ def main(args: Sequence[str] | None = None) -> int:
     given = parser.parse_args(args)
     print("loading wandb", flush=True)
 
-    def work() -> int:
+    def work() -> None:
         check_name("experiment", given.experiment or None)
         print(publish(given.runs, given.experiment or None, given.entity, given.project))
-        return 0
 
     return exit_status(work)
 

@@ -210,13 +210,12 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     options = parser.parse_args()
 
-    def work() -> int:
+    def work() -> None:
         rows = read(ROWS)
         for study in map(Study.named, options.studies):
             rows = updated(rows, collect(options.runs, study), study)
         write(ROWS, rows)
         publish(rows)
-        return 0
 
     sys.exit(exit_status(work))
 
