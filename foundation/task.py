@@ -20,7 +20,7 @@ from foundation.contract import describe_data, with_earlier
 from foundation.encoder import Encoder
 from foundation.gather import mean
 from foundation.names import current_paths, current_weights, public_path
-from foundation.optim.muon import Muon, hidden_matrices
+from foundation.optim.muon import Muon, hidden_matrices, parameter_groups
 from foundation.optim.schedules import RESTARTS, Schedule, cosine, plateau
 from heads import Head
 
@@ -74,6 +74,11 @@ class FoundationTask(LightningModule):
         self.lr, self.weight_decay, self.schedule = lr, weight_decay, schedule
         self.optimizer, self.start_from = optimizer, start_from
 
+    @property
+    def datamodule(self) -> Any:
+        """The datamodule of the trainer; None without one."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
     def describe(self) -> dict[str, Any]:
         """Return the names of model, head and mode, for the summary of the run."""
         return {"model": type(self).__name__, "head": None, "mode": "pretrain"}
@@ -88,16 +93,16 @@ class FoundationTask(LightningModule):
             InputError: The data lack something, the weights of `start_from` are of another model, or a part that it
                 names does not exist.
         """
-        self.check_settings(self.trainer.datamodule, stage)  # type: ignore[attr-defined]
+        self.check_settings(self.datamodule, stage)
         for head in (getattr(self, attribute) for attribute in self.parts.values()):
             if isinstance(head, Head):
                 self.fit_head(head, check=stage != "predict")
         if stage != "fit":
             return
-        if self.trainer.datamodule is not None:  # type: ignore[attr-defined]
+        if self.datamodule is not None:
             with activity("taking statistics of the training data"):
-                self.prepare_from(self.trainer.datamodule)  # type: ignore[attr-defined]
-                described = describe_data(self.trainer.datamodule)  # type: ignore[attr-defined]
+                self.prepare_from(self.datamodule)
+                described = describe_data(self.datamodule)
                 self.trained_on = with_earlier(described, (read_checkpoint(c).get("data", {}) for c in self.origins()))
         if isinstance(self.start_from, str):
             load_model(self, self.start_from)
@@ -151,7 +156,7 @@ class FoundationTask(LightningModule):
         Raises:
             InputError: Labels are missing, or sizes differ.
         """
-        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        datamodule = self.datamodule
         if datamodule is None:
             return
         statistics = datamodule.statistics()
@@ -258,20 +263,11 @@ class FoundationTask(LightningModule):
         """
         check_choice("schedule", self.schedule, Schedule)
         check_choice("optimizer", self.optimizer, OptimizerName)
-        hidden = set(hidden_matrices(self)) if self.optimizer == "muon" else set()
-        settings = []
-        for module, lr in groups:
-            parameters = [p for p in module.parameters() if p.requires_grad]
-            for decay, orthogonal, chosen in (
-                (self.weight_decay, True, [p for p in parameters if p in hidden]),
-                (self.weight_decay, False, [p for p in parameters if p.ndim > 1 and p not in hidden]),
-                (0.0, False, [p for p in parameters if p.ndim <= 1]),
-            ):
-                if chosen:
-                    settings.append({"params": chosen, "lr": lr, "weight_decay": decay, "orthogonal": orthogonal})
+        kind = Muon if self.optimizer == "muon" else AdamW
+        settings = parameter_groups(groups, self.weight_decay, hidden_matrices(self) if kind is Muon else ())
         # fused is one pass over the parameters; with mixed precision Lightning could not clip its gradients
         fused = self._trainer is None or "mixed" not in str(self.trainer.precision)
-        result: Optimizer = (Muon if self.optimizer == "muon" else AdamW)(settings, fused=fused)
+        result: Optimizer = kind(settings, fused=fused)
         if self.schedule == "constant":
             return result
         if self.schedule == "plateau":

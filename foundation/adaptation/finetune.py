@@ -284,7 +284,7 @@ class FineTune(FoundationTask):
 
     def _surroundings(self, site: Tensor) -> dict[str, Tensor]:
         """Return `walls` and `train_position` of `Head.figures`, if all links (B,) are of one area."""
-        sides = getattr(self.trainer.datamodule, "sides", None)  # type: ignore[attr-defined]
+        sides = getattr(self.datamodule, "sides", None)
         numbers = sorted(set(site.tolist()))
         if not sides or len({sides["test"].sites[number].area for number in numbers}) != 1:
             return {}

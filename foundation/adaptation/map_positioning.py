@@ -106,7 +106,7 @@ class MapPositioning(FineTune):
 
     def setup(self, stage: str) -> None:
         """Check that there is a datamodule, and clear the candidates of earlier data."""
-        if self.trainer.datamodule is None:  # type: ignore[attr-defined]
+        if self.datamodule is None:
             raise InputError("MapPositioning takes candidates and maps from a datamodule: give one, not loaders")
         super().setup(stage)
         self._candidates.clear()
@@ -144,7 +144,7 @@ class MapPositioning(FineTune):
     def _of(self, number: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the candidates of a site relative to its base station (M, 2) [m], and their embeddings (M, D)."""
         if number not in self._candidates:
-            train = self.trainer.datamodule.sides["train"]  # type: ignore[attr-defined]
+            train = self.datamodule.sides["train"]
             site = train.sites[number]
             points = candidates(train.positions(number).numpy(), self.step)
             maps = AreaMaps.draw([site]).to(device)

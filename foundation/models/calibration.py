@@ -229,13 +229,12 @@ class TwinCalibration(FoundationTask):
     def on_test_start(self) -> None:
         """Collect positions and DFT weights of the training users for the references `grid` and `neighbours`."""
         self._known, self._shown = None, Sample()
-        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
-        if datamodule is None:
+        if self.datamodule is None:
             return
-        side, positions, weights = datamodule.sides["train"], [], []
+        side, positions, weights = self.datamodule.sides["train"], [], []
         for start in range(0, len(side), _CHUNK):
             rows = list(range(start, min(start + _CHUNK, len(side))))
-            links = self.links(datamodule.finish(side.__getitems__(rows)))
+            links = self.links(self.datamodule.finish(side.__getitems__(rows)))
             positions.append(places(links))
             weights.append(self.target(links["high"].to(self.device)))
         self._known = torch.cat(positions).to(self.device), torch.cat(weights)
@@ -277,8 +276,8 @@ class TwinCalibration(FoundationTask):
         """Draw figures 3 and 4."""
         from foundation.evaluation.twin_pictures import calibration_figures
 
-        rows, datamodule = self._shown.gathered(), self.trainer.datamodule  # type: ignore[attr-defined]
-        sites = [] if datamodule is None else getattr(datamodule.sides["test"], "sites", [])
+        rows = self._shown.gathered()
+        sites = [] if self.datamodule is None else getattr(self.datamodule.sides["test"], "sites", [])
         log_figures(self.trainer, lambda: calibration_figures(rows, sites), caption(self, len(rows["site"])))
 
     def table(self, metrics: Mapping[str, float]) -> str:

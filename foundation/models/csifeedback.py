@@ -99,9 +99,9 @@ class CsiFeedback(FoundationTask):
     def on_test_start(self) -> None:
         """Compute the principal components of a sample of the train side."""
         self._components, self._shown = None, Sample()
-        self._bs = getattr(self.trainer.datamodule, "bs", None)  # type: ignore[attr-defined]
-        if self.trainer.datamodule is not None:  # type: ignore[attr-defined]
-            batch = self.trainer.datamodule.sample()  # type: ignore[attr-defined]
+        self._bs = getattr(self.datamodule, "bs", None)
+        if self.datamodule is not None:
+            batch = self.datamodule.sample()
             csi = batch.get("clean_csi", batch["csi"])
             channels = self.autoencoder.observe(csi[received(csi)].to(self.device))[0]
             self._components = PrincipalComponents.fit(channels, self.autoencoder.num_features)

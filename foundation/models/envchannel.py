@@ -240,7 +240,7 @@ class EnvChannel(FoundationTask):
     def _terms(self, kept: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the loss and its terms, means over batches as of a single process."""
         count = len(kept["channel"])
-        size = getattr(self.trainer.datamodule, "batch_size", _RETRIEVAL_BATCH)  # type: ignore[attr-defined]
+        size = getattr(self.datamodule, "batch_size", _RETRIEVAL_BATCH)
         terms: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         for start in range(0, count, size):
             rows = {name: values[start : start + size] for name, values in kept.items()}
@@ -255,7 +255,7 @@ class EnvChannel(FoundationTask):
 
     def on_test_start(self) -> None:
         """Set up the zero-shot tasks."""
-        self._zero_shot = ZeroShot(self.trainer.datamodule.sides["test"].sites)  # type: ignore[attr-defined]
+        self._zero_shot = ZeroShot(self.datamodule.sides["test"].sites)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Embed the batch and all options of the zero-shot tasks."""

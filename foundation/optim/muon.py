@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -109,3 +109,27 @@ def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
 
     blocks = [block for block in module.modules() if isinstance(block, Block)]
     return [parameter for block in blocks for parameter in block.parameters() if parameter.ndim == 2]
+
+
+def parameter_groups(
+    modules: Iterable[tuple[nn.Module, float]], weight_decay: float, hidden: Collection[nn.Parameter] = ()
+) -> list[dict[str, Any]]:
+    """Return the trained parameters of modules in groups for AdamW or `Muon`.
+
+    Args:
+        modules: The modules, each with its learning rate.
+        weight_decay: Weight decay, not applied to biases, norms and scalars.
+        hidden: Matrices that `Muon` orthogonalises, see `hidden_matrices`.
+    """
+    settings = []
+    orthogonalised = set(hidden)
+    for module, lr in modules:
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        for decay, orthogonal, chosen in (
+            (weight_decay, True, [p for p in parameters if p in orthogonalised]),
+            (weight_decay, False, [p for p in parameters if p.ndim > 1 and p not in orthogonalised]),
+            (0.0, False, [p for p in parameters if p.ndim <= 1]),
+        ):
+            if chosen:
+                settings.append({"params": chosen, "lr": lr, "weight_decay": decay, "orthogonal": orthogonal})
+    return settings
