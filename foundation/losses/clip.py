@@ -16,6 +16,8 @@ from foundation.losses.temperature import TemperatureLoss
 _SAME = 1e-5
 #: queries compared with all options of their group at a time
 _CHUNK = 1024
+#: number of links among which a link is retrieved in validation
+BATCH = 128
 
 
 class CLIPLoss(TemperatureLoss):
@@ -55,7 +57,7 @@ def unit(value: Tensor) -> Tensor:
     return F.normalize(value.float() if value.dtype in (torch.float16, torch.bfloat16) else value, dim=-1)
 
 
-def retrieval(a: Tensor, b: Tensor, top: int, batch: int = 128) -> Tensor:
+def retrieval(a: Tensor, b: Tensor, top: int, batch: int = BATCH) -> Tensor:
     """Return the top-k retrieval accuracy of the rows of `b` by those of `a`, within batches.
 
     Args:

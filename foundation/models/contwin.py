@@ -6,29 +6,26 @@ import math
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from datamodules.errors import InputError, check_choice, check_positive
 from foundation.contract import check_keys
 from foundation.encoder import Encoder
 from foundation.gather import concatenate, gather, gather_rows
-from foundation.losses.clip import retrieval, spread, unit
+from foundation.losses.clip import BATCH, spread, unit
 from foundation.losses.domain_similarity import THRESHOLDS, adversarial, alike
 from foundation.losses.ntxent import Negatives, NTXentLoss
+from foundation.models.contrastive import ContrastiveTask, retrieval_scores
 from foundation.nets.contwin import CNNTransformer, past_image
 from foundation.optim.schedules import Schedule
-from foundation.runtime.probe import CollapseAlarm, OnlineProbe
-from foundation.task import FoundationTask, StartFrom, link_identity
+from foundation.task import StartFrom, link_identity
 from heads.feedback import mean_of_counted
 
 Objective = Literal["contrast", "reconstruction"]
 Pool = Literal["adversarial", "all"]
-#: links in a group; the validation loss is a mean over groups
-_GROUP = 128
 
 
-class ConTwin(FoundationTask):
+class ConTwin(ContrastiveTask):
     """Contrastive pre-training with positives of similar domain and negatives of dissimilar domain.
 
     Section 5 of the paper, phase I; phase II is the head `Prediction` on the frozen encoder. The two `views` of a batch
@@ -69,6 +66,8 @@ class ConTwin(FoundationTask):
     Raises:
         InputError: An argument is out of range.
     """
+
+    loss: NTXentLoss
 
     def __init__(
         self,
@@ -180,10 +179,6 @@ class ConTwin(FoundationTask):
         pool = adversarial(domain, domains, weights=self.lambdas, thresholds=self.thresholds)
         return positives, pool & ~positives
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Clamp the temperature after the optimizer's step."""
-        self.loss.clamp()
-
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Store the embeddings; return the features of one view for the online probe."""
         (features, one), (_, other) = (self(view) for view in batch["views"])
@@ -204,11 +199,10 @@ class ConTwin(FoundationTask):
         # rows are ordered by site: without a permutation a group would be of one domain
         order = torch.randperm(len(rows["link"]), generator=torch.Generator().manual_seed(0))
         rows = {key: value[order.to(value.device)] for key, value in rows.items()}
-        groups = [{key: value[i : i + _GROUP] for key, value in rows.items()} for i in range(0, len(order), _GROUP)]
-        whole = [group for group in groups if len(group["link"]) == _GROUP] or groups
+        groups = [{key: value[i : i + BATCH] for key, value in rows.items()} for i in range(0, len(order), BATCH)]
+        whole = [group for group in groups if len(group["link"]) == BATCH] or groups
         values = {"val/loss": torch.stack([self._group_loss(group) for group in whole]).mean()}
-        for top in (1, 5):
-            values[f"val/views/retrieval_top{top}"] = retrieval(rows["one"], rows["other"], top, _GROUP)
+        values |= retrieval_scores({"views": (rows["one"], rows["other"])})
         values["val/embedding_spread"] = spread(rows["one"])
         self.log_whole(values, "val/loss")
 
@@ -220,10 +214,6 @@ class ConTwin(FoundationTask):
         """Return features and embeddings of the observed channels, with position, site, user and LOS status."""
         features, embedding = self(batch["csi"])
         return {"features": features, "embedding": unit(embedding), **link_identity(batch)}
-
-    def configure_callbacks(self) -> list[Callback]:
-        """Return the online probe and the collapse alarm."""
-        return [OnlineProbe(self.encoder.num_features), CollapseAlarm("val/embedding_spread")]
 
 
 def _link(batch: dict[str, Any]) -> Tensor:

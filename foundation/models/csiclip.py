@@ -5,21 +5,18 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from datamodules.errors import check_positive
 from foundation.encoder import Encoder
 from foundation.gather import concatenate, gather_rows
-from foundation.losses.clip import CLIPLoss, mixed, retrieval, spread, unit
+from foundation.losses.clip import BATCH, CLIPLoss, mixed, spread, unit
+from foundation.models.contrastive import ContrastiveTask, retrieval_scores
 from foundation.optim.schedules import Schedule
-from foundation.runtime.probe import CollapseAlarm, OnlineProbe
-from foundation.task import FoundationTask, StartFrom, link_identity
-
-_RETRIEVAL_BATCH = 128
+from foundation.task import StartFrom, link_identity
 
 
-class CSICLIP(FoundationTask):
+class CSICLIP(ContrastiveTask):
     """Contrastive pre-training with the CSI and the CIR of a link as a positive pair, other links as negatives.
 
     Section III-A of the paper. When the batch has `views`, the towers read two independent observations of the channel;
@@ -38,6 +35,7 @@ class CSICLIP(FoundationTask):
     """
 
     towers: ClassVar[dict[str, str]] = {"csi": "csi_encoder", "cir": "cir_encoder"}
+    loss: CLIPLoss
 
     def __init__(
         self,
@@ -86,10 +84,6 @@ class CSICLIP(FoundationTask):
         self.log_training(loss=loss, scale=self.loss.scale)
         return {"loss": loss, "features": features.detach()}
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Clamp the temperature after the optimizer's step."""
-        self.loss.clamp()
-
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Store the embeddings; return the features for the online probe."""
         features, a, b = self(*batch.get("views", (batch["csi"],)))
@@ -101,13 +95,10 @@ class CSICLIP(FoundationTask):
         rows = gather_rows(concatenate(self._validated))
         self._validated.clear()
         a, b = mixed(rows["a"], rows["b"])
-        count = len(a)
-        chunks = [(a[i : i + _RETRIEVAL_BATCH], b[i : i + _RETRIEVAL_BATCH]) for i in range(0, count, _RETRIEVAL_BATCH)]
-        whole = [pair for pair in chunks if len(pair[0]) == _RETRIEVAL_BATCH] or chunks
-        values = {"val/loss": torch.stack([self.loss.local(x, y) for x, y in whole]).mean()}
-        for name, one, other in (("csi_to_cir", a, b), ("cir_to_csi", b, a)):
-            for top in (1, 5):
-                values[f"val/{name}/retrieval_top{top}"] = retrieval(one, other, top, _RETRIEVAL_BATCH)
+        batches = list(zip(torch.split(a, BATCH), torch.split(b, BATCH), strict=True))
+        whole = [pair for pair in batches if len(pair[0]) == BATCH] or batches
+        values = {"val/loss": torch.stack([self.loss.local(*pair) for pair in whole]).mean()}
+        values |= retrieval_scores({"csi_to_cir": (a, b), "cir_to_csi": (b, a)})
         values["val/embedding_spread"] = spread(a)
         self.log_whole(values, "val/loss", "val/csi_to_cir/retrieval_top1")
 
@@ -119,7 +110,3 @@ class CSICLIP(FoundationTask):
             "cir_embedding": unit(b),
         }
         return {"features": features, **embeddings, **link_identity(batch)}
-
-    def configure_callbacks(self) -> list[Callback]:
-        """Return the online probe and the collapse alarm."""
-        return [OnlineProbe(self.csi_encoder.num_features), CollapseAlarm("val/embedding_spread")]

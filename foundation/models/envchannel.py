@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable
-from itertools import product
 from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from datamodules.errors import InputError, check_not_negative, check_positive
@@ -17,21 +15,19 @@ from datamodules.maps.raster import UNKNOWN_LOS, Entry
 from foundation.contract import check_inputs
 from foundation.encoder import Encoder
 from foundation.gather import concatenate, gather_rows
-from foundation.losses.clip import CLIPLoss, mixed, retrieval, spread, unit
+from foundation.losses.clip import BATCH, CLIPLoss, mixed, spread, unit
 from foundation.losses.surroundings import KINDS, counterfactual, profile_moments, unexplained
+from foundation.models.contrastive import ContrastiveTask, retrieval_scores
 from foundation.models.zeroshot import ZeroShot, compare, los_credit, los_options, scale_credit, scale_options
 from foundation.nets.transformer import Tower
 from foundation.optim.schedules import Schedule
 from foundation.runtime.figures import caption, log_figures, log_rows
-from foundation.runtime.probe import CollapseAlarm, OnlineProbe
-from foundation.task import FoundationTask, OptimizerName, StartFrom, link_identity
+from foundation.task import OptimizerName, StartFrom, link_identity
 from heads import Feedback
 from heads.feedback import error_terms, mean_of_counted
 
-_RETRIEVAL_BATCH = 128
 
-
-class EnvChannel(FoundationTask):
+class EnvChannel(ContrastiveTask):
     """Contrastive pre-training of an environment tower (map and positions) and a channel tower (CSI).
 
     Environment-channel section III-A, L = L_C + L_R (eq 12): the symmetric contrastive loss of the embeddings of both
@@ -72,6 +68,7 @@ class EnvChannel(FoundationTask):
 
     towers: ClassVar[dict[str, str]] = {"channel": "channel_encoder", "environment": "environment_encoder"}
     parts: ClassVar[dict[str, str]] = {"decoder": "decoder"}
+    loss: CLIPLoss
 
     def __init__(
         self,
@@ -202,10 +199,6 @@ class EnvChannel(FoundationTask):
         tower = [] if self.environment_encoder is None else self.environment_encoder.parameters()
         return [*tower, *self.loss.parameters()]
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Clamp the temperature after the optimizer's step."""
-        self.loss.clamp()
-
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Store embeddings, loss contributions and the scores of the zero-shot tasks of single links."""
         channel, environment = self(batch)
@@ -232,15 +225,14 @@ class EnvChannel(FoundationTask):
             values |= {f"val/{name}": kept[name].nanmean() for name in ("los_accuracy", "scale_accuracy")}
             channel, environment = mixed(kept["channel"], kept["environment"])
             pairs = {"channel_to_environment": (channel, environment), "environment_to_channel": (environment, channel)}
-            for (name, pair), top in product(pairs.items(), (1, 5)):
-                values[f"val/{name}/retrieval_top{top}"] = retrieval(*pair, top, _RETRIEVAL_BATCH)
+            values |= retrieval_scores(pairs)
         values["val/embedding_spread"] = spread(channel)
         self.log_whole(values, "val/loss", "val/los_accuracy")
 
     def _terms(self, kept: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the loss and its terms, means over batches as of a single process."""
         count = len(kept["channel"])
-        size = getattr(self.datamodule, "batch_size", _RETRIEVAL_BATCH)
+        size = getattr(self.datamodule, "batch_size", BATCH)
         terms: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         for start in range(0, count, size):
             rows = {name: values[start : start + size] for name, values in kept.items()}
@@ -291,10 +283,6 @@ class EnvChannel(FoundationTask):
             )
         stages = (self.rebuild_first, 1.0) if self.rebuild_first else (1.0,)
         return self.optimizers_with([(self, self.lr)], stages)
-
-    def configure_callbacks(self) -> list[Callback]:
-        """Return the online probe and the collapse alarm."""
-        return [OnlineProbe(self.channel_encoder.num_features), CollapseAlarm("val/embedding_spread")]
 
 
 def _share(one: Encoder, other: Encoder) -> None:
