@@ -6,7 +6,7 @@ import fcntl
 import json
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,8 +97,8 @@ def read_run(folder: Path) -> RunRecord:
         InputError: A file of it is damaged.
         OSError: A file of it cannot be read.
     """
-    summary = _read_json(folder / "summary.json")
-    config = _read_config(folder / "config.yaml")
+    summary = _read(folder / "summary.json", json.loads)
+    config = _read(folder / "config.yaml", _load_yaml)
     settings = dict(_flat(config))
     record = RunRecord(*_named(folder, summary), folder, config=settings)
     record.curves = read_curves(folder / "metrics.csv")
@@ -110,29 +110,21 @@ def read_run(folder: Path) -> RunRecord:
     return record
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def _read(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     if not file.exists():
         return {}
     try:
-        content = json.loads(file.read_text())
-    except ValueError as error:
-        raise InputError(f"{file.name} is damaged ({error})") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file.name} is damaged (it holds no mapping)")
-    return content
-
-
-def _read_config(file: Path) -> dict[str, Any]:
-    if not file.exists():
-        return {}
-    try:
-        # many files, written by a program: the fast loader rather than the strict one for files of users
-        content = yaml.load(file.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = parse(file.read_text())
+    except (ValueError, yaml.YAMLError) as error:
         raise InputError(f"{file.name} is damaged ({' '.join(str(error).split())[:200]})") from error
     if not isinstance(content, dict):
         raise InputError(f"{file.name} is damaged (it holds no settings)")
     return content
+
+
+def _load_yaml(text: str) -> Any:
+    # many files, written by a program: the fast loader rather than the strict one for files of users
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def _mapping(value: Any) -> dict[str, Any]:

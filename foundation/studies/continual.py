@@ -93,30 +93,29 @@ class Continual:
 
         folder = runs / self.study.name
         stages = {name: [folder / f"{name}-to-{world}-s{seed}" for world in self.worlds] for name in self.methods}
-        if all(has_metrics(stage, {SCORED}) for of_way in stages.values() for stage in of_way):
+        if all(has_metrics(stage, {SCORED}) for of_method in stages.values() for stage in of_method):
             return 0
         worlds = worlds_of(offline, (TWIN, *self.worlds))
-        for name, of_way in stages.items():
+        for name, of_method in stages.items():
             method, before, learned = self.methods[name], offline, worlds.links(TWIN)
-            for number, (world, stage) in enumerate(zip(self.worlds, of_way, strict=True)):
+            for number, (world, stage) in enumerate(zip(self.worlds, of_method, strict=True)):
                 file = links_of(folder, stage.name)
                 if not file.is_file():  # a stopped run keeps its links
                     chosen = worlds.choose(before, world, method.rule, self.count, method.threshold_db, seed)
                     worlds.save(file, np.concatenate([learned, chosen]) if method.rehearse else chosen)
                 seen = (TWIN, *self.worlds[: number + 1]) if method.rehearse else (world,)
-                start = before / "checkpoints" / "best.ckpt"
-                args = command(self.study, runs, method, start, file, seen, seed, stage.name)
+                args = command(self.study, runs, method, before, seen, seed, stage.name)
                 if status := run_all(self.study.name, [(stage.name, args)], runs):
                     return status
                 before, learned = stage, worlds.read(file)
         names = (TWIN, *self.worlds)
-        for of_way in stages.values():
+        for of_method in stages.values():
             levels = torch.tensor(
-                [[in_db(worlds.errors(run, "test", world)) for world in names] for run in (offline, *of_way)]
+                [[in_db(worlds.errors(run, "test", world)) for world in names] for run in (offline, *of_method)]
             )
             # before the others, by which a stage is known for scored
-            add_metrics(of_way[-1] / "summary.json", _named("forgotten_db", names, forgotten(levels)))
-            for run, values in zip((offline, *of_way), levels, strict=True):
+            add_metrics(of_method[-1] / "summary.json", _named("forgotten_db", names, forgotten(levels)))
+            for run, values in zip((offline, *of_method), levels, strict=True):
                 add_metrics(run / "summary.json", _named("nmse_db", names, values))
         return 0
 

@@ -167,11 +167,11 @@ def refine_seed(study: Study, settings: Refinement, runs: Path, offline: Path, s
 
 def commands(study: Study, settings: Refinement, runs: Path, offline: Path, seed: int) -> list[tuple[str, list[str]]]:
     """List (run id, arguments of `lightning`) of the refinements of the model of a seed, in order."""
-    start, listed = offline / "checkpoints" / "best.ckpt", []
+    listed = []
     for run_id, (name, _) in settings.runs(seed).items():
-        method, file = settings.methods[name], links_of(runs / study.name, run_id)
+        method = settings.methods[name]
         seen = (TWIN, TARGET) if method.rehearse else (TARGET,)
-        listed.append((run_id, command(study, runs, method, start, file, seen, seed, run_id)))
+        listed.append((run_id, command(study, runs, method, offline, seen, seed, run_id)))
     return listed
 
 
@@ -205,7 +205,7 @@ def worlds_of(offline: Path, names: tuple[str, ...]) -> Worlds:
 
 
 def command(
-    study: Study, runs: Path, method: Method, start: Path, links: Path, seen: tuple[str, ...], seed: int, run_id: str
+    study: Study, runs: Path, method: Method, before: Path, seen: tuple[str, ...], seed: int, run_id: str
 ) -> list[str]:
     """Return the arguments of `lightning fit` for one refinement.
 
@@ -213,8 +213,7 @@ def command(
         study: The study.
         runs: Folder of all runs.
         method: Refinement method.
-        start: Checkpoint to start from.
-        links: File of the links to train on.
+        before: Folder of the run whose best checkpoint it starts from.
         seen: Worlds to train on; validation and test use the last one, which is new.
         seed: Seed.
         run_id: Name of the run.
@@ -223,6 +222,7 @@ def command(
     twin = [arg.replace("{seed}", str(seed)) for arg in study.pretrain[TWIN]]
     given = ["fit", *twin, "--experiment", study.name, "--runs", str(runs), *study.args, *study.adapt]
     new = f"{{variant: {seen[-1]}}}"
+    links, start = links_of(runs / study.name, run_id), before / "checkpoints" / "best.ckpt"
     data = ["--data.train_links", str(links), "--data.num_labels", "null"]
     data += ["--data.train_on", f"{{variant: [{', '.join(seen)}]}}", "--data.validate_on", new, "--data.test_on", new]
     if method.mix is not None:

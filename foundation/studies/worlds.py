@@ -46,9 +46,9 @@ class Worlds:
         self._names, self._offline = names, offline
         self._errors: dict[tuple[Path, str, str], Tensor] = {}
 
-    def links(self, world: str, side: str = "train") -> NDArray[np.int64]:
-        """Return the links of a world on a side, (n,)."""
-        dataset = self.data.sides[side]
+    def links(self, world: str) -> NDArray[np.int64]:
+        """Return the train links of a world, (n,)."""
+        dataset = self.data.sides["train"]
         links: NDArray[np.int64] = dataset.links[in_world(dataset, world)]
         return links
 
