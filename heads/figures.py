@@ -41,15 +41,14 @@ def keep_data(figure: Figure, kind: str, **data: Any) -> Figure:
     return figure
 
 
-def cdf_figure(values: Tensor, title: str, label: str, unit: str, marks: Sequence[float] = (0.5, 0.9)) -> Figure:
-    """Draw the empirical distribution function of values (n,), with some of its quantiles marked.
+def cdf_figure(values: Tensor, title: str, label: str, unit: str) -> Figure:
+    """Draw the empirical distribution function of values (n,), with its median and 90th percentile marked.
 
     Args:
         values: The values (n,) with n >= 1, in `unit`.
         title: Title of the figure.
         label: Name of the value.
         unit: Its unit, without brackets.
-        marks: Probabilities whose quantile is marked.
 
     Returns:
         The figure.
@@ -58,7 +57,8 @@ def cdf_figure(values: Tensor, title: str, label: str, unit: str, marks: Sequenc
     probability = np.linspace(0, 1, 1001)  # a curve of bounded size, whatever the number of samples
     quantiles = np.quantile(values.numpy(), probability)
     axes.plot(quantiles, probability)
-    for mark, quantile in zip(marks, np.quantile(values.numpy(), marks), strict=True):
+    for mark in (0.5, 0.9):
+        quantile = quantiles[round(1000 * mark)]
         axes.plot(quantile, mark, "o", color="black", markersize=4)
         axes.axhline(mark, color="0.8", linewidth=0.8, zorder=0)
         axes.annotate(f"{mark:.0%}: {quantile:.2f} {unit}", (quantile, mark), (6, -10), textcoords="offset points")

@@ -104,7 +104,7 @@ def _read_mat(file: Path, name: str, alone: bool) -> Any:
     for depth, field in enumerate(path):
         names = _fields(value)
         _choose(file, field, names, [_shown(".".join((root, *path[:depth])), names)], False)
-        value = _stack(file, name, [_one(element)[field] for element in _elements(value)])
+        value = _stack(file, name, [_one(element)[field] for element in value.ravel()])
     if isinstance(value, np.ndarray) and value.dtype == object and not _fields(value):
         value = _stack(file, name, list(value.ravel()))
     return value
@@ -112,11 +112,6 @@ def _read_mat(file: Path, name: str, alone: bool) -> Any:
 
 def _shown(name: str, fields: Sequence[str]) -> str:
     return f"{name} with the fields {', '.join(f'{name}.{field}' for field in fields)}" if fields else name
-
-
-def _elements(value: NDArray[Any]) -> list[Any]:
-    """Return the elements of a struct array, or of a cell array of structs."""
-    return list(value.ravel())
 
 
 def _one(element: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -137,14 +138,10 @@ def _facts(metadata: dict[str, str], shape: list[int]) -> dict[str, Any]:
     sizes = {"R": ("ue_rows", "ue_cols"), "T": ("bs_rows", "bs_cols"), "K": ("num_subcarriers",)}
     for (axis, keys), size in zip(sizes.items(), shape[-3:], strict=True):
         said = [facts[key] for key in keys if key in facts]
-        if said and (len(said) < len(keys) or not all(isinstance(n, int) for n in said) or _product(said) != size):
+        if said and (len(said) < len(keys) or not all(isinstance(n, int) for n in said) or math.prod(said) != size):
             words = ", ".join(f"{key} {facts.get(key, 'missing')}" for key in keys)
             raise InputError(f"the metadata say {words}, but csi has {axis} = {size}")
     return facts
-
-
-def _product(values: list[int]) -> int:
-    return values[0] * (values[1] if len(values) > 1 else 1)
 
 
 def _times(stamps: Tensor | None, count: int, times: int | None, facts: dict[str, Any]) -> tuple[Tensor | None, float]:

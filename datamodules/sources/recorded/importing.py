@@ -106,16 +106,7 @@ def import_recording(
         if not len(kept):
             raise InputError(f"all {tones} subcarriers of {source} are zero in all links")
         channel = channel[..., kept]
-    tensors: dict[str, np.ndarray[Any, Any]] = {"csi": channel}
-    if position is not None:
-        value = _along(load_array(*locate(source, position)), channel, 2)
-        # height zero where none is given
-        flat = value.shape[-1:] == (2,)
-        tensors["position"] = np.concatenate([value, np.zeros_like(value[..., :1])], -1) if flat else value
-    if los is not None:
-        tensors["los"] = _along(_whole(load_array(*locate(source, los)), los), channel, 1)
-    if timestamps is not None:
-        tensors["timestamps"] = _placed(load_array(*locate(source, timestamps)).astype(np.float64), channel)
+    tensors = {"csi": channel, **_labels(source, channel, position, los, timestamps)}
     spacing = bandwidth / tones
     lowest = carrier_frequency - (spacing * (tones // 2) if carrier_at == "middle" else 0.0)
     if lowest <= 0:
@@ -147,6 +138,23 @@ def import_recording(
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot write {out}: {error}") from error
     return target
+
+
+def _labels(
+    source: str, csi: np.ndarray[Any, Any], position: str | None, los: str | None, timestamps: str | None
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Read positions, line of sight and times of the links of CSI, those that are given."""
+    labels: dict[str, np.ndarray[Any, Any]] = {}
+    if position is not None:
+        value = _along(load_array(*locate(source, position)), csi, 2)
+        # height zero where none is given
+        flat = value.shape[-1:] == (2,)
+        labels["position"] = np.concatenate([value, np.zeros_like(value[..., :1])], -1) if flat else value
+    if los is not None:
+        labels["los"] = _along(_whole(load_array(*locate(source, los)), los), csi, 1)
+    if timestamps is not None:
+        labels["timestamps"] = _placed(load_array(*locate(source, timestamps)).astype(np.float64), csi)
+    return labels
 
 
 def _placed(stamps: np.ndarray[Any, Any], csi: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

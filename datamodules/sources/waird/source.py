@@ -17,6 +17,8 @@ from datamodules.sources.waird.area import HEIGHT_FILE, Plan, frequency_tag, rea
 #: the split of environment-channel section IV-A, by name
 PAPER_AREAS = {"paper-train": "1001-10000", "paper-test": "1-1000"}
 _BROKEN = 9117
+#: bytes at either end of a file that its fingerprint reads
+_ENDS = 4096
 #: version of the reader, to be raised when its output changes, so that cached sites are rebuilt
 _VERSION = 1
 _PAGE = "https://www.mobileai-dataset.com/html/default/yingwen/DateSet/1590994253188792322.html"
@@ -157,7 +159,7 @@ def _parse_areas(areas: list[int] | str | None) -> list[range] | None:
     return ranges
 
 
-def _fingerprint(files: list[Path], ends: int = 4096) -> str:
+def _fingerprint(files: list[Path]) -> str:
     """Return a hash of size, first and last bytes of every file, independent of the folder."""
     digest = hashlib.sha256()
     for file in files:
@@ -166,9 +168,9 @@ def _fingerprint(files: list[Path], ends: int = 4096) -> str:
             with file.open("rb") as stream:
                 size = stream.seek(0, os.SEEK_END)
                 stream.seek(0)
-                digest.update(size.to_bytes(8, "big") + stream.read(ends))
-                stream.seek(max(0, size - ends))
-                digest.update(stream.read(ends))
+                digest.update(size.to_bytes(8, "big") + stream.read(_ENDS))
+                stream.seek(max(0, size - _ENDS))
+                digest.update(stream.read(_ENDS))
         except FileNotFoundError as error:
             have = ", ".join(sorted(path.name for path in file.parent.glob("*.*"))) or "nothing"
             raise DatasetNotFoundError(f"{file} is missing: the folder holds {have}") from error
