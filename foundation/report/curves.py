@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from foundation.runtime.runs import read_rows
 
 
 @dataclass
@@ -54,18 +55,13 @@ def read_curves(file: Path) -> dict[str, Curve]:
     """
     if not file.exists():
         return {}
-    lines = file.read_bytes().decode(errors="replace").replace("\0", "\ufffd").splitlines(keepends=True)
-    reader = csv.DictReader(line for line in lines if line.endswith(("\n", "\r")) and "\ufffd" not in line)
     curves: dict[str, Curve] = {}
-    for row in reader:
-        step = row.get("step") or ""
-        if None in row or None in row.values() or not step.isdigit():
-            continue
+    for row in read_rows(file)[1]:
         epoch = finite(row.get("epoch"))
         for name, cell in row.items():
             if cell and name not in ("step", "epoch"):
                 curve = curves.setdefault(name, Curve())
-                curve.steps.append(int(step))
+                curve.steps.append(int(row["step"]))
                 curve.epochs.append(None if epoch is None else int(epoch))
                 curve.values.append(finite(cell))
     return curves

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib
 import os
 import queue
@@ -22,61 +21,12 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from torch import Tensor
 
 from datamodules.errors import InputError
-from datamodules.files import replacing
 from foundation.gather import Rows
-from foundation.runtime.runs import Run, rank
+from foundation.runtime.runs import MetricsFile, Run, rank
 from foundation.runtime.tracking import better, described, tables
 
 #: time limit for an answer of the server [s]
 _PATIENCE = 5.0
-
-
-class MetricsFile:
-    """A CSV file to which rows are appended, complete at any time.
-
-    Args:
-        path: The file; its rows are kept.
-        before_step: Remove the rows from this step on, which a resumed run writes again; None keeps all.
-    """
-
-    def __init__(self, path: Path, before_step: int | None = None) -> None:
-        self._path = path
-        self._keys: list[str] = []
-        if not path.exists():
-            return
-        rows = self._read()
-        self._keys = list(rows[0]) if rows else []
-        self._rewrite([row for row in rows if before_step is None or int(row["step"]) < before_step])
-
-    def append(self, row: dict[str, Any]) -> None:
-        """Write one row; missing columns are empty."""
-        new = [key for key in row if key not in self._keys]
-        if new:
-            rows = self._read() if self._path.exists() else []
-            self._keys += new
-            self._rewrite([*rows, row])
-            return
-        # Not buffered, so that a killed run loses no row before its last checkpoint.
-        with self._path.open("a", newline="") as file:
-            csv.DictWriter(file, self._keys).writerow(row)
-
-    def _read(self) -> list[dict[str, Any]]:
-        """Return the complete rows: a kill, a full disk or a copy may have truncated one."""
-        lines = self._path.read_bytes().decode(errors="replace").replace("\0", "\ufffd").splitlines()
-        reader = csv.DictReader(line for line in lines if "\ufffd" not in line)
-        if reader.fieldnames is not None and "step" not in reader.fieldnames:
-            aside = self._path.with_name(f"{self._path.name}.damaged")
-            warnings.warn(f"{self._path} is damaged: set aside as {aside.name}", stacklevel=2)
-            os.replace(self._path, aside)
-            return []
-        return [row for row in reader if None not in row and None not in row.values() and row["step"].isdigit()]
-
-    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(self._path) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._keys)
-            writer.writeheader()
-            writer.writerows(rows)
 
 
 class Csv(CSVLogger):

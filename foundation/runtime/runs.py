@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import math
 import os
 import re
 import time
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from datamodules.errors import InputError
-from datamodules.files import write_whole
+from datamodules.files import replacing, write_whole
 
 #: checkpoints of every run, by their names on the command line
 CHECKPOINTS = ("best", "last")
@@ -186,10 +188,7 @@ def read_summary(file: Path) -> dict[str, Any]:
     try:
         summary: dict[str, Any] = dict(json.loads(file.read_text()))
     except (ValueError, TypeError):
-        aside = file.with_name(f"{file.name}.damaged")
-        warnings.warn(f"{file} is damaged: set aside as {aside.name}", stacklevel=2)
-        with contextlib.suppress(OSError):
-            os.replace(file, aside)
+        _set_aside(file)
         return {}
     return summary
 
@@ -218,3 +217,63 @@ def rank() -> int:
     from lightning_utilities.core.rank_zero import rank_zero_only
 
     return getattr(rank_zero_only, "rank", 0)
+
+
+def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Read columns and complete rows of a `metrics.csv`; a kill, a full disk or a copy may have truncated a row."""
+    lines = path.read_bytes().decode(errors="replace").replace("\0", "\ufffd").splitlines(keepends=True)
+    reader = csv.DictReader(line for line in lines if line.endswith(("\n", "\r")) and "\ufffd" not in line)
+    columns = list(reader.fieldnames or [])
+    if "step" not in columns:
+        return columns, []
+    return columns, [row for row in reader if None not in row and None not in row.values() and row["step"].isdigit()]
+
+
+class MetricsFile:
+    """A `metrics.csv`, to which rows are appended, complete at any time.
+
+    Args:
+        path: The file; its rows are kept.
+        before_step: Remove the rows from this step on, which a resumed run writes again; None keeps all.
+    """
+
+    def __init__(self, path: Path, before_step: int | None = None) -> None:
+        self._path = path
+        self._keys: list[str] = []
+        if rows := self._read():
+            self._keys = list(rows[0])
+            self._rewrite([row for row in rows if before_step is None or int(row["step"]) < before_step])
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write one row; missing columns are empty."""
+        new = [key for key in row if key not in self._keys]
+        if new:
+            rows = self._read()
+            self._keys += new
+            self._rewrite([*rows, row])
+            return
+        # Not buffered, so that a killed run loses no row before its last checkpoint.
+        with self._path.open("a", newline="") as file:
+            csv.DictWriter(file, self._keys).writerow(row)
+
+    def _read(self) -> list[dict[str, str]]:
+        if not self._path.exists():
+            return []
+        columns, rows = read_rows(self._path)
+        if "step" not in columns:
+            _set_aside(self._path)
+        return rows
+
+    def _rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(self._path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self._keys)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def _set_aside(file: Path) -> None:
+    aside = file.with_name(f"{file.name}.damaged")
+    warnings.warn(f"{file} is damaged: set aside as {aside.name}", stacklevel=3)
+    with contextlib.suppress(OSError):
+        os.replace(file, aside)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import os
 import socket
 import time
@@ -11,7 +10,7 @@ import yaml
 
 from datamodules.errors import InputError
 from foundation.cli import main, run
-from foundation.runtime.loggers import MetricsFile, Wandb, _host, wandb_key_configured
+from foundation.runtime.loggers import Wandb, _host, wandb_key_configured
 from foundation.runtime.runs import Run
 
 REPOSITORY = Path(__file__).parents[3]
@@ -24,47 +23,6 @@ def no_key(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for name in [name for name in os.environ if name.startswith("WANDB_") or name == "NETRC"]:
         monkeypatch.delenv(name)
-
-
-class TestMetricsFile:
-    def read(self, path):
-        with path.open(newline="") as file:
-            return list(csv.DictReader(file))
-
-    def test_new_columns_join_old_rows(self, tmp_path):
-        file = MetricsFile(tmp_path / "metrics.csv")
-        file.append({"step": 1, "a": 0.5})
-        file.append({"step": 2, "b": 1.5, "a": 2.5})
-        file.append({"step": 3, "b": 3.5})
-        assert self.read(tmp_path / "metrics.csv") == [
-            {"step": "1", "a": "0.5", "b": ""},
-            {"step": "2", "a": "2.5", "b": "1.5"},
-            {"step": "3", "a": "", "b": "3.5"},
-        ]
-
-    def test_every_row_is_on_disk_at_once(self, tmp_path):
-        file = MetricsFile(tmp_path / "metrics.csv")
-        for step in range(5):
-            file.append({"step": step})
-            assert len(self.read(tmp_path / "metrics.csv")) == step + 1
-
-    def test_resumed_file_keeps_what_the_checkpoint_counts(self, tmp_path):
-        path = tmp_path / "metrics.csv"
-        path.write_text("step,a\n1,0.1\n2,0.2\n3,0.3\n")
-        MetricsFile(path, before_step=3).append({"step": 3, "a": 0.4})
-        assert [row["a"] for row in self.read(path)] == ["0.1", "0.2", "0.4"]
-
-    def test_row_cut_short_by_a_kill_is_dropped(self, tmp_path):
-        path = tmp_path / "metrics.csv"
-        path.write_text("a,step\n0.1,1\n0.2")
-        MetricsFile(path, before_step=9).append({"step": 2, "a": 0.3})
-        assert [row["step"] for row in self.read(path)] == ["1", "2"]
-
-    def test_file_that_goes_on_without_a_checkpoint_keeps_all(self, tmp_path):
-        path = tmp_path / "metrics.csv"
-        path.write_text("step,a\n1,0.1\n")
-        MetricsFile(path).append({"step": 0, "test/a": 1.0})
-        assert [row["step"] for row in self.read(path)] == ["1", "0"]
 
 
 class TestWandb:
