@@ -22,6 +22,15 @@ def lightning(*args, config="toy.yaml"):
     return main([args[0], "--config", config, *QUIET, *args[1:]])
 
 
+def complaint(capsys, *args, config="toy.yaml"):
+    """Return the one line with which a command refuses its input."""
+    capsys.readouterr()
+    assert lightning(*args, config=config) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
 def process(*args, launcher=("-m", "tests.foundation.program"), **kwargs):
     """Start the program in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **kwargs.pop("env", {})}

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from foundation.cli import main, run
 from tests.foundation import toy
-from tests.foundation.commands import QUIET, REPOSITORY, lightning, rows, summary, the_run, weights
+from tests.foundation.commands import QUIET, REPOSITORY, complaint, lightning, rows, summary, the_run, weights
 
 pytestmark = pytest.mark.usefixtures("toy_folder")
 
@@ -135,14 +135,6 @@ def swap(text, old, new):
 class TestBadInput:
     """Each ends with one line that names the cause, and status 2."""
 
-    def complaint(self, capsys, *args, config="toy.yaml"):
-        status = lightning(*args, config=config)
-        lines = capsys.readouterr().err.splitlines()
-        assert status == 2
-        assert len(lines) == 1
-        assert lines[0].startswith("error: ")
-        return lines[0]
-
     @pytest.mark.parametrize(
         ("old", "new", "expected"),
         [
@@ -173,7 +165,7 @@ class TestBadInput:
     )
     def test_config(self, capsys, old, new, expected):
         Path("toy.yaml").write_text(swap(Path("toy.yaml").read_text(), old, new))
-        line = self.complaint(capsys, "fit")
+        line = complaint(capsys, "fit")
         for part in expected:
             assert part in line
 
@@ -181,6 +173,9 @@ class TestBadInput:
         ("args", "expected"),
         [
             (["--model.lrr", "1"], "unknown key 'model.lrr'"),
+            (["--model.head.widt", "2"], "unknown key 'model.head.widt"),  # no abbreviations of nested keys
+            (["--model.hea.width", "2"], "unknown key 'model.hea.width'"),
+            (["--data.batch", "2"], "unknown key 'data.batch"),
             (["--model.rate", "1"], "unknown key 'model.rate' on the command line: must be one of "),
             (["--max_epochs", "1"], "unknown key 'max_epochs' on the command line: did you mean 'trainer.max_epochs'?"),
             (["--trainer.epochs", "3"], "did you mean 'trainer.min_epochs' or 'trainer.max_epochs'?"),
@@ -205,7 +200,7 @@ class TestBadInput:
         ],
     )
     def test_arguments(self, capsys, args, expected):
-        assert expected in self.complaint(capsys, "fit", *args)
+        assert expected in complaint(capsys, "fit", *args)
         assert not list(Path().glob("runs/*/*"))  # no empty folder stays behind
 
     @pytest.mark.parametrize(
@@ -223,12 +218,12 @@ class TestBadInput:
         ],
     )  # fmt: skip
     def test_a_wrong_value_of_a_nested_class(self, capsys, file, args, expected):
-        assert self.complaint(capsys, "fit", *args, config=str(REPOSITORY / f"experiments/{file}.yaml")) == expected
+        assert complaint(capsys, "fit", *args, config=str(REPOSITORY / f"experiments/{file}.yaml")) == expected
 
     @pytest.mark.parametrize("args", [["fit", "--then_test", "true"], ["test"]])
     def test_a_model_without_a_test_is_refused_before_its_training(self, capsys, monkeypatch, args):
         monkeypatch.delattr(toy.Toy, "test_step")
-        assert "Toy has no test of its own: leave then_test out, and" in self.complaint(capsys, *args)
+        assert "Toy has no test of its own: leave then_test out, and" in complaint(capsys, *args)
         assert not list(Path().glob("runs/*/*"))
 
     def test_no_config(self, capsys):
@@ -240,7 +235,7 @@ class TestBadInput:
 
     def test_a_file_without_class_before_the_experiment(self, capsys):
         Path("more.yaml").write_text("data: {init_args: {n: 5}}\n")
-        line = self.complaint(capsys, "fit", "--config", "toy.yaml", config="more.yaml")
+        line = complaint(capsys, "fit", "--config", "toy.yaml", config="more.yaml")
         assert "'data' has no class yet: put the --config of an experiment that names it first, such as" in line
 
     @pytest.mark.parametrize(
@@ -253,7 +248,7 @@ class TestBadInput:
     )
     def test_yaml(self, capsys, text, expected):
         Path("broken.yaml").write_text(text)
-        assert expected in self.complaint(capsys, "fit", config="broken.yaml")
+        assert expected in complaint(capsys, "fit", config="broken.yaml")
 
     def test_command(self, capsys):
         assert main(["fti"]) == 2
@@ -264,14 +259,12 @@ class TestBadInput:
 
     def test_checkpoint_of_another_model(self, capsys):
         lightning("fit", "--model", "OtherToy", "--trainer.max_epochs", "1")
-        capsys.readouterr()
-        line = self.complaint(capsys, "test", "--ckpt_path", str(the_run() / "checkpoints/best.ckpt"))
+        line = complaint(capsys, "test", "--ckpt_path", str(the_run() / "checkpoints/best.ckpt"))
         assert "is of a OtherToy, but the configured model is a Toy" in line
 
     def test_checkpoint_of_another_width(self, capsys):
         lightning("fit", "--trainer.max_epochs", "1")
-        capsys.readouterr()
-        line = self.complaint(capsys, "test", "--ckpt_path", "best", "--model.head.width", "7")
+        line = complaint(capsys, "test", "--ckpt_path", "best", "--model.head.width", "7")
         assert "does not fit the configured model: size mismatch for head.layers.0.weight" in line
 
     def test_checkpoint_with_code_in_it(self, capsys):
@@ -280,22 +273,20 @@ class TestBadInput:
                 return (Path.touch, (Path("was-run"),))
 
         torch.save({"state_dict": {}, "payload": Payload()}, "evil.ckpt")
-        assert "refusing to run code" in self.complaint(capsys, "test", "--ckpt_path", "evil.ckpt")
+        assert "refusing to run code" in complaint(capsys, "test", "--ckpt_path", "evil.ckpt")
         Path("evil.ckpt").write_bytes(pickle.dumps(Payload()))
-        assert "evil.ckpt" in self.complaint(capsys, "fit", "--ckpt_path", "evil.ckpt")
+        assert "evil.ckpt" in complaint(capsys, "fit", "--ckpt_path", "evil.ckpt")
         assert not Path("was-run").exists()
 
     def test_damaged_checkpoint(self, capsys):
         lightning("fit", "--trainer.max_epochs", "1")
         last = the_run() / "checkpoints/last.ckpt"
         last.write_bytes(last.read_bytes()[:1000])
-        capsys.readouterr()
-        assert f"{last} is damaged" in self.complaint(capsys, "test", "--ckpt_path", "last")
+        assert f"{last} is damaged" in complaint(capsys, "test", "--ckpt_path", "last")
 
     def test_taken_run_id(self, capsys):
         lightning("fit", "--run_id", "1", "--trainer.max_epochs", "1")
-        capsys.readouterr()
-        assert "runs/toy/1 exists" in self.complaint(capsys, "fit", "--run_id", "1")
+        assert "runs/toy/1 exists" in complaint(capsys, "fit", "--run_id", "1")
 
     def test_bug_keeps_its_traceback(self, monkeypatch):
         monkeypatch.setattr(toy.Toy, "training_step", lambda *_: 1 / 0)

@@ -13,18 +13,11 @@ import foundation
 import heads
 from foundation.checkpoint import read_checkpoint
 from foundation.runtime.run_choice import differences, is_mapping
-from tests.foundation.commands import QUIET, lightning, process, rows, summary, the_run, weights
+from tests.foundation.commands import QUIET, complaint, lightning, process, rows, summary, the_run, weights
 
 pytestmark = pytest.mark.usefixtures("toy_folder")
 
 SHORT = ("--trainer.max_epochs", "1")
-
-
-def complaint(capsys, *args, config="toy.yaml"):
-    capsys.readouterr()
-    assert lightning(*args, config=config) == 2
-    [line] = [line for line in capsys.readouterr().err.splitlines() if line]
-    return line
 
 
 @pytest.mark.parametrize("name", ["../../x", "a/b", "x[b]", "*", "", ".hidden", "-x"])
@@ -189,18 +182,6 @@ def test_a_folder_that_cannot_be_written_is_one_line(capsys):
     assert "Not a directory" in complaint(capsys, "fit", "--runs", "file")
 
 
-@pytest.mark.parametrize(
-    ("args", "expected"),
-    [
-        (("--model.head.widt", "2"), "unknown key 'model.head.widt"),
-        (("--data.batch", "2"), "unknown key 'data.batch"),
-        (("--model.hea.width", "2"), "unknown key 'model.hea.width'"),
-    ],
-)
-def test_abbreviations_of_nested_keys_are_refused(capsys, args, expected):
-    assert expected in complaint(capsys, "fit", *args)
-
-
 @pytest.mark.parametrize("value", ["-1", "-1e-3", "-.5"])
 def test_negative_numbers_are_values(value):
     assert lightning("fit", *SHORT, "--model.threshold", value) == 0
@@ -233,10 +214,6 @@ def test_a_run_whose_test_was_killed_makes_up_for_it():
     assert lightning("fit", "--then_test", "true", *SHORT, "--ckpt_path", "last") == 0
     told = ("metrics", "best", "validation", "epochs", "steps")
     assert [summary()[key] for key in told] == [whole[key] for key in told]
-
-
-def test_an_error_of_our_own_hides_what_it_translates(capsys):
-    assert complaint(capsys, "fit", "--model.complain", "cut in half") == "error: cut in half"
 
 
 def test_a_run_that_ends_before_its_first_validation_has_its_last_checkpoint_as_best(capsys):
