@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from datamodules.errors import InputError
+from datamodules.plots.style import PALETTE, empty_figure
 from datamodules.sites.paths import Paths
 from datamodules.sites.site import Site
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 _STYLES = ("-", "--", ":", "-.")
 _SIGHT = {1: ", LOS", 0: ", NLOS", -1: ""}
 #: most conditions whose mismatch is written into the matrix
@@ -108,19 +108,17 @@ def plot_amplitudes(sites: Sequence[Site]) -> Figure:
     Raises:
         InputError: No site has two links with a channel.
     """
-    from matplotlib.figure import Figure
-
     held = {site.name: (site, values) for site in sites if len(values := amplitudes(site)) > 1}
     if not held:
         raise InputError("no site with two users that have a path: there are no statistics to plot")
     scenarios = list(dict.fromkeys(_scenario(site) for site, _ in held.values()))
     tilts = sorted({_tilt(site) for site, _ in held.values()})
-    figure = Figure(figsize=(12.0, 9.0), layout="constrained", dpi=120)
+    figure = empty_figure(12.0, 9.0, dpi=120)
     (cdf, histogram), (small, matrix) = figure.subplots(2, 2)
     names = []
     for site, values in held.values():
         look: dict[str, Any] = {
-            "color": _COLOURS[scenarios.index(_scenario(site)) % len(_COLOURS)],
+            "color": PALETTE[scenarios.index(_scenario(site)) % len(PALETTE)],
             "linestyle": _STYLES[tilts.index(_tilt(site)) % len(_STYLES)],
         }
         names.append(f"{_scenario(site)}, {_tilt(site):g}°")
@@ -139,7 +137,7 @@ def plot_amplitudes(sites: Sequence[Site]) -> Figure:
                 bins=np.linspace(0, 3, 31).tolist(),
                 density=True,
                 histtype="step",
-                color=_COLOURS[scenarios.index(scenario) % len(_COLOURS)],
+                color=PALETTE[scenarios.index(scenario) % len(PALETTE)],
                 linestyle="-" if state == 1 else "--",
                 label=f"{scenario}{_SIGHT[state]}: {told}",
             )

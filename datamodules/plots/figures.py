@@ -16,6 +16,7 @@ from torch import Tensor
 
 from datamodules.errors import InputError
 from datamodules.plots.maps import decibel, draw_map, extent
+from datamodules.plots.style import PALETTE, empty_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from datamodules.sites.paths import Paths
     from datamodules.sites.site import Site
 
-_LINES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 #: dynamic range of the drawn power [dB]
 _FLOOR = -60.0
 
@@ -40,10 +40,8 @@ def plot_site(site: Site, color: Literal["los", "power"] = "los") -> Figure:
         InputError: Unknown `color`.
     """
     low, high = extent(site)
-    # height by the aspect ratio of the map, within limits
-    figure = _figure(
-        8.5 if color == "los" else 10.0, min(max(1.2 + 6.2 * (high[1] - low[1]) / (high[0] - low[0]), 3.0), 9.0)
-    )
+    height = 1.2 + 6.2 * (high[1] - low[1]) / (high[0] - low[0])
+    figure = empty_figure(8.5 if color == "los" else 10.0, min(max(height, 3.0), 9.0), dpi=120)
     draw_map(figure.add_subplot(), site, color)
     return figure
 
@@ -77,7 +75,7 @@ def plot_csi(
     top = max(level.max() for level in levels.values())
     bottom = min(max(min(level.min() for level in levels.values()), top - 40), top - 10)
     rows = 2 if phase else 1
-    figure = _figure(4.2 * (len(grids) + 1), 3.6 * rows)
+    figure = empty_figure(4.2 * (len(grids) + 1), 3.6 * rows, dpi=120)
     table = figure.subplots(rows, len(grids) + 1, squeeze=False)
     for column, (name, grid) in enumerate(grids.items()):
         axes = table[0][column]
@@ -111,13 +109,13 @@ def plot_statistics(sites: Sequence[Site]) -> Figure:
     served = [site for site in sites if site.links.has_path.any()]
     if not served:
         raise InputError("no site with a user that has a path: there are no statistics to plot")
-    figure = _figure(11.0, 7.4)
+    figure = empty_figure(11.0, 7.4, dpi=120)
     (map_axes, amplitude_axes), (spread_axes, count_axes) = figure.subplots(2, 2)
     if torch.isfinite(sites[0].links.position).any():
         draw_map(map_axes, sites[0], "los")
     else:
         _annotate(map_axes, "positions unknown")
-    for (name, amplitude), line in zip(_pool({s.name: _amplitude(s) for s in served}).items(), _LINES, strict=False):
+    for (name, amplitude), line in zip(_pool({s.name: _amplitude(s) for s in served}).items(), PALETTE, strict=False):
         level, share = np.sort(decibel(amplitude.square())), np.arange(1, len(amplitude) + 1) / len(amplitude)
         amplitude_axes.plot(level, share, color=line, label=f"{name} ({len(amplitude):,})")
     amplitude_axes.set(xlabel="amplitude at the carrier [dB]", ylabel="share of links below", ylim=(0, 1))
@@ -144,7 +142,7 @@ def _draw_histograms(spread_axes: Axes, count_axes: Axes, rays: dict[str, Paths]
     widest = max(1.0, float(np.percentile(torch.cat(list(spreads.values())).numpy(), 99)))
     spread_axes.set(xlabel=f"delay spread [ns] (above {widest:.0f} ns in the last bin)", xlim=(0, widest * 1.02))
     edges = np.arange(0.5, max(int(count.max()) for count in counts.values()) + 1.5)
-    for name, line in zip(spreads, _LINES, strict=False):
+    for name, line in zip(spreads, PALETTE, strict=False):
         share = np.full(len(spreads[name]), 100 / len(spreads[name]))
         style: dict[str, Any] = {"weights": share, "histtype": "step", "color": line, "linewidth": 1.5}
         spread_axes.hist(spreads[name].clamp(max=widest).numpy(), bins=np.linspace(0, widest, 41).tolist(), **style)
@@ -157,7 +155,7 @@ def _annotate(axes: Axes, text: str) -> None:
 
 def _pool(values: dict[str, Tensor]) -> dict[str, Tensor]:
     """Pool the values of all sites where there are too many to draw separately."""
-    if len(values) <= len(_LINES):
+    if len(values) <= len(PALETTE):
         return values
     return {f"{len(values)} sites": torch.cat(list(values.values()))}
 
@@ -168,12 +166,6 @@ def _amplitude(site: Site) -> Tensor:
 
 
 _IMAGE: dict[str, Any] = {"aspect": "auto", "origin": "lower", "interpolation": "nearest"}
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained", dpi=120)
 
 
 def _label_antennas(axes: Axes, csi: Tensor) -> None:
@@ -190,7 +182,7 @@ def _label_antennas(axes: Axes, csi: Tensor) -> None:
 
 def _draw_profile(axes: Axes, grids: dict[str, Tensor], bandwidth: float | None) -> None:
     peak = 0.0
-    for (name, grid), line, style in zip(grids.items(), _LINES, ("-", "--"), strict=False):
+    for (name, grid), line, style in zip(grids.items(), PALETTE, ("-", "--"), strict=False):
         profile = torch.fft.ifft(grid, dim=-1).abs().square().mean(0)
         peak = peak or float(profile.max())
         taps = np.arange(len(profile)) * (1.0 if bandwidth is None else 1e9 / bandwidth)

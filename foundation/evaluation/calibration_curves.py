@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from datamodules.plots.style import empty_figure
 from foundation.evaluation.twin_pictures import REFERENCES
 
 if TYPE_CHECKING:
@@ -54,13 +55,11 @@ def swept(rows: Sequence[Row]) -> dict[tuple[str, str], Lines]:
 
 def plot_sweep(found: Mapping[tuple[str, str], Lines]) -> Figure:
     """Draw the return value of `swept`, a column for each split."""
-    from matplotlib.figure import Figure
-
     styles = {prefix: (name, {"color": color, "linestyle": ":"}) for prefix, name, color in REFERENCES if prefix}
     styles |= _VARIANTS
     splits, known = (list(dict.fromkeys(keys)) for keys in zip(*found, strict=True))
     scores = [score for score in _SCORES if score in known]  # older results have no hit rate
-    figure = Figure(figsize=(4.6 * len(splits), 1.6 + 3.0 * len(scores)), layout="constrained", dpi=120)
+    figure = empty_figure(4.6 * len(splits), 1.6 + 3.0 * len(scores), dpi=120)
     panels = figure.subplots(len(scores), len(splits), squeeze=False, sharex=True, sharey="row")
     for score, axes_of_score in zip(scores, panels, strict=True):
         axes_of_score[0].set_ylabel(_SCORES[score])

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from datamodules import Site
 from datamodules.errors import InputError, needs
+from datamodules.plots.style import empty_figure
 from datamodules.progress import Progress
 from foundation.losses.clip import matching
 
@@ -50,14 +51,12 @@ def draw(rows: dict[str, Tensor], area: Tensor, sites: Sequence[Site]) -> dict[s
 
 def _similarity(rows: dict[str, Tensor], chosen: Tensor, sites: Sequence[Site]) -> Figure:
     """Draw an area, and the similarity of every channel in it with every environment (figure 5)."""
-    from matplotlib.figure import Figure
-
     order = chosen.nonzero().squeeze(1)
     order = order[np.lexsort((rows["user"][order].numpy(), rows["site"][order].numpy()))]
     order = order[:: -(-len(order) // _LINKS)]
     channel, environment = (F.normalize(rows[key][order], dim=-1) for key in ("channel", "environment"))
     numbers = sorted(set(rows["site"][order].tolist()))
-    figure = Figure(figsize=(10.0, 4.5), layout="constrained")
+    figure = empty_figure(10.0, 4.5)
     left, right = figure.subplots(1, 2)
     site = sites[numbers[0]]
     for outline in site.environment.footprints:
@@ -90,13 +89,12 @@ def _histogram(shares: Tensor, chance: float) -> Figure:
 def _projections(rows: dict[str, Tensor], progress: Progress) -> Figure:
     """Draw pairs in the plane by t-SNE, PCA and UMAP, a line from each channel to its environment (figure 3)."""
     from matplotlib.collections import LineCollection
-    from matplotlib.figure import Figure
 
     count = len(rows["channel"])
     chosen = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:_PAIRS]
     pair = [F.normalize(rows[key][chosen].float(), dim=-1).numpy() for key in ("channel", "environment")]
     planes = _planes(np.concatenate(pair), progress)
-    figure = Figure(figsize=(4.5 * len(planes), 4.2), layout="constrained")
+    figure = empty_figure(4.5 * len(planes), 4.2)
     for axes, (name, points) in zip(np.atleast_1d(figure.subplots(1, len(planes))), planes.items(), strict=True):
         one, other = np.split(points, 2)
         axes.add_collection(LineCollection(np.stack((one, other), 1).tolist(), colors="0.7", linewidths=0.6, zorder=0))

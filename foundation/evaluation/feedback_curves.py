@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from datamodules.plots.style import empty_figure
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -77,10 +79,9 @@ def figure4(rows: Sequence[Row], theirs: Mapping[str, Sequence[float]]) -> Figur
         rows: Results of a study, see `curves`; means over seeds are drawn, with the lowest and the highest.
         theirs: The return value of `published`; may be empty.
     """
-    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    figure = Figure(figsize=(7.5, 6.0), layout="constrained", dpi=120)
+    figure = empty_figure(7.5, 6.0, dpi=120)
     axes = figure.subplots()
     for key, name in (("pursuit_nmse_db", "matching pursuit, as many numbers"), ("chance_nmse_db", "chance")):
         if level := [row.value for row in rows if row.metric == key and _curve(row)]:

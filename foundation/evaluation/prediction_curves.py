@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datamodules.errors import InputError
+from datamodules.plots.style import PALETTE, empty_figure
 from foundation.runtime.stopping import exit_status
 from foundation.studies.rows import Row, collect
 from foundation.studies.study import Study
@@ -44,7 +45,6 @@ CAPTIONS = {
     "prediction_curves": "NMSE over the Doppler shift, the SNR and the horizon",
     "prediction_labels": "NMSE over the share of labels that a frozen encoder is given, beside training from scratch",
 }
-_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 _MARKERS = "osD^v<>"
 
 #: lines of points (value, NMSE [dB]) by predictor
@@ -85,10 +85,8 @@ def main_variants(names: Sequence[str]) -> list[str]:
 
 def plot_cells(found: Mapping[str, Mapping[str, float]]) -> Figure:
     """Draw the NMSE of the main variants: a group of points for each cell, with its f_D T and SNR."""
-    from matplotlib.figure import Figure
-
     variants = main_variants(_variants(found))
-    figure = Figure(figsize=(2.0 + 0.8 * len(found), 5.0), layout="constrained", dpi=100)
+    figure = empty_figure(2.0 + 0.8 * len(found), 5.0)
     axes = figure.add_subplot()
     for name, style in _GIVEN.items():
         spots = [(number, cell[name]) for number, cell in enumerate(found.values()) if name in cell]
@@ -143,11 +141,9 @@ def curves(rows: Sequence[Row]) -> dict[str, Lines]:
 
 def plot_curves(lines: Mapping[str, Lines]) -> Figure:
     """Draw the lines of `curves`, one panel for each horizontal axis; black lines are not learned."""
-    from matplotlib.figure import Figure
-
     columns = min(3, len(lines))
     height = -(-len(lines) // columns)
-    figure = Figure(figsize=(4.2 * columns, 0.6 + 3.6 * height), layout="constrained", dpi=100)
+    figure = empty_figure(4.2 * columns, 0.6 + 3.6 * height)
     names = list(dict.fromkeys(name for by_name in lines.values() for name in by_name if name not in _GIVEN))
     for number, (axis, by_name) in enumerate(lines.items(), 1):
         axes = figure.add_subplot(height, columns, number)
@@ -186,11 +182,9 @@ def shares(rows: Sequence[Row]) -> dict[str, dict[str, dict[int, list[float]]]]:
 
 def plot_shares(found: Mapping[str, Mapping[str, Mapping[int, Sequence[float]]]]) -> Figure:
     """Draw the lines of `shares`, one panel for each cell: means over seeds, with the lowest and the highest."""
-    from matplotlib.figure import Figure
-
     columns = min(5, len(found))
     height = -(-len(found) // columns)
-    figure = Figure(figsize=(2.7 * columns, 0.6 + 2.3 * height), layout="constrained", dpi=100)
+    figure = empty_figure(2.7 * columns, 0.6 + 2.3 * height)
     whole = max(count for each in found.values() for by_count in each.values() for count in by_count)
     known = list(dict.fromkeys(name for each in found.values() for name in each if name not in _GIVEN))
     for number, (data, each) in enumerate(found.items(), 1):
@@ -235,7 +229,7 @@ def _variants(found: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 
 def _style(rank: int) -> dict[str, Any]:
-    return {"color": _COLOURS[rank % len(_COLOURS)], "marker": _MARKERS[rank % len(_MARKERS)], "markersize": 5}
+    return {"color": PALETTE[rank % len(PALETTE)], "marker": _MARKERS[rank % len(_MARKERS)], "markersize": 5}
 
 
 def _legend(figure: Figure) -> None:

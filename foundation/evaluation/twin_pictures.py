@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from datamodules.plots.maps import draw_buildings, with_margin
+from datamodules.plots.style import empty_figure
 from datamodules.sites.site import Site
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def feedback_figures(errors: Mapping[str, Tensor], target: Tensor, rebuilt: Tens
     figures = {"errors": distributions(levels, "NMSE of a link [dB]", _COLORS)}
     order = errors["nmse_db"].argsort()
     chosen = [int(order[0]), int(order[len(order) // 2]), int(order[-1])]
-    figure = _figure(9.0, 5.6)
+    figure = empty_figure(9.0, 5.6, dpi=120)
     axes = figure.subplots(2, 3)
     for column, (which, link) in enumerate(zip(("least", "median", "largest"), chosen, strict=True)):
         top = float(target[link].abs().max())
@@ -131,7 +132,7 @@ def feedback_figures(errors: Mapping[str, Tensor], target: Tensor, rebuilt: Tens
 
 def distributions(curves: Mapping[str, Tensor], label: str, colors: Sequence[str]) -> Figure:
     """Draw the empirical CDFs of values (n,), by name, without NaN."""
-    figure = _figure(5.5, 4.2)
+    figure = empty_figure(5.5, 4.2, dpi=120)
     axes = figure.subplots()
     share = np.linspace(0, 1, 501)
     for (name, values), color in zip(curves.items(), colors, strict=False):
@@ -155,7 +156,7 @@ def _beam_maps(rows: Mapping[str, Tensor], sites: Sequence[Site]) -> Figure:
     apart = (beams[:, :2] - beams[:, 2:]).abs()
     difference = torch.minimum(apart, count - apart).numpy()  # indices of DFT beams are circular
     ranks = difference.shape[2]
-    figure = _figure(2.9 * ranks + 0.8, 6.4)
+    figure = empty_figure(2.9 * ranks + 0.8, 6.4, dpi=120)
     axes = figure.subplots(2, ranks, squeeze=False, sharex=True, sharey=True)
     for row, name in enumerate(("uncalibrated", "calibrated")):
         for rank in range(ranks):
@@ -169,9 +170,3 @@ def _beam_maps(rows: Mapping[str, Tensor], sites: Sequence[Site]) -> Figure:
     axes[1][0].set(xlabel="x [m]", ylabel="y [m]")
     figure.colorbar(points, ax=axes, label="difference to the beam of the true channel [beams]", shrink=0.7)
     return figure
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained", dpi=120)
