@@ -103,9 +103,9 @@ def main(args: list[str] | None = None, callbacks: Sequence[Callback] = (), rais
         print(f"csi-foundation {importlib.metadata.version('csi-foundation')}")
         return 0
     if args[0].startswith("-"):
-        return _say(f"error: '{args[0]}' comes before the command: give one of {', '.join(_COMMANDS)}, export first", 2)
+        return _report(f"error: '{args[0]}' comes before the command: give one of {', '.join(_COMMANDS)}, export first", 2)
     if args[0] not in (*_COMMANDS, "export"):
-        return _say(f"error: unknown command '{args[0]}': must be one of {', '.join(_COMMANDS)}, export", 2)
+        return _report(f"error: unknown command '{args[0]}': must be one of {', '.join(_COMMANDS)}, export", 2)
 
     def work() -> None:
         if args[0] == "export":
@@ -135,23 +135,23 @@ def guarded(work: Callable[[], object], raises: bool = False) -> int:
         with ended_by_sigterm():
             work()
     except Terminated as leaving:
-        return _say(f"terminated{resume_hint(leaving)}", TERMINATED)
+        return _report(f"terminated{resume_hint(leaving)}", TERMINATED)
     except KeyboardInterrupt as leaving:
-        return _say(f"interrupted{resume_hint(leaving)}", INTERRUPTED)
+        return _report(f"interrupted{resume_hint(leaving)}", INTERRUPTED)
     except SystemExit as leaving:
         # Lightning turns Ctrl-C during a run into this, after an orderly shutdown.
         if isinstance(leaving.__context__, KeyboardInterrupt):
-            return _say(f"interrupted{resume_hint(leaving)}", INTERRUPTED)
+            return _report(f"interrupted{resume_hint(leaving)}", INTERRUPTED)
         raise
     except Exception as error:
         if raises or os.environ.get("CSI_DEBUG"):
             raise
         if _lost_connection(error):
-            return _say(f"error: another process of this run is gone{resume_hint(error)}", 1)
+            return _report(f"error: another process of this run is gone{resume_hint(error)}", 1)
         line = user_error(error)
         if line is None:
             raise
-        return _say(f"error: {line}", 2)
+        return _report(f"error: {line}", 2)
     return 0
 
 
@@ -246,7 +246,7 @@ def _is_of_lightning(error: Exception) -> bool:
     return bool(frames) and "/lightning/" in frames[-1].filename and str(frames[-1].line).startswith("raise ")
 
 
-def _say(line: str, status: int) -> int:
+def _report(line: str, status: int) -> int:
     from foundation.runtime.runs import rank
 
     if rank() == 0:

@@ -36,7 +36,7 @@ def _compiled(*signature: str) -> Callable[[Callable[..., Any]], Any]:
 
 
 @_compiled()
-def _turn(phases: NDArray[np.float64], scale: float, count: int, phasors: NDArray[np.float64]) -> None:
+def _write_phasors(phases: NDArray[np.float64], scale: float, count: int, phasors: NDArray[np.float64]) -> None:
     """Write cos and sin of 2 pi scale phases, in arithmetic that the compiler vectorises."""
     for i in range(count):
         turns = scale * phases[i]
@@ -124,8 +124,8 @@ def fill_factors(
     for side in range(2):
         if counts[2 * side] * counts[2 * side + 1] == 1:
             continue
-        _turn(angles[2 * side], _TURNS, count, azimuth)
-        _turn(angles[2 * side + 1], _TURNS, count, zenith)
+        _write_phasors(angles[2 * side], _TURNS, count, azimuth)
+        _write_phasors(angles[2 * side + 1], _TURNS, count, zenith)
         frames = bs_frames if side else ue_frame
         for i in range(count):
             u = link[i] if len(frames) > 1 else 0  # one for all
@@ -139,7 +139,7 @@ def fill_factors(
     phasor = np.empty((6, 2, count))
     for axis in range(6):
         if axis == 5 or counts[axis] > 1:
-            _turn(along[axis], steps[0, axis], count, phasor[axis])
+            _write_phasors(along[axis], steps[0, axis], count, phasor[axis])
 
     rows = counts[0] * counts[1] * counts[2] * counts[3]
     space = memory[: columns * rows]

@@ -107,7 +107,7 @@ class World:
         for column, row in ((Entry.BS_COLUMN, Entry.BS_ROW), (Entry.USER_COLUMN, Entry.USER_ROW)):
             # columns run east and rows south, from the corner of the map
             east, north = vector[:, column] - 0.5, 0.5 - vector[:, row]
-            east, north = self._turn(east, north)
+            east, north = self._rotate(east, north)
             vector[:, column], vector[:, row] = east + 0.5, 0.5 - north
         vector[:, Entry.BS_HEIGHT] *= self.stretch
         vector[:, Entry.USER_HEIGHT] *= self.stretch
@@ -115,10 +115,10 @@ class World:
         return vector
 
     def _point(self, position: Tensor) -> Tensor:
-        x, y = self._turn(position[:, 0], position[:, 1])
+        x, y = self._rotate(position[:, 0], position[:, 1])
         return torch.stack((x, y, position[:, 2]), -1) * self.stretch[:, None]
 
-    def _turn(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def _rotate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         x = torch.where(self.mirrored, -x, x)
         cosine = constant((1.0, 0.0, -1.0, 0.0), x.device, x.dtype)[self.quarters]
         sine = constant((0.0, 1.0, 0.0, -1.0), x.device, x.dtype)[self.quarters]

@@ -41,7 +41,7 @@ def main(args: list[str]) -> Path:
     parser.add_argument("--part", help="only this part of the model, such as csi or head [all]")
     parser.add_argument("--out", type=Path, help="folder to write to [export/ in the run, else next to the checkpoint]")
     given = parser.parse_args(args)
-    folder = given.out or _beside(given.checkpoint)
+    folder = given.out or _default_folder(given.checkpoint)
     if given.to == "safetensors":
         write_folder(given.checkpoint, folder, given.part)
         print(f"exported: {folder} ({WEIGHTS}, {CONFIG}, README.md)")
@@ -51,7 +51,7 @@ def main(args: list[str]) -> Path:
     return folder
 
 
-def _beside(checkpoint: Path) -> Path:
+def _default_folder(checkpoint: Path) -> Path:
     run = None if checkpoint.is_dir() else Run.of(checkpoint)
     if run is not None:
         return run.folder / "export"

@@ -96,7 +96,7 @@ def _times(one: Any, other: Any) -> Pair:
     return _join(a * c - b * d, a * d + b * c)
 
 
-def _over(one: Any, other: Any) -> Pair:
+def _divide(one: Any, other: Any) -> Pair:
     if not isinstance(other, Pair):
         return Pair(one.parts / (other.unsqueeze(-1) if isinstance(other, Tensor) else other))
     c, d = _split(other)
@@ -198,8 +198,8 @@ _RULES: dict[str, Callable[..., Any]] = {
     "conj": lambda value: _join(value.parts[..., 0], -value.parts[..., 1]),
     "mul": _times,
     "rmul": _times,
-    "truediv": _over,
-    "div": _over,
+    "truediv": _divide,
+    "div": _divide,
     "matmul": _matmul,
     "einsum": _einsum,
     "mT": lambda value: Pair(value.parts.transpose(-2, -3)),

@@ -31,18 +31,20 @@ def similarity(labels: Tensor, others: Tensor, weights: Mapping[str, float] | No
     Raises:
         ValueError: A weight is negative, or its axis is unknown.
     """
-    alike = labels.unsqueeze(1) == others
+    equal = labels.unsqueeze(1) == others
     known = labels.unsqueeze(1) != UNKNOWN
-    return (alike & known).double() @ _weights(weights, labels.device, math.inf)
+    return (equal & known).double() @ _weights(weights, labels.device, math.inf)
 
 
-def alike(labels: Tensor, others: Tensor, rho: float = 5.0, weights: Mapping[str, float] | None = None) -> Tensor:
+def positive_pairs(
+    labels: Tensor, others: Tensor, rho: float = 5.0, weights: Mapping[str, float] | None = None
+) -> Tensor:
     """Return the mask of positive pairs, of similarity rho or more, bool (B, M); arguments as of `similarity`."""
     # tolerance for rounding errors of the sum of weights
     return similarity(labels, others, weights) >= rho - 1e-9
 
 
-def adversarial(
+def adversarial_pairs(
     labels: Tensor,
     others: Tensor,
     weights: Mapping[str, float] | None = None,

@@ -13,7 +13,7 @@ from foundation.contract import check_keys
 from foundation.encoder import Encoder
 from foundation.gather import concatenate, gather, gather_rows
 from foundation.losses.clip import BATCH, spread, unit
-from foundation.losses.domain_similarity import THRESHOLDS, adversarial, alike
+from foundation.losses.domain_similarity import THRESHOLDS, adversarial_pairs, positive_pairs
 from foundation.losses.ntxent import Negatives, NTXentLoss
 from foundation.models.contrastive import ContrastiveTask, retrieval_scores
 from foundation.nets.contwin import CNNTransformer, past_image
@@ -108,8 +108,8 @@ class ConTwin(ContrastiveTask):
         self._validated: list[dict[str, Tensor]] = []
         none = torch.zeros(0, 5, dtype=torch.int64)
         try:
-            alike(none, none, weights=weights)
-            adversarial(none, none, weights=lambdas, thresholds=self.thresholds)
+            positive_pairs(none, none, weights=weights)
+            adversarial_pairs(none, none, weights=lambdas, thresholds=self.thresholds)
         except ValueError as error:
             raise InputError(f"ConTwin: {error}") from error
 
@@ -173,10 +173,10 @@ class ConTwin(ContrastiveTask):
         """
         positives = link.unsqueeze(1) == links
         if self.rho is not None:
-            positives |= alike(domain, domains, self.rho, self.weights)
+            positives |= positive_pairs(domain, domains, self.rho, self.weights)
         if self.pool == "all":
             return positives, ~positives
-        pool = adversarial(domain, domains, weights=self.lambdas, thresholds=self.thresholds)
+        pool = adversarial_pairs(domain, domains, weights=self.lambdas, thresholds=self.thresholds)
         return positives, pool & ~positives
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:

@@ -106,7 +106,7 @@ class EnvironmentTransformer(Tower):
 
     def patchify(self, map: Tensor, geometry: Tensor) -> Tensor:
         """Return patches (B, num_tokens, width) of maps (B, 1, 64, 64) and geometry vectors (B, 8)."""
-        values = self._waves(geometry) if self.frequencies else geometry
+        values = self._with_fourier_features(geometry) if self.frequencies else geometry
         tokens = [rearrange(self.vector(values), "b (n d) -> b n d", n=self.geometry_tokens)]
         if self.corridor:
             strip = corridor(map, geometry, _ALONG)
@@ -118,11 +118,12 @@ class EnvironmentTransformer(Tower):
             tokens.append(rearrange(self.patches(map), "b d h w -> b (h w) d"))
         return torch.cat(tokens, dim=1)
 
-    def _waves(self, geometry: Tensor) -> Tensor:
+    def _with_fourier_features(self, geometry: Tensor) -> Tensor:
         """Return the geometry vector (B, 8) with Fourier features of the link appended."""
         # the scale is 100 m over the side of the map
         between = (geometry[:, USER_PIXEL] - geometry[:, BS_PIXEL]) / geometry[:, Entry.SCALE, None].clamp_min(1e-3)
-        length = torch.linalg.vector_norm(torch.cat([between, _rise(geometry) / SIDE_UNIT], 1), dim=1, keepdim=True)
+        offset = torch.cat([between, _relative_height(geometry) / SIDE_UNIT], dim=1)
+        length = torch.linalg.vector_norm(offset, dim=1, keepdim=True)
         direction = between / length.clamp_min(1e-3)  # the quantities that determine a path in the channel
         numbers = torch.cat([between, length, direction], dim=1)
         angles = (numbers.unsqueeze(-1) * self.octaves).flatten(1)
@@ -181,7 +182,7 @@ def single_bounces(map: Tensor, geometry: Tensor, sines: int, lengths: int, reac
     station, user = _half_sides(geometry[:, BS_PIXEL]), _half_sides(geometry[:, USER_PIXEL])
     link = user - station
     metres = (torch.arange(lengths, device=map.device) + 0.5) / lengths * reach
-    level = (metres.square() - _rise(geometry).square()).clamp_min(0).sqrt()
+    level = (metres.square() - _relative_height(geometry).square()).clamp_min(0).sqrt()
     length = level / SIDE_UNIT * 2 * geometry[:, Entry.SCALE, None]
     detour = (length.square() - link.square().sum(1, keepdim=True)).clamp_min(0)
     ahead = (link.unsqueeze(1) * direction).sum(-1)  # a matrix product would be rounded by autocast
@@ -191,12 +192,12 @@ def single_bounces(map: Tensor, geometry: Tensor, sines: int, lengths: int, reac
     points = (bounce + user[:, None, None]).to(map)
     plane = F.grid_sample(map, points, align_corners=False) * (detour > 0)[:, None, None]
     azimuth = torch.atan2(direction[:, 1:], direction[:, :1]).expand_as(distance)
-    seen = plane * sight(map, station, distance, azimuth)
-    seen = seen * sight(map, user, bounce.norm(dim=-1), torch.atan2(bounce[..., 1], bounce[..., 0]))
+    seen = plane * visibility(map, station, distance, azimuth)
+    seen = seen * visibility(map, user, bounce.norm(dim=-1), torch.atan2(bounce[..., 1], bounce[..., 0]))
     return rearrange([plane, seen], "n b 1 (s a) l -> b (n s) a l", s=2)
 
 
-def sight(map: Tensor, centre: Tensor, distance: Tensor, azimuth: Tensor) -> Tensor:
+def visibility(map: Tensor, centre: Tensor, distance: Tensor, azimuth: Tensor) -> Tensor:
     """Return the visibility of points from a centre: 1 in line of sight, 0 behind a wall.
 
     Args:
@@ -223,7 +224,7 @@ def _half_sides(position: Tensor) -> Tensor:
     return 2 * position - 1
 
 
-def _rise(geometry: Tensor) -> Tensor:
+def _relative_height(geometry: Tensor) -> Tensor:
     """Return the height of the user above the base station [m], (B, 1), from geometry vectors (B, 8)."""
     return (geometry[:, Entry.USER_HEIGHT] - geometry[:, Entry.BS_HEIGHT]).unsqueeze(1) * HEIGHT_UNIT
 

@@ -197,7 +197,7 @@ class Areas(Source):
             side = rng.uniform(self.size[0], longest)
             corner = low + spot * (high - low - side)
             window = (*corner.tolist(), *(corner + side).tolist())
-            if self._suits(geometry, window, rng):
+            if self._is_suitable(geometry, window, rng):
                 xy = geometry.scatter(window, self.base_stations + self.users, rng)
                 if len(xy) == self.base_stations + self.users:
                     above = np.repeat([self.bs_height, self.user_height], [self.base_stations, self.users])
@@ -209,7 +209,7 @@ class Areas(Source):
             f"ground for {self.base_stations} base stations and {self.users} users: change size"
         )
 
-    def _suits(self, geometry: SceneGeometry, window: Window, rng: np.random.Generator) -> bool:
+    def _is_suitable(self, geometry: SceneGeometry, window: Window, rng: np.random.Generator) -> bool:
         """Return whether a window has both streets and buildings."""
         xy = rng.uniform(window[:2], window[2:], (_POINTS, 2))
         built = geometry.surface(xy) - geometry.ground(xy) > _LOWEST

@@ -64,8 +64,8 @@ class SceneGeometry:
             raise InputError(f"scene {file.stem} has no ground object: name it 'ground'")
         self._obstacles = [mesh for name, mesh in meshes.items() if name not in ground]
         everything = np.concatenate([meshes[name] for name in sorted(ground)])
-        self._ground = _Relief(everything)
-        self._roofs = _Relief(np.concatenate(self._obstacles or [np.zeros((0, 3, 3))]))
+        self._ground = _HeightMap(everything)
+        self._roofs = _HeightMap(np.concatenate(self._obstacles or [np.zeros((0, 3, 3))]))
         (x_min, y_min), (x_max, y_max) = _corners(everything).tolist()
         self.bounds: Window = (x_min, y_min, x_max, y_max)
 
@@ -227,11 +227,11 @@ def in_text(numbers: Sequence[float] | NDArray[Any]) -> str:
     return "(" + ", ".join(f"{number:.1f}" for number in numbers) + ")"
 
 
-class _Relief:
+class _HeightMap:
     """Height map of triangles (N, 3, 3) [m]."""
 
     def __init__(self, triangles: NDArray[Any]) -> None:
-        self._triangles = _lying(triangles)
+        self._triangles = _without_walls(triangles)
         self._tree = shapely.STRtree(shapely.polygons(self._triangles[..., :2]))
 
     def height(self, xy: NDArray[Any], lowest: bool = False) -> NDArray[Any]:
@@ -247,7 +247,7 @@ class _Relief:
         return height
 
 
-def _lying(triangles: NDArray[Any]) -> NDArray[Any]:
+def _without_walls(triangles: NDArray[Any]) -> NDArray[Any]:
     """Remove triangles without area in the top view, such as walls."""
     edges = triangles[:, 1:, :2] - triangles[:, :1, :2]
     area = np.abs(edges[:, 0, 0] * edges[:, 1, 1] - edges[:, 0, 1] * edges[:, 1, 0]) / 2
@@ -265,10 +265,10 @@ def _plan_area(triangles: NDArray[Any]) -> float:
 
 def _is_flat(triangles: NDArray[Any]) -> bool:
     """Return whether a surface has a single layer, unlike a closed solid."""
-    relief, (low, high) = _Relief(triangles), _corners(triangles)
+    heights, (low, high) = _HeightMap(triangles), _corners(triangles)
     share = np.stack(np.meshgrid(*[np.linspace(0.05, 0.95, 8)] * 2), axis=-1).reshape(-1, 2)
     xy = low + share * (high - low)
-    thickness = relief.height(xy) - relief.height(xy, lowest=True)
+    thickness = heights.height(xy) - heights.height(xy, lowest=True)
     return bool(np.isfinite(thickness).any() and np.nanmax(thickness) < _GROUND_TOLERANCE)
 
 
@@ -277,7 +277,7 @@ def _outlines(triangles: NDArray[Any]) -> list[tuple[NDArray[Any], float]]:
 
     Walls project to nothing, so a building whose walls and roof are two objects counts once, by its roof.
     """
-    triangles = _lying(triangles)
+    triangles = _without_walls(triangles)
     if len(triangles) == 0:
         return []
     # the millimetre grid heals the gaps between the triangles of a roof

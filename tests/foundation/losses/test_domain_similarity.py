@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from datamodules.sides.domains import UNKNOWN
-from foundation.losses.domain_similarity import adversarial, alike, class_speed, similarity
+from foundation.losses.domain_similarity import adversarial_pairs, class_speed, positive_pairs, similarity
 
 # scenario, los, mobility, tilt [degrees], frequency [MHz]
 BASE = [1, 0, 1, 10, 3500]
@@ -14,7 +14,7 @@ def changed(**values):
 
 
 def pair(one, other, **options):
-    return bool(adversarial(torch.tensor([one]), torch.tensor([other]), **options))
+    return bool(adversarial_pairs(torch.tensor([one]), torch.tensor([other]), **options))
 
 
 def test_similarity_counts_the_axes_that_agree():
@@ -22,15 +22,16 @@ def test_similarity_counts_the_axes_that_agree():
     assert similarity(labels, labels).tolist() == [[5, 4, 3], [4, 5, 4], [3, 4, 5]]
     weighted = similarity(labels, labels[:1], {"los": 0.5, "tilt": 2.0})
     assert weighted.flatten().tolist() == [5.5, 5.0, 3.0]
-    assert alike(labels, labels).tolist() == torch.eye(3, dtype=torch.bool).tolist(), "the paper's rho is 5"
-    assert alike(labels, labels, rho=4).sum() == 7
-    assert alike(labels, labels, 0.5, dict.fromkeys(("scenario", "los", "mobility", "tilt", "frequency"), 0.1)).any()
+    assert positive_pairs(labels, labels).tolist() == torch.eye(3, dtype=torch.bool).tolist(), "the paper's rho is 5"
+    assert positive_pairs(labels, labels, rho=4).sum() == 7
+    weights = dict.fromkeys(("scenario", "los", "mobility", "tilt", "frequency"), 0.1)
+    assert positive_pairs(labels, labels, 0.5, weights).any()
 
 
 def test_unknown_conditions_neither_agree_nor_differ():
     unknown = torch.tensor([changed(los=UNKNOWN, mobility=UNKNOWN)])
     assert similarity(unknown, unknown).item() == 3
-    assert not adversarial(unknown, torch.tensor([changed(los=1, mobility=2)]))
+    assert not adversarial_pairs(unknown, torch.tensor([changed(los=1, mobility=2)]))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import torch
 
 from datamodules.channel.transforms import tapered, to_angle, to_delay
 from foundation import EnvironmentTransformer
-from foundation.nets.environment_tower import corridor, sight, single_bounces
+from foundation.nets.environment_tower import corridor, single_bounces, visibility
 
 
 def test_the_corridor_shows_the_map_along_the_link():
@@ -106,7 +106,7 @@ def test_sight_ends_at_walls():
     free = np.argwhere(image == 0)[:, ::-1] + 0.5
     centre, points = free[2000], free[random.integers(0, len(free), 500)]
     east, south = torch.tensor((points - centre) / 32).float()[None, None].unbind(-1)
-    seen = sight(
+    seen = visibility(
         torch.tensor(image).float()[None, None],
         torch.tensor(centre / 32 - 1).float()[None],
         torch.hypot(east, south),
