@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -55,7 +53,8 @@ def _bounded(code: Tensor) -> Tensor:
 class Autoencoder(Encoder):
     """Encodes a channel at the user, and decodes it at the base station (twin feedback section III).
 
-    As an `Encoder` its features are the code. A subclass implements `compress` and `rebuild`.
+    As an `Encoder` its features are the code. A subclass has the networks `compressor` and `rebuilder`, or implements
+    `compress` and `rebuild`.
 
     Args:
         code_size: Real numbers M of the code.
@@ -67,6 +66,9 @@ class Autoencoder(Encoder):
     Raises:
         InputError: A size is not an integer of at least 1, `bits` is out of range, or the reference is unknown.
     """
+
+    compressor: nn.Module
+    rebuilder: nn.Module
 
     def __init__(
         self,
@@ -88,13 +90,15 @@ class Autoencoder(Encoder):
         """Number of feedback bits of a link; 32 for each number when the code is not quantised."""
         return self.num_features * (32 if self.quantizer is None else self.quantizer.bits)
 
-    @abstractmethod
     def compress(self, pixels: Tensor) -> Tensor:
         """Return the code (B, M) of an image (B, 2, rows, R*T)."""
+        code: Tensor = self.compressor(pixels)
+        return code
 
-    @abstractmethod
     def rebuild(self, code: Tensor) -> Tensor:
         """Return the image (B, 2, rows, R*T) of a code (B, M), of any norm."""
+        pixels: Tensor = self.rebuilder(code)
+        return pixels
 
     def observe(self, csi: Tensor) -> tuple[Tensor, Tensor]:
         """Return the delay-angular channel (B, rows, R*T) of CSI (B, R, T, K), and its scale (B,).

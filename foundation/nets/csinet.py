@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from datamodules.channel.transforms import PhaseReference
 from foundation.nets.autoencoder import Autoencoder, Refine, convolution
@@ -39,13 +39,3 @@ class CsiNet(Autoencoder):
             convolution(2, 2, 3),
             nn.Tanh(),  # in place of the sigmoid of the original, whose inputs are scaled to [0, 1]
         )
-
-    def compress(self, pixels: Tensor) -> Tensor:
-        """Return the code (B, M) of an image (B, 2, rows, R*T)."""
-        code: Tensor = self.compressor(pixels)
-        return code
-
-    def rebuild(self, code: Tensor) -> Tensor:
-        """Return the image (B, 2, rows, R*T) of a code (B, M), not yet of unit norm."""
-        pixels: Tensor = self.rebuilder(code)
-        return pixels

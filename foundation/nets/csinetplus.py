@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from datamodules.channel.transforms import PhaseReference
 from datamodules.errors import check_not_negative
@@ -51,13 +51,3 @@ class CSINetPlus(Autoencoder):
             nn.Tanh(),  # not a sigmoid: entries of channels of unit norm lie in [-1, 1] (V-D (i))
             *(Refine((7, 5, 3), nn.Tanh(), nn.Identity()) for _ in range(blocks)),
         )
-
-    def compress(self, pixels: Tensor) -> Tensor:
-        """Return the code (B, M) of an image (B, 2, rows, R*T)."""
-        code: Tensor = self.compressor(pixels)
-        return code
-
-    def rebuild(self, code: Tensor) -> Tensor:
-        """Return the image (B, 2, rows, R*T) of a code (B, M), not yet of unit norm."""
-        pixels: Tensor = self.rebuilder(code)
-        return pixels
