@@ -19,7 +19,6 @@ from datamodules.errors import DatasetNotFoundError, InputError
 from datamodules.module import ChannelDataModule
 from datamodules.sites.recording import Recording
 from datamodules.sites.site import Site
-from datamodules.sources.recorded.file import read_recording
 from datamodules.sources.recorded.source import Recorded
 from foundation.cli import main
 
@@ -86,14 +85,6 @@ def test_real_pairs_are_complex(tmp_path: Path, dtype: torch.dtype) -> None:
     torch.testing.assert_close(links(site).csi(), csi, rtol=0, atol=5e-3)
 
 
-def test_large_files_are_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, _ = read_recording(write(tmp_path / "a.safetensors"))
-    monkeypatch.setattr("datamodules.sources.recorded.file._READ_SIZE", 7 * R * T * K)
-    pieces, _ = read_recording(tmp_path / "a.safetensors")
-    assert torch.equal(whole.pairs, pieces.pairs)
-    assert torch.equal(whole.scale, pieces.scale)
-
-
 def test_sequences_know_their_interval(tmp_path: Path) -> None:
     csi = draw(U, N, R, T, K)
     start = torch.arange(U, dtype=torch.float64)[:, None] + 1.7e9
@@ -148,6 +139,10 @@ def with_value(tensor: Tensor, link: int, value: Any) -> Tensor:
     return tensor
 
 
+SEQUENCES = draw(U, N, R, T, K)
+STAMPS = 0.1 * torch.arange(U * N, dtype=torch.float64).reshape(U, N)
+
+
 @pytest.mark.parametrize(
     ("changed", "metadata", "message"),
     [
@@ -165,6 +160,8 @@ def with_value(tensor: Tensor, link: int, value: Any) -> Tensor:
         ({"timestamps": torch.zeros(U, dtype=torch.float64)}, {}, "timestamps of 29 of 30 links is not after the one"),
         ({"timestamps": with_value(torch.arange(U).double(), 8, np.nan)}, {}, "timestamps of 2 of 30 links is not"),
         ({"timestamps": torch.zeros(U, 4)}, {}, r"timestamps must be real and have shape \(30,\)"),
+        ({"csi": SEQUENCES, "timestamps": with_value(STAMPS, 3, 1.0)}, {}, "not 0.1 s apart, first of link 3"),
+        ({"csi": SEQUENCES, "timestamps": with_value(STAMPS, 6, STAMPS[6, 1])}, {}, "not rising, first of link 6"),
         ({}, {"carrier_frequency": None}, r"the metadata lack carrier_frequency \[Hz\]"),
         ({}, {"bandwidth": -1}, "the metadata bandwidth must be a positive number, got '-1'"),
         ({}, {"bandwidth": "wide"}, "the metadata bandwidth must be a positive number, got 'wide'"),
@@ -181,19 +178,6 @@ def test_faults_are_named(tmp_path: Path, changed: Any, metadata: Any, message: 
     assert str(caught.value).startswith(f"recording {file}: ")
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "cache").glob("a-*"))
-
-
-def test_snapshots_that_are_missing_or_turn_back(tmp_path: Path) -> None:
-    stamps = 0.1 * torch.arange(U * N, dtype=torch.float64).reshape(U, N)
-    gap, back = stamps.clone(), stamps.clone()
-    gap[3, 2:] += 0.5
-    back[6, 1] = back[6, 0]
-    for name, value, message in (
-        ("gap", gap, "not 0.1 s apart, first of link 3"),
-        ("back", back, "not rising, first of"),
-    ):
-        with pytest.raises(InputError, match=message):
-            open_site(write(tmp_path / f"{name}.safetensors", csi=draw(U, N, R, T, K), timestamps=value))
 
 
 @pytest.mark.parametrize("cut", [5, 200])

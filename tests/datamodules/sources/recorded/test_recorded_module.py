@@ -192,8 +192,9 @@ def test_a_long_recording_is_many_links(tmp_path: Path) -> None:
     assert links(open_site(standing)).timestamps.tolist() == pytest.approx([0.1 * n for n in range(60)])
 
 
-def test_long_recordings_are_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, _ = read_recording(series(tmp_path / "a.safetensors"))
+@pytest.mark.parametrize("record", [write, series])
+def test_large_files_are_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: Any) -> None:
+    whole, _ = read_recording(record(tmp_path / "a.safetensors"))
     monkeypatch.setattr("datamodules.sources.recorded.file._READ_SIZE", 7 * R * T * K)
     pieces, _ = read_recording(tmp_path / "a.safetensors")
     assert torch.equal(whole.pairs, pieces.pairs)
