@@ -83,6 +83,7 @@ def test_equals_the_tensor_way_where_the_angles_are_exact(bs, ue, tones, monkeyp
 
 
 def test_long_delays_keep_their_phase(calls):
+    # 100 us at 100 MHz: 10,000 turns over the band
     paths, ofdm = random_paths(max_delay=1e-4), OFDM(1024, 100e6)
     assert worst(synthesize(paths, Array(), Array(), ofdm), reference(paths, Array(), Array(), ofdm)) < 5e-7
     assert calls
