@@ -103,7 +103,8 @@ def main(args: list[str] | None = None, callbacks: Sequence[Callback] = (), rais
         print(f"csi-foundation {importlib.metadata.version('csi-foundation')}")
         return 0
     if args[0].startswith("-"):
-        return _report(f"error: '{args[0]}' comes before the command: give one of {', '.join(_COMMANDS)}, export first", 2)
+        first = f"give one of {', '.join(_COMMANDS)}, export first"
+        return _report(f"error: '{args[0]}' comes before the command: {first}", 2)
     if args[0] not in (*_COMMANDS, "export"):
         return _report(f"error: unknown command '{args[0]}': must be one of {', '.join(_COMMANDS)}, export", 2)
 
