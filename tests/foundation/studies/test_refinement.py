@@ -86,6 +86,7 @@ def ran(monkeypatch, tmp_path):
         commands.extend(given)
         return 0
 
+    monkeypatch.setattr("foundation.dry_run.check_followers", lambda given: None)  # no run is real
     for module in (refinement, continual):
         monkeypatch.setattr(module, "run_all", run_all)
         monkeypatch.setattr(module, "worlds_of", Worlds)
