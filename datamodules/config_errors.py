@@ -74,7 +74,8 @@ def condense(
         return _given_where(word, files, options)
 
     if found := _NO_FILE.search(message):
-        return f"config file {found[1]} does not exist"
+        wrong = "is a folder: give a file" if Path(found[1]).is_dir() else "does not exist"
+        return f"config file {found[1]} {wrong}"
     if found := _NO_CLASS_YET.search(message):
         return (
             f"'{_dotted(message, found)}' has no class yet: put the --config of an experiment that names it first, "

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from datamodules.errors import InputError
 from datamodules.files import write_whole
 from foundation.runtime.stopping import exit_status
 from foundation.studies.continual import refinements
@@ -213,7 +214,11 @@ def main() -> None:
     def work() -> None:
         rows = read(ROWS)
         for study in map(Study.named, options.studies):
-            rows = updated(rows, collect(options.runs, study), study)
+            if not (new := collect(options.runs, study)):
+                raise InputError(
+                    f"no finished run in {options.runs / study.name}: make study STUDY={study.name} comes first"
+                )
+            rows = updated(rows, new, study)
         write(ROWS, rows)
         publish(rows)
 

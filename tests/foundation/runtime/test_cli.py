@@ -191,6 +191,7 @@ class TestBadInput:
             (["--trainer.max_epoch", "3"], "trainer.max_epoch"),
             (["--nonsense", "3"], "unknown key 'nonsense' on the command line"),
             (["--config", "none.yaml"], "none.yaml does not exist"),
+            (["--config", "."], ". is a folder: give a file"),
             (["--ckpt_path", "none.ckpt"], "checkpoint none.ckpt does not exist"),
             (["--ckpt_path", "last"], "--ckpt_path last: no runs/toy/*/checkpoints/last.ckpt"),
             (["--model.complain", "three beams wanted"], "error: three beams wanted"),

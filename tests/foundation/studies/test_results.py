@@ -163,12 +163,19 @@ def test_rows_of_runs_that_lie_elsewhere_stay_and_those_that_the_study_no_longer
     assert results.updated(rows, [], study) == rows[:3]  # a folder without runs costs no row
 
 
-def test_results_of_no_study_are_refused(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["results", "nonsense"])
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["nonsense"], "error: no study 'nonsense' in experiments/studies: must be one of abl"),
+        (["views", "--runs", "nowhere"], "error: no finished run in nowhere/views: make study STUDY=views comes first"),
+    ],
+)
+def test_what_has_no_results_is_refused(monkeypatch, capsys, args, said):
+    monkeypatch.setattr(sys, "argv", ["results", *args])
     with pytest.raises(SystemExit) as leaving:
         results.main()
     assert leaving.value.code == 2
-    assert capsys.readouterr().err.startswith("error: no study 'nonsense' in experiments/studies: must be one of abl")
+    assert capsys.readouterr().err.startswith(said)
 
 
 def test_the_demo_says_what_pretraining_bought():
