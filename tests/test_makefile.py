@@ -34,8 +34,10 @@ esac
 
     def run(*args, **environment):
         (tmp_path / "called").write_text("")
+        # not as a part of the `make test` that may run this
+        alone = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
         done = subprocess.run(
-            ["make", *args], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, **environment}
+            ["make", *args], cwd=tmp_path, capture_output=True, text=True, env={**alone, **environment}
         )
         errors = [line for line in done.stderr.splitlines() if line.startswith(("error: ", "Makefile:"))]
         return done.returncode, (tmp_path / "called").read_text().splitlines(), errors
