@@ -186,7 +186,7 @@ class ZeroShot:
     def _moved(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Return the maps (B, 1, 64, 64) with one building moved, and a mask of the NLOS links that it had blocked."""
         images, affected = batch["map"].clone(), torch.zeros(len(batch["site"]), dtype=torch.bool)
-        served, user = batch["site"].cpu(), batch["user"].cpu().numpy()
+        served, user = batch["site"].cpu(), batch["user"].cpu()
         for number in served.unique().tolist():
             if number not in self.moved:
                 site = self.sites[number]
@@ -196,7 +196,7 @@ class ZeroShot:
             if entry is not None:
                 rows = (served == number).nonzero().squeeze(1)
                 images[rows.to(images.device)] = entry[0].to(images)
-                affected[rows] = torch.from_numpy(entry[1][user[rows]])
+                affected[rows] = torch.from_numpy(entry[1])[user[rows]]
         return images, affected & (batch["los"].cpu() == 0)
 
     def gathered(self) -> ZeroShot:

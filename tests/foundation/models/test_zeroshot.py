@@ -110,7 +110,10 @@ def test_towers_blind_to_a_task_score_its_chance():
     }  # fmt: skip
     blind, channel = torch.randn(8), torch.randn(count, 8)
     zero_shot = ZeroShot([site])
-    zero_shot.add(batch, channel, blind.expand(count, 8), None, lambda image, vector: blind.expand(len(vector), 8))
+    for rows in (slice(1), slice(1, None)):  # a last batch may have a single link
+        part = {key: value[rows] for key, value in batch.items()}
+        embedding = blind.expand(len(part["site"]), 8)
+        zero_shot.add(part, channel[rows], embedding, None, lambda image, vector: blind.expand(len(vector), 8))
     scores = zero_shot.scores()
     assert scores["map_accuracy"] == scores["map_chance"] == 0.5
     assert scores["los_accuracy"] == 0.5
