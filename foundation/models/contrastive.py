@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback
 from torch import Tensor
 
 from foundation.encoder import Encoder
-from foundation.losses.clip import retrieval
+from foundation.losses.clip import BATCH, retrieval
 from foundation.losses.temperature import TemperatureLoss
 from foundation.runtime.probe import CollapseAlarm, OnlineProbe
 from foundation.task import FoundationTask
@@ -30,6 +31,13 @@ class ContrastiveTask(FoundationTask):
         encoder = self.get_submodule(next(iter(self.towers.values())))
         assert isinstance(encoder, Encoder)
         return [OnlineProbe(encoder.num_features), CollapseAlarm("val/embedding_spread")]
+
+
+def full_batches(rows: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Return rows (M, ...) by name in batches of 128; an incomplete last one is omitted unless it is the only one."""
+    parts = zip(*(torch.split(values, BATCH) for values in rows.values()), strict=True)
+    batches = [dict(zip(rows, part, strict=True)) for part in parts]
+    return batches[:-1] if len(batches) > 1 and len(next(iter(batches[-1].values()))) < BATCH else batches
 
 
 def retrieval_scores(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:

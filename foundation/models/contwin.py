@@ -12,10 +12,10 @@ from datamodules.errors import InputError, check_choice, check_positive
 from foundation.contract import check_keys
 from foundation.encoder import Encoder
 from foundation.gather import concatenate, gather, gather_rows
-from foundation.losses.clip import BATCH, spread, unit
+from foundation.losses.clip import spread, unit
 from foundation.losses.domain_similarity import THRESHOLDS, adversarial_pairs, positive_pairs
 from foundation.losses.ntxent import Negatives, NTXentLoss
-from foundation.models.contrastive import ContrastiveTask, retrieval_scores
+from foundation.models.contrastive import ContrastiveTask, full_batches, retrieval_scores
 from foundation.nets.contwin import CNNTransformer, past_image
 from foundation.optim.schedules import Schedule
 from foundation.task import StartFrom, link_identity
@@ -199,9 +199,7 @@ class ConTwin(ContrastiveTask):
         # rows are ordered by site: without a permutation a group would be of one domain
         order = torch.randperm(len(rows["link"]), generator=torch.Generator().manual_seed(0))
         rows = {key: value[order.to(value.device)] for key, value in rows.items()}
-        groups = [{key: value[i : i + BATCH] for key, value in rows.items()} for i in range(0, len(order), BATCH)]
-        whole = [group for group in groups if len(group["link"]) == BATCH] or groups
-        values = {"val/loss": torch.stack([self._group_loss(group) for group in whole]).mean()}
+        values = {"val/loss": torch.stack([self._group_loss(group) for group in full_batches(rows)]).mean()}
         values |= retrieval_scores({"views": (rows["one"], rows["other"])})
         values["val/embedding_spread"] = spread(rows["one"])
         self.log_whole(values, "val/loss")

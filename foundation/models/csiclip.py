@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from datamodules.errors import check_positive
 from foundation.encoder import Encoder
 from foundation.gather import concatenate, gather_rows
-from foundation.losses.clip import BATCH, CLIPLoss, mixed, spread, unit
-from foundation.models.contrastive import ContrastiveTask, retrieval_scores
+from foundation.losses.clip import CLIPLoss, mixed, spread, unit
+from foundation.models.contrastive import ContrastiveTask, full_batches, retrieval_scores
 from foundation.optim.schedules import Schedule
 from foundation.task import StartFrom, link_identity
 
@@ -95,9 +95,8 @@ class CSICLIP(ContrastiveTask):
         rows = gather_rows(concatenate(self._validated))
         self._validated.clear()
         a, b = mixed(rows["a"], rows["b"])
-        batches = list(zip(torch.split(a, BATCH), torch.split(b, BATCH), strict=True))
-        whole = [pair for pair in batches if len(pair[0]) == BATCH] or batches
-        values = {"val/loss": torch.stack([self.loss.local(*pair) for pair in whole]).mean()}
+        batches = full_batches({"a": a, "b": b})
+        values = {"val/loss": torch.stack([self.loss.local(batch["a"], batch["b"]) for batch in batches]).mean()}
         values |= retrieval_scores({"csi_to_cir": (a, b), "cir_to_csi": (b, a)})
         values["val/embedding_spread"] = spread(a)
         self.log_whole(values, "val/loss", "val/csi_to_cir/retrieval_top1")
@@ -105,8 +104,4 @@ class CSICLIP(ContrastiveTask):
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return features and embeddings of the channels, with position, site, user and LOS status."""
         features, a, b = self(batch["csi"])
-        embeddings = {
-            "csi_embedding": unit(a),
-            "cir_embedding": unit(b),
-        }
-        return {"features": features, **embeddings, **link_identity(batch)}
+        return {"features": features, "csi_embedding": unit(a), "cir_embedding": unit(b), **link_identity(batch)}

@@ -135,7 +135,7 @@ class Study:
 
     def commands(self, runs: Path) -> list[tuple[str, list[str]]]:
         """List (run id, arguments of `lightning`), in the order to run them."""
-        common = ["--experiment", self.name, "--runs", str(runs), *self.args]
+        common = ["--experiment", self.name, *self.args]
         commands = []
         seeds = self.seeds if self.pretrain_per_seed else [None]
         for (name, data), seed in product((self.pretrain_on or {"": []}).items(), seeds):
@@ -146,7 +146,7 @@ class Study:
         by_name = self.data or self.areas or {"": []}
         for (name, data), seed in product(by_name.items(), self.seeds):
             for variant in self._variants if self.zero_shot else []:
-                checkpoint = self._checkpoint(runs, variant, name, seed)
+                checkpoint = self._checkpoint(variant, name, seed)
                 start = ["test", *(arg.format(run=Path(checkpoint).parents[1]) for arg in self.zero_shot), *common]
                 start += ["--ckpt_path", checkpoint, *data]
                 commands.append((_name(variant, "", "zeroshot", name, seed), start))
@@ -154,20 +154,23 @@ class Study:
             start = ["fit", "--config", f"experiments/finetune/{task}.yaml", *common, *self.adapt, *data]
             start += ["--seed_everything", str(seed), "--data.seed", str(seed)]
             for variant, mode in product(filter(partial(self._takes, task), self._variants), self.modes):
-                chosen = ["--model.mode", mode, "--model.checkpoint", self._checkpoint(runs, variant, name, seed)]
+                chosen = ["--model.mode", mode, "--model.checkpoint", self._checkpoint(variant, name, seed)]
                 commands.append((_name(variant, task, mode, name, seed), [*start, *chosen]))
             for baseline in filter(partial(self._takes, task), self.baselines):
                 args = self.baselines[baseline]
                 mode = args[args.index("--model.mode") + 1]
                 drawn = [arg.replace("{seed}", str(seed)) for arg in args]
                 commands.append((_name(baseline, task, mode, name, seed), [*start, *drawn]))
-        return [(run_id, [*(_within(runs, arg) for arg in args), "--run_id", run_id]) for run_id, args in commands]
+        return [
+            (run_id, [args[0], "--runs", str(runs), *(_within(runs, arg) for arg in args[1:]), "--run_id", run_id])
+            for run_id, args in commands
+        ]
 
     def source_run(self, runs: Path, variant: str, data: str, seed: int) -> Path | None:
         """Return the folder of the run of another study that a variant comes from (`checkpoints`); None for others."""
         if variant not in self.checkpoints:
             return None
-        return Path(_within(runs, self._checkpoint(runs, variant, data, seed))).parents[1]
+        return Path(_within(runs, self._checkpoint(variant, data, seed))).parents[1]
 
     @property
     def _pretrainings(self) -> dict[str, list[str]]:
@@ -186,12 +189,12 @@ class Study:
     def _takes(self, task: str, variant: str) -> bool:
         return task in self.only.get(variant, self.tasks)
 
-    def _checkpoint(self, runs: Path, variant: str, data: str, seed: int) -> str:
+    def _checkpoint(self, variant: str, data: str, seed: int) -> str:
         if variant in self.checkpoints:
             return self.checkpoints[variant].format(seed=seed, data=data)
         drawn = seed if self.pretrain_per_seed else None
         run = _name("pretrain", variant, "", data if self.pretrain_on else "", drawn)
-        return str(runs / self.name / run / "checkpoints" / "best.ckpt")
+        return f"runs/{self.name}/{run}/checkpoints/best.ckpt"
 
 
 def studies(folder: Path = FOLDER) -> list[Path]:
@@ -237,8 +240,7 @@ def _words(kind: Any) -> str:
 
 def _within(runs: Path, arg: str) -> str:
     """Return an argument with `runs/`, the prefix of paths to runs in a study, replaced by the folder of all runs."""
-    given = arg.startswith("runs/") and f"{arg}/" != f"{runs}/" and not arg.startswith(f"{runs}/")
-    return f"{runs}/{arg.removeprefix('runs/')}" if given else arg
+    return f"{runs}/{arg.removeprefix('runs/')}" if arg.startswith("runs/") else arg
 
 
 def _name(variant: str, task: str, mode: str, data: str, seed: int | None) -> str:

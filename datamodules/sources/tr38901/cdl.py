@@ -22,9 +22,8 @@ from datamodules.sources.base import Recipe, Source
 from datamodules.sources.tr38901.cdl_rays import ANGLES, MODELS, Model, drop_cdl
 from datamodules.sources.tr38901.rays import NEEDS_SIONNA, Release
 
-#: version of the source, to be raised when its output changes, so that cached sites are rebuilt; that of sites with
-#: `angle_spreads` is of its own
-_VERSION, _SCALED_VERSION = 1, 2
+#: version of the source, to be raised when its output changes, so that cached sites are rebuilt
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -121,8 +120,7 @@ class CDL(Source):
             if self.doppler == "departure":
                 made["doppler"] = self.doppler
             with needs("tr38901", NEEDS_SIONNA):
-                version = _SCALED_VERSION if self.angle_spreads else _VERSION
-                versions = {"version": version, "sionna-no-rt": importlib.metadata.version("sionna-no-rt")}
+                versions = {"version": _VERSION, "sionna-no-rt": importlib.metadata.version("sionna-no-rt")}
             conditions = {"model": line.model, "delay_spread": line.delay_spread, "speed": line.speed}
             parameters = {"source": "cdl", **versions, **conditions, **made}
             recipes.append(Recipe((line.name,), parameters, partial(self._make, line, parameters)))
